@@ -1,0 +1,134 @@
+//! Ranks as threads of one process: for tests, laptops, and a node whose devices one process drives.
+//!
+//! [`run`] starts the threads; [`single`] is a world of one on the current thread. Buffers are moved, not serialised;
+//! a rank that waits sleeps. Every thread of a rank that communicates needs a communicator of its own: one that
+//! overlaps communication with computation makes a sub-group for it.
+
+mod elements;
+mod group;
+mod member;
+mod world;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::member::Member;
+use self::world::World;
+use super::Communicator;
+use crate::error::{Error, Result};
+
+/// Stack of a rank's thread, in bytes: the backward pass of a deep model recurses.
+const STACK: usize = 16 << 20;
+
+/// How patient the ranks are, and how much they remember.
+#[derive(Debug, Clone)]
+pub struct LocalOptions {
+    /// How long an operation may wait for other ranks before it is an error.
+    pub timeout: Duration,
+    /// How many operations each rank's flight recorder keeps.
+    pub records: usize,
+}
+
+impl Default for LocalOptions {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(300),
+            records: 64,
+        }
+    }
+}
+
+/// Runs `body` as ranks `0..world`, each on a thread of its own with its communicator of the whole world. Returns what
+/// the ranks return, in rank order. `body` must not leave threads behind that communicate.
+///
+/// # Errors
+/// The first failure in time, whichever rank met it: an error of a body or of a communicator, a panic, a rank that
+/// returned while others waited for it. All other ranks get that error from their communicators, so that they end too.
+pub fn run<T: Send>(
+    world: usize,
+    options: &LocalOptions,
+    body: impl Fn(Arc<dyn Communicator>) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    if world == 0 {
+        return Err(Error::config(
+            "a world of 0 ranks cannot run",
+            "use at least 1 rank",
+        ));
+    }
+    let shared = Arc::new(World::new(world, options));
+    let everyone = shared.everyone();
+    let results: Vec<Option<T>> = std::thread::scope(|scope| {
+        let mut threads = Vec::with_capacity(world);
+        for rank in 0..world {
+            let (shared, body) = (&shared, &body);
+            let communicator = Member::new(shared, &everyone, rank);
+            let thread = std::thread::Builder::new()
+                .name(format!("rank {rank}"))
+                .stack_size(STACK);
+            match thread.spawn_scoped(scope, move || rank_main(shared, communicator, body)) {
+                Ok(thread) => threads.push(thread),
+                Err(reason) => {
+                    let what = format!("cannot start a thread for rank {rank}: {reason}");
+                    shared.fail(Error::communication(rank, what, "use fewer ranks"));
+                }
+            }
+        }
+        threads
+            .into_iter()
+            .map(|thread| thread.join().ok().flatten())
+            .collect()
+    });
+    match shared.failure() {
+        Some(error) => {
+            if matches!(error, Error::Communication { .. }) {
+                tracing::error!("{error}\nlast operations:\n{}", shared.dump());
+            }
+            Err(error.clone())
+        }
+        None => results
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::Internal("a rank ended without a result".into())),
+    }
+}
+
+/// A world of one rank on the current thread: every operation returns at once what it was given.
+pub fn single() -> Arc<dyn Communicator> {
+    let world = Arc::new(World::new(1, &LocalOptions::default()));
+    let everyone = world.everyone();
+    Arc::new(Member::new(&world, &everyone, 0))
+}
+
+/// The life of one rank.
+fn rank_main<T>(
+    world: &World,
+    communicator: Member,
+    body: &impl Fn(Arc<dyn Communicator>) -> Result<T>,
+) -> Option<T> {
+    let rank = communicator.world_rank();
+    // Nothing that the body may leave half done is looked at again: a panic fails the whole world.
+    match catch_unwind(AssertUnwindSafe(|| body(Arc::new(communicator)))) {
+        Ok(Ok(result)) => {
+            world.finish(rank);
+            Some(result)
+        }
+        Ok(Err(error)) => {
+            world.fail(error);
+            None
+        }
+        Err(panic) => {
+            let what = format!("panicked: {}", panic_message(panic.as_ref()));
+            let remedy = "set RUST_BACKTRACE=1 to see where";
+            world.fail(Error::communication(rank, what, remedy));
+            None
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
+}

@@ -1,0 +1,160 @@
+//! The device mesh: which rank stands where. The only file that knows the order of ranks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// How many ranks share a layer (tensor parallel), how many stages a pipeline has, how many replicas there are.
+///
+/// Ranks are numbered as Megatron-LM numbers them: tensor parallel fastest, then data, then pipeline,
+/// `rank = tp + TP * (dp + DP * pp)`, so that the ranks that talk most are neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Layout {
+    /// Tensor-parallel ranks: each holds a slice of every layer.
+    pub tp: usize,
+    /// Pipeline stages: each holds some of the layers.
+    pub pp: usize,
+    /// Data-parallel replicas: each sees other samples.
+    pub dp: usize,
+}
+
+/// Where a rank stands in the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Coordinate {
+    /// Tensor-parallel index, `0..tp`.
+    pub tp: usize,
+    /// Pipeline stage, `0..pp`.
+    pub pp: usize,
+    /// Data-parallel replica, `0..dp`.
+    pub dp: usize,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self::single()
+    }
+}
+
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "tp {} x pp {} x dp {}", self.tp, self.pp, self.dp)
+    }
+}
+
+impl Layout {
+    /// A mesh of `tp * pp * dp` ranks.
+    ///
+    /// # Errors
+    /// A size of zero, or a world too large to count.
+    pub fn new(tp: usize, pp: usize, dp: usize) -> Result<Self> {
+        if tp == 0 || pp == 0 || dp == 0 {
+            return Err(Error::config(
+                format!("a layout of tp {tp}, pp {pp}, dp {dp} has no ranks"),
+                "every one of tp, pp and dp must be at least 1",
+            ));
+        }
+        if tp.checked_mul(pp).and_then(|n| n.checked_mul(dp)).is_none() {
+            return Err(Error::config(
+                format!("a layout of tp {tp}, pp {pp}, dp {dp} has more ranks than can be counted"),
+                "use smaller numbers",
+            ));
+        }
+        Ok(Self { tp, pp, dp })
+    }
+
+    /// One rank.
+    pub const fn single() -> Self {
+        Self {
+            tp: 1,
+            pp: 1,
+            dp: 1,
+        }
+    }
+
+    /// Number of ranks.
+    pub const fn world(&self) -> usize {
+        self.tp * self.pp * self.dp
+    }
+
+    /// Where `rank` stands.
+    pub const fn coordinate(&self, rank: usize) -> Coordinate {
+        Coordinate {
+            tp: rank % self.tp,
+            dp: rank / self.tp % self.dp,
+            pp: rank / self.tp / self.dp,
+        }
+    }
+
+    /// The rank that stands at `at`.
+    pub const fn rank(&self, at: Coordinate) -> usize {
+        at.tp + self.tp * (at.dp + self.dp * at.pp)
+    }
+
+    /// The ranks that share `at`'s layers, in tensor-parallel order.
+    pub fn tp_group(&self, at: Coordinate) -> Vec<usize> {
+        (0..self.tp)
+            .map(|tp| self.rank(Coordinate { tp, ..at }))
+            .collect()
+    }
+
+    /// The ranks of `at`'s pipeline, first stage first.
+    pub fn pp_group(&self, at: Coordinate) -> Vec<usize> {
+        (0..self.pp)
+            .map(|pp| self.rank(Coordinate { pp, ..at }))
+            .collect()
+    }
+
+    /// The ranks that hold the same parameters as `at`, in replica order.
+    pub fn dp_group(&self, at: Coordinate) -> Vec<usize> {
+        (0..self.dp)
+            .map(|dp| self.rank(Coordinate { dp, ..at }))
+            .collect()
+    }
+
+    /// First and last rank of `at`'s pipeline: the ranks that both hold a tied token embedding. One rank when `pp` is 1.
+    pub fn embedding_group(&self, at: Coordinate) -> Vec<usize> {
+        let pipeline = self.pp_group(at);
+        match pipeline.as_slice() {
+            [only] => vec![*only],
+            [first, .., last] => vec![*first, *last],
+            [] => vec![],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rank_and_coordinate_are_inverse_and_tp_is_fastest() {
+        let layout = Layout::new(2, 3, 4).unwrap();
+        for rank in 0..layout.world() {
+            assert_eq!(layout.rank(layout.coordinate(rank)), rank);
+        }
+        let at = layout.coordinate(0);
+        assert_eq!(layout.tp_group(at), [0, 1]);
+        assert_eq!(layout.dp_group(at), [0, 2, 4, 6]);
+        assert_eq!(layout.pp_group(at), [0, 8, 16]);
+        assert_eq!(layout.embedding_group(at), [0, 16]);
+    }
+
+    #[test]
+    fn the_groups_of_one_kind_partition_the_world() {
+        let layout = Layout::new(4, 2, 3).unwrap();
+        for group in [Layout::tp_group, Layout::pp_group, Layout::dp_group] {
+            let mut seen: Vec<usize> = (0..layout.world())
+                .filter(|&rank| group(&layout, layout.coordinate(rank))[0] == rank)
+                .flat_map(|rank| group(&layout, layout.coordinate(rank)))
+                .collect();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..layout.world()).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_layout_without_ranks_is_refused() {
+        let error = Layout::new(2, 0, 1).unwrap_err().to_string();
+        assert!(error.contains("at least 1"), "{error}");
+    }
+}

@@ -1,0 +1,358 @@
+//! GPT: a pre-norm decoder (GPT-2, GPT-3, Llama-like by configuration).
+
+pub mod generate;
+pub mod model;
+pub mod names;
+pub mod part;
+pub mod sharding;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::mesh::Layout;
+use crate::observe::flops::ModelShape;
+
+/// How a token knows its position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Positions {
+    /// A learned embedding of each position.
+    Learned,
+    /// Rotary embedding of queries and keys.
+    Rotary,
+}
+
+/// The nonlinearity between the two matrices of the feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// GELU, tanh form.
+    Gelu,
+    /// SwiGLU: a gate beside the projection.
+    Swiglu,
+}
+
+/// The normalisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormKind {
+    /// Layer norm, with bias.
+    Layer,
+    /// RMS norm, without.
+    Rms,
+}
+
+/// A GPT.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GptConfig {
+    /// Number of blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Key and value heads; fewer than `heads` is grouped-query attention.
+    pub kv_heads: usize,
+    /// Width of the feed-forward block.
+    pub ffn: usize,
+    /// Number of tokens known, without padding.
+    pub vocabulary: usize,
+    /// Tokens a sample.
+    pub sequence: usize,
+    /// Positions.
+    pub positions: Positions,
+    /// Nonlinearity.
+    pub activation: Activation,
+    /// Normalisation.
+    pub norm: NormKind,
+    /// Whether the output projection is the token embedding.
+    pub tied: bool,
+    /// Whether linear layers have biases.
+    pub bias: bool,
+    /// Probability of dropout on the embedding, the attention probabilities and both residual branches.
+    pub dropout: f64,
+    /// Epsilon of the normalisation.
+    pub epsilon: f64,
+}
+
+impl GptConfig {
+    /// GPT-2's form: learned positions, GELU, layer norm, tied head, biases, no dropout, feed-forward of 4 hidden.
+    pub fn new(
+        layers: usize,
+        hidden: usize,
+        heads: usize,
+        vocabulary: usize,
+        sequence: usize,
+    ) -> Self {
+        Self {
+            layers,
+            hidden,
+            heads,
+            kv_heads: heads,
+            ffn: 4 * hidden,
+            vocabulary,
+            sequence,
+            positions: Positions::Learned,
+            activation: Activation::Gelu,
+            norm: NormKind::Layer,
+            tied: true,
+            bias: true,
+            dropout: 0.0,
+            epsilon: 1e-5,
+        }
+    }
+
+    /// Llama's form: rotary positions, SwiGLU, RMS norm, untied head, no biases.
+    #[must_use]
+    pub fn modern(mut self) -> Self {
+        self.positions = Positions::Rotary;
+        self.activation = Activation::Swiglu;
+        self.norm = NormKind::Rms;
+        (self.tied, self.bias) = (false, false);
+        self
+    }
+
+    /// Sets the number of key and value heads.
+    #[must_use]
+    pub fn with_kv_heads(mut self, kv_heads: usize) -> Self {
+        self.kv_heads = kv_heads;
+        self
+    }
+
+    /// Sets the dropout probability.
+    #[must_use]
+    pub fn with_dropout(mut self, dropout: f64) -> Self {
+        self.dropout = dropout;
+        self
+    }
+
+    /// Names of the presets.
+    pub const PRESETS: [&str; 5] = ["tiny", "gpt2-124m", "22b", "175b", "1t"];
+
+    /// A preset with a vocabulary of its tokenizer's size (`None`: GPT-2's 50257). `22b`, `175b` and `1t` are those of
+    /// arXiv 2312.12705.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn preset(name: &str, vocabulary: Option<usize>) -> Result<Self> {
+        let vocabulary = vocabulary.unwrap_or(50257);
+        let (layers, hidden, heads, sequence) = match name {
+            "tiny" => (4, 128, 4, 128),
+            "gpt2-124m" => (12, 768, 12, 1024),
+            "22b" => (48, 6144, 48, 2048),
+            "175b" => (96, 12288, 96, 2048),
+            "1t" => (128, 25600, 128, 2048),
+            _ => {
+                return Err(Error::config(
+                    format!("there is no model named '{name}'"),
+                    format!("choose one of {}", Self::PRESETS.join(", ")),
+                ));
+            }
+        };
+        Ok(Self::new(layers, hidden, heads, vocabulary, sequence))
+    }
+
+    /// Elements a head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden / self.heads.max(1)
+    }
+
+    /// Parameters, without vocabulary padding.
+    pub fn parameters(&self) -> usize {
+        let bias = |n: usize| if self.bias { n } else { 0 };
+        let qkv = self.hidden + 2 * self.kv_heads * self.head_dim();
+        let up = match self.activation {
+            Activation::Gelu => self.ffn,
+            Activation::Swiglu => 2 * self.ffn,
+        };
+        let norm = match self.norm {
+            NormKind::Layer => 2 * self.hidden,
+            NormKind::Rms => self.hidden,
+        };
+        let attention = self.hidden * (qkv + self.hidden) + bias(qkv + self.hidden);
+        let mlp = self.hidden * (up + self.ffn) + bias(up + self.hidden);
+        let positions = match self.positions {
+            Positions::Learned => self.sequence * self.hidden,
+            Positions::Rotary => 0,
+        };
+        let tables = if self.tied { 1 } else { 2 };
+        self.layers * (attention + mlp + 2 * norm)
+            + norm
+            + positions
+            + tables * self.vocabulary * self.hidden
+    }
+
+    /// The model's shape, for counting floating-point operations.
+    pub fn shape(&self) -> ModelShape {
+        ModelShape {
+            layers: self.layers,
+            hidden: self.hidden,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            ffn: self.ffn,
+            gated: self.activation == Activation::Swiglu,
+            vocabulary: self.vocabulary,
+            sequence: self.sequence,
+        }
+    }
+
+    /// Checks that the model makes sense and can be split by `layout`.
+    ///
+    /// # Errors
+    /// The first thing that cannot work, with what would.
+    pub fn validate(&self, layout: &Layout, sequence_parallel: bool) -> Result<()> {
+        self.validate_sizes()?;
+        let tp = layout.tp;
+        let heads = self.heads.min(self.kv_heads);
+        if self.heads % tp != 0 || self.kv_heads % tp != 0 {
+            return Err(Error::config(
+                format!(
+                    "{} attention heads ({} for keys and values) cannot be split over tp {tp}",
+                    self.heads, self.kv_heads
+                ),
+                format!(
+                    "use one of --tp {}",
+                    list(divisors_of_both(self.heads, self.kv_heads))
+                ),
+            ));
+        }
+        if self.ffn % tp != 0 {
+            return Err(Error::config(
+                format!(
+                    "a feed-forward width of {} cannot be split over tp {tp}",
+                    self.ffn
+                ),
+                format!(
+                    "use one of --tp {}",
+                    list(divisors_of_both(self.ffn, heads))
+                ),
+            ));
+        }
+        if sequence_parallel && self.sequence % tp != 0 {
+            return Err(Error::config(
+                format!(
+                    "a sequence of {} cannot be split over tp {tp} by sequence parallelism",
+                    self.sequence
+                ),
+                format!(
+                    "use a sequence that is a multiple of {tp}, or leave out --sequence-parallel"
+                ),
+            ));
+        }
+        if layout.pp > self.layers {
+            return Err(Error::config(
+                format!(
+                    "{} layers cannot fill {} pipeline stages",
+                    self.layers, layout.pp
+                ),
+                format!(
+                    "use --pp {} or less, or a model with more layers",
+                    self.layers
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn validate_sizes(&self) -> Result<()> {
+        let sizes = [
+            ("layers", self.layers),
+            ("hidden", self.hidden),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+            ("ffn", self.ffn),
+            ("vocabulary", self.vocabulary),
+            ("sequence", self.sequence),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, n)| *n == 0) {
+            return Err(Error::config(
+                format!("{name} is 0"),
+                "give it a positive value",
+            ));
+        }
+        if self.hidden % self.heads != 0 {
+            return Err(Error::config(
+                format!(
+                    "hidden {} is not a multiple of {} heads",
+                    self.hidden, self.heads
+                ),
+                format!(
+                    "use a hidden size of {}",
+                    self.hidden.next_multiple_of(self.heads)
+                ),
+            ));
+        }
+        if self.heads % self.kv_heads != 0 {
+            return Err(Error::config(
+                format!(
+                    "{} heads cannot share {} key and value heads evenly",
+                    self.heads, self.kv_heads
+                ),
+                format!(
+                    "use one of {} key and value heads",
+                    list(divisors_of_both(self.heads, self.heads))
+                ),
+            ));
+        }
+        if self.positions == Positions::Rotary && self.head_dim() % 2 != 0 {
+            return Err(Error::config(
+                format!(
+                    "rotary positions need an even head size, not {}",
+                    self.head_dim()
+                ),
+                "change hidden or heads, or use learned positions",
+            ));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::config(
+                format!("a dropout probability of {} is not in [0, 1)", self.dropout),
+                "use a value such as 0.1, or 0 for none",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn divisors_of_both(a: usize, b: usize) -> Vec<usize> {
+    (1..=a.min(b))
+        .filter(|n| a % n == 0 && b % n == 0)
+        .collect()
+}
+
+fn list(numbers: Vec<usize>) -> String {
+    let words: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_have_their_published_sizes() {
+        let billions = |name| GptConfig::preset(name, None).unwrap().parameters() as f64 / 1e9;
+        assert!((billions("gpt2-124m") - 0.124).abs() < 0.001);
+        assert!((billions("22b") - 22.0).abs() < 0.5);
+        assert!((billions("175b") - 175.0).abs() < 1.0);
+        assert!((billions("1t") - 1008.0).abs() < 2.0);
+    }
+
+    #[test]
+    fn what_cannot_be_split_is_refused_with_what_can() {
+        let refusal = |config: &GptConfig, tp, pp| {
+            let layout = Layout::new(tp, pp, 1).unwrap();
+            config.validate(&layout, true).unwrap_err().to_string()
+        };
+        let config = GptConfig::new(4, 120, 6, 100, 32);
+        assert!(refusal(&config, 4, 1).contains("--tp 1, 2, 3, 6"));
+        assert!(refusal(&config, 1, 5).contains("--pp 4 or less"));
+        assert!(refusal(&config, 3, 1).contains("multiple of 3"));
+        assert!(refusal(&config.clone().with_kv_heads(4), 1, 1).contains("1, 2, 3, 6"));
+        assert!(
+            config
+                .validate(&Layout::new(2, 4, 1).unwrap(), true)
+                .is_ok()
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! The mathematics. A forward pass contains no communication: layers do (see [`super::sharding`] for how they are split).
+
+use burn::tensor::Tensor;
+
+use super::{Activation, GptConfig, NormKind, Positions};
+use crate::ops::activation::{gelu, swiglu};
+use crate::ops::attention::{AttentionOptions, attention};
+use crate::ops::dropout::{Dropout, dropout};
+use crate::ops::norm::{layer_norm, rms_norm};
+use crate::ops::rotary::rotary;
+use crate::parameter::Parameter;
+use crate::tensor_parallel::embedding::VocabularyParallel;
+use crate::tensor_parallel::linear::{ColumnParallelLinear, RowParallelLinear};
+
+/// Base of the rotary angles.
+const ROTARY_BASE: f64 = 10_000.0;
+
+/// What a forward pass is done for.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    /// Seed of the run, for dropout.
+    pub seed: u64,
+    /// Optimiser step, for dropout; `None` outside training, where nothing is dropped.
+    pub step: Option<u64>,
+    /// Positions of the samples in the global batch, for dropout.
+    pub samples: Vec<u64>,
+    /// Compute attention probabilities again in the backward pass.
+    pub recompute_attention: bool,
+}
+
+/// Where this rank's slices lie in the global tensors, for dropout.
+#[derive(Debug, Clone, Copy)]
+pub struct Slice {
+    /// First head.
+    pub head: usize,
+    /// First token between blocks.
+    pub token: usize,
+}
+
+/// Token and position embedding.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    pub(super) config: GptConfig,
+    pub(super) slice: Slice,
+    pub(super) token: VocabularyParallel,
+    pub(super) position: Option<Parameter<2>>,
+}
+
+crate::module!(Embedding { token, position });
+
+impl Embedding {
+    /// tokens row-major `[batch, seq]`; gives `[batch, seq, hidden]`.
+    pub fn forward(&self, tokens: &[i64], batch: usize, pass: &Pass) -> Tensor<3> {
+        let x = self.token.embed(tokens, batch);
+        let x = match &self.position {
+            Some(table) => {
+                let (first, seq) = (self.slice.token, x.dims()[1]);
+                x + table.value.clone().narrow(0, first, seq).unsqueeze()
+            }
+            None => x,
+        };
+        residual_dropout(x, "embedding", &self.config, self.slice, pass)
+    }
+}
+
+/// One transformer block.
+#[derive(Debug, Clone)]
+pub struct Block {
+    pub(super) norm1: Norm,
+    pub(super) attention: Attention,
+    pub(super) norm2: Norm,
+    pub(super) mlp: Mlp,
+}
+
+crate::module!(Block {
+    norm1,
+    attention,
+    norm2,
+    mlp
+});
+
+impl Block {
+    /// x `[batch, seq, hidden]`.
+    pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
+        let h = x.clone() + self.attention.forward(self.norm1.forward(x), pass);
+        h.clone() + self.mlp.forward(self.norm2.forward(h), pass)
+    }
+}
+
+/// Layer norm or RMS norm.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    pub(super) kind: NormKind,
+    pub(super) epsilon: f64,
+    pub(super) weight: Parameter<1>,
+    pub(super) bias: Option<Parameter<1>>,
+}
+
+crate::module!(Norm { weight, bias });
+
+impl Norm {
+    /// x `[batch, seq, hidden]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let weight = self.weight.value.clone();
+        match (self.kind, &self.bias) {
+            (NormKind::Layer, Some(bias)) => {
+                layer_norm(x, weight, bias.value.clone(), self.epsilon)
+            }
+            _ => rms_norm(x, weight, self.epsilon),
+        }
+    }
+}
+
+/// Causal self-attention.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    pub(super) name: String,
+    pub(super) config: GptConfig,
+    pub(super) slice: Slice,
+    pub(super) qkv: ColumnParallelLinear,
+    pub(super) output: RowParallelLinear,
+}
+
+crate::module!(Attention { qkv, output });
+
+impl Attention {
+    /// x `[batch, seq, hidden]`.
+    pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
+        let d = self.config.head_dim();
+        let qkv = self.qkv.forward(x); // [batch, seq, (heads + 2 kv_heads) head_dim]
+        let [batch, seq, width] = qkv.dims();
+        let kv_heads =
+            width / d * self.config.kv_heads / (self.config.heads + 2 * self.config.kv_heads);
+        let heads = width / d - 2 * kv_heads;
+        let split = |first: usize, n: usize| {
+            qkv.clone()
+                .narrow(2, first * d, n * d)
+                .reshape([batch, seq, n, d])
+                .swap_dims(1, 2) // [batch, n, seq, head_dim]
+        };
+        let (q, k, v) = (
+            split(0, heads),
+            split(heads, kv_heads),
+            split(heads + kv_heads, kv_heads),
+        );
+        let (q, k) = match self.config.positions {
+            Positions::Learned => (q, k),
+            Positions::Rotary => (rotary(q, ROTARY_BASE), rotary(k, ROTARY_BASE)),
+        };
+        let context = attention(q, k, v, &self.options(heads, seq, pass))
+            .swap_dims(1, 2)
+            .reshape([batch, seq, heads * d]);
+        let y = self.output.forward(context);
+        residual_dropout(y, &self.name, &self.config, self.slice, pass)
+    }
+
+    fn options(&self, heads: usize, seq: usize, pass: &Pass) -> AttentionOptions {
+        AttentionOptions {
+            causal: true,
+            scale: 1.0 / (self.config.head_dim() as f64).sqrt(),
+            recompute: pass.recompute_attention,
+            dropout: site(
+                format!("{}.probabilities", self.name),
+                [
+                    self.config.heads,
+                    self.config.sequence,
+                    self.config.sequence,
+                ],
+                [self.slice.head, 0, 0],
+                [heads, seq, seq],
+                &self.config,
+                pass,
+            ),
+        }
+    }
+}
+
+/// The feed-forward block.
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    pub(super) name: String,
+    pub(super) config: GptConfig,
+    pub(super) slice: Slice,
+    pub(super) up: ColumnParallelLinear,
+    pub(super) down: RowParallelLinear,
+}
+
+crate::module!(Mlp { up, down });
+
+impl Mlp {
+    /// x `[batch, seq, hidden]`.
+    pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
+        let h = self.up.forward(x);
+        let h = match self.config.activation {
+            Activation::Gelu => gelu(h),
+            Activation::Swiglu => swiglu(h),
+        };
+        residual_dropout(
+            self.down.forward(h),
+            &self.name,
+            &self.config,
+            self.slice,
+            pass,
+        )
+    }
+}
+
+/// Final norm and output projection.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub(super) norm: Norm,
+    pub(super) projection: VocabularyParallel,
+}
+
+crate::module!(Head { norm, projection });
+
+impl Head {
+    /// Cross entropy of every token `[batch * seq]`; x `[batch, seq, hidden]`, targets row-major, negative: ignored.
+    pub fn loss(&self, x: Tensor<3>, targets: &[i64]) -> Tensor<1> {
+        self.projection.loss(self.norm.forward(x), targets)
+    }
+
+    /// All logits `[batch * seq, vocabulary]`.
+    pub fn logits(&self, x: Tensor<3>) -> Tensor<2> {
+        self.projection.logits(self.norm.forward(x))
+    }
+}
+
+fn site(
+    name: String,
+    global: [usize; 3],
+    start: [usize; 3],
+    len: [usize; 3],
+    config: &GptConfig,
+    pass: &Pass,
+) -> Option<Dropout> {
+    let step = pass.step.filter(|_| config.dropout > 0.0)?;
+    Some(Dropout {
+        probability: config.dropout,
+        seed: pass.seed,
+        step,
+        name,
+        samples: pass.samples.clone(),
+        global,
+        start,
+        len,
+    })
+}
+
+fn residual_dropout(
+    x: Tensor<3>,
+    name: &str,
+    config: &GptConfig,
+    slice: Slice,
+    pass: &Pass,
+) -> Tensor<3> {
+    let [_, seq, hidden] = x.dims();
+    let site = site(
+        name.into(),
+        [1, config.sequence, hidden],
+        [0, slice.token, 0],
+        [1, seq, hidden],
+        config,
+        pass,
+    );
+    dropout(x, site.as_ref())
+}

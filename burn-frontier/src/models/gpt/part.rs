@@ -1,0 +1,107 @@
+//! A GPT's parts as a pipeline runs them.
+
+use burn::tensor::{Device, Tensor};
+
+use super::model::Pass;
+use super::sharding::GptPart;
+use crate::error::{Error, Result};
+use crate::observe::flops::Recompute;
+use crate::pipeline::part::{Forward, MicroBatch, Output, PipelinePart, StepContext, Tape};
+use crate::pipeline::segment::segment;
+
+impl GptPart {
+    /// Activations behind the last block, or in front of the head.
+    pub fn activations(
+        &self,
+        input: Option<Tensor<3>>,
+        batch: &MicroBatch,
+        pass: &Pass,
+    ) -> Option<Tensor<3>> {
+        let embedded = self
+            .embedding
+            .as_ref()
+            .map(|embedding| embedding.forward(&batch.tokens, batch.batch, pass));
+        let x = embedded.or(input)?;
+        Some(
+            self.blocks
+                .iter()
+                .fold(x, |x, block| block.forward(x, pass)),
+        )
+    }
+
+    /// Device of the parameters.
+    pub fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    fn pass(batch: &MicroBatch, context: &StepContext) -> Pass {
+        Pass {
+            seed: context.seed,
+            step: context.step,
+            samples: batch.positions.clone(),
+            recompute_attention: context.recompute == Recompute::Selective,
+        }
+    }
+}
+
+impl PipelinePart for GptPart {
+    fn forward(
+        &self,
+        input: Option<Tensor<3>>,
+        batch: &MicroBatch,
+        context: &StepContext,
+    ) -> Result<Forward> {
+        let pass = Self::pass(batch, context);
+        let full = context.recompute == Recompute::Full;
+        let mut segments = Vec::new();
+        let mut x = input;
+        if let Some(embedding) = &self.embedding {
+            let (tokens, n, pass) = (batch.tokens.clone(), batch.batch, pass.clone());
+            let (y, back) = segment(embedding, None, false, move |embedding, _| {
+                embedding.forward(&tokens, n, &pass)
+            });
+            segments.push(back);
+            x = Some(y);
+        }
+        let mut x = x.ok_or_else(|| Error::Internal("a later part was given no input".into()))?;
+        for block in &self.blocks {
+            let pass = pass.clone();
+            let (y, back) = segment(block, Some(x.clone()), full, move |block, x| match x {
+                Some(x) => block.forward(x, &pass),
+                None => unreachable!("a block's segment is given its input"),
+            });
+            segments.push(back);
+            x = y;
+        }
+        let Some(head) = &self.head else {
+            let tape = Tape {
+                segments,
+                loss: None,
+                losses: None,
+            };
+            return Ok(Forward {
+                output: Output::Activation(x),
+                tape,
+            });
+        };
+        let targets = batch.targets.clone();
+        let (losses, back) = segment(head, Some(x), false, move |head, x| match x {
+            Some(x) => head.loss(x, &targets),
+            None => unreachable!("the head's segment is given its input"),
+        });
+        let tape = Tape {
+            segments,
+            loss: Some(back),
+            losses: Some(batch.targets.len()),
+        };
+        Ok(Forward {
+            output: Output::Losses(losses),
+            tape,
+        })
+    }
+
+    fn activation_shape(&self, batch: &MicroBatch) -> [usize; 3] {
+        let seq = batch.tokens.len() / batch.batch.max(1);
+        [batch.batch, seq / self.sequence_split, self.hidden]
+    }
+}

@@ -1,0 +1,222 @@
+//! Floating-point operations of a training step, each figure under its name.
+//!
+//! One multiply-add is two operations. Attention is counted in full, as the field does, although a causal mask needs
+//! only half of it. Norms, activations, the optimizer and the token embedding are left out.
+//!
+//! - **Model FLOPs** are what the mathematics of one step needs: a forward pass and twice that for the backward pass.
+//!   Divided by time and peak they give **MFU**.
+//! - **Hardware FLOPs** add what activation recompute executes again. Divided by time and peak they give **HFU**. HFU is
+//!   never below MFU, and equals it without recompute.
+//!
+//! Papers quote one or the other; compare them only under the same name.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The passes that a published figure counts: the factor `f` of [`paper_flops`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passes {
+    /// `f = 3`: forward and backward. The numerator of MFU.
+    Model,
+    /// `f = 4`: forward, the whole forward again, and backward. The numerator of HFU with full recompute, which is the
+    /// figure that arXiv 2312.12705 reports.
+    FullRecompute,
+}
+
+impl Passes {
+    /// The factor `f`, in forward passes; a backward pass is worth two.
+    pub const fn factor(self) -> f64 {
+        match self {
+            Self::Model => 3.0,
+            Self::FullRecompute => 4.0,
+        }
+    }
+}
+
+/// Which activations the backward pass computes again instead of reading them from memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing.
+    #[default]
+    None,
+    /// The attention core: scores, softmax, weighted values.
+    Selective,
+    /// The forward pass of every layer; not the logits.
+    Full,
+}
+
+/// The numbers of a decoder-only transformer that decide its operation count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelShape {
+    /// Transformer layers, `L`.
+    pub layers: usize,
+    /// Width of the residual stream, `h`.
+    pub hidden: usize,
+    /// Query heads; together they are `hidden` wide.
+    pub heads: usize,
+    /// Key and value heads; fewer than `heads` is grouped-query attention.
+    pub kv_heads: usize,
+    /// Inner width of the feed-forward block; `4 h` in GPT.
+    pub ffn: usize,
+    /// Whether the feed-forward block has a gate (SwiGLU): three matrices instead of two.
+    pub gated: bool,
+    /// Rows of the logits matrix, padding included, `V`.
+    pub vocabulary: usize,
+    /// Tokens in a sequence, `s`.
+    pub sequence: usize,
+}
+
+impl ModelShape {
+    /// A GPT as in the papers: multi-head attention and an ungated feed-forward block of `4 hidden`.
+    pub const fn gpt(
+        layers: usize,
+        hidden: usize,
+        heads: usize,
+        vocabulary: usize,
+        sequence: usize,
+    ) -> Self {
+        Self {
+            layers,
+            hidden,
+            heads,
+            kv_heads: heads,
+            ffn: 4 * hidden,
+            gated: false,
+            vocabulary,
+            sequence,
+        }
+    }
+}
+
+/// Operations of one step on `batch` sequences by the formula of the papers,
+/// `24 f B s L h^2 (1 + s/(6h) + V/(16 L h))`.
+///
+/// It knows `4 h` wide ungated feed-forward blocks and multi-head attention only; [`ModelShape::ffn`], `gated` and
+/// `kv_heads` are ignored. With `f = 4` it equals [`hardware_flops_per_token`] of such a model with full recompute. With
+/// `f = 3` it counts 4.5 instead of 6 operations per element of the logits matrix and token, because it scales the
+/// logits, which are never recomputed, with `f` too: below [`model_flops_per_token`] by at most `V/(4 (12 L h + V))`,
+/// which is 0.4 % at 22B parameters and less above.
+///
+/// Source: arXiv 2104.04473, section 5.1 and appendix (`f = 4`); arXiv 2312.12705 for the utilization it defines.
+pub fn paper_flops(shape: &ModelShape, batch: usize, passes: Passes) -> f64 {
+    let [layers, hidden, vocabulary, sequence] =
+        [shape.layers, shape.hidden, shape.vocabulary, shape.sequence].map(|n| n as f64);
+    let relative = 1.0 + sequence / (6.0 * hidden) + vocabulary / (16.0 * layers * hidden);
+    24.0 * passes.factor() * batch as f64 * sequence * layers * hidden.powi(2) * relative
+}
+
+/// Forward operations per token of one layer's matrix products with weights: query, key, value, output, feed-forward.
+fn layer_weights_forward(shape: &ModelShape) -> f64 {
+    let hidden = shape.hidden as f64;
+    let kv_width = hidden * shape.kv_heads as f64 / shape.heads as f64;
+    let attention = 2.0 * hidden * hidden + 2.0 * hidden * kv_width;
+    let matrices = if shape.gated { 3.0 } else { 2.0 };
+    2.0 * (attention + matrices * hidden * shape.ffn as f64)
+}
+
+/// Forward operations per token of one layer's attention core: scores and weighted values over the full sequence.
+fn attention_core_forward(shape: &ModelShape) -> f64 {
+    4.0 * shape.sequence as f64 * shape.hidden as f64
+}
+
+/// Operations per token that the mathematics of a step needs: three times the forward pass of layers and logits.
+///
+/// Counts grouped-query attention and gated feed-forward blocks as they are.
+pub fn model_flops_per_token(shape: &ModelShape) -> f64 {
+    let layer = layer_weights_forward(shape) + attention_core_forward(shape);
+    let logits = 2.0 * shape.hidden as f64 * shape.vocabulary as f64;
+    3.0 * (shape.layers as f64 * layer + logits)
+}
+
+/// Operations per token that the hardware executes: [`model_flops_per_token`] and what `recompute` repeats.
+pub fn hardware_flops_per_token(shape: &ModelShape, recompute: Recompute) -> f64 {
+    let again = match recompute {
+        Recompute::None => 0.0,
+        Recompute::Selective => attention_core_forward(shape),
+        Recompute::Full => layer_weights_forward(shape) + attention_core_forward(shape),
+    };
+    model_flops_per_token(shape) + shape.layers as f64 * again
+}
+
+/// Refuses a time or a number of ranks that no speed can be computed from.
+fn check_clock(seconds: f64, ranks: usize) -> Result<()> {
+    if seconds.is_finite() && seconds > 0.0 && ranks > 0 {
+        return Ok(());
+    }
+    Err(Error::config(
+        format!("no speed from {seconds} s on {ranks} ranks"),
+        "measure a step that takes time, on at least one rank",
+    ))
+}
+
+/// The share of the ranks' peak that `flops` operations in `seconds` make, `0..=1`. `peak` is in FLOP/s of one rank.
+///
+/// # Errors
+/// A share above 1: either the count or the clock is wrong. Seconds, ranks or peak that are not positive.
+pub fn utilization(flops: f64, seconds: f64, ranks: usize, peak: f64) -> Result<f64> {
+    check_clock(seconds, ranks)?;
+    if !(peak.is_finite() && peak > 0.0 && flops.is_finite() && flops >= 0.0) {
+        return Err(Error::config(
+            format!("no utilization from {flops} FLOP at a peak of {peak} FLOP/s"),
+            "give a count and a peak that are positive and finite; a shape with 0 heads has no count",
+        ));
+    }
+    let share = flops / (seconds * ranks as f64 * peak);
+    if share > 1.0 {
+        return Err(Error::config(
+            format!(
+                "{flops:.3e} FLOP in {seconds:.4} s on {ranks} ranks is {:.1} % of their peak of {:.1} TFLOP/s each, \
+                 more than is possible: the count or the clock is wrong",
+                100.0 * share,
+                peak / 1e12
+            ),
+            "check the global batch, the micro-batch and the sequence length that were counted, wait for the device \
+             before reading the clock, and check the peak for this precision",
+        ));
+    }
+    Ok(share)
+}
+
+/// The speed of one step under all its names.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Throughput {
+    /// Tokens per second of the whole job.
+    pub tokens_per_second: f64,
+    /// Tokens per second of one rank.
+    pub tokens_per_second_per_rank: f64,
+    /// Model FLOPs utilization, `0..=1`; none when the peak is unknown.
+    pub mfu: Option<f64>,
+    /// Hardware FLOPs utilization, `0..=1`; none when the peak is unknown.
+    pub hfu: Option<f64>,
+}
+
+impl Throughput {
+    /// The speed of a step that took `tokens` tokens through the model in `seconds` on `ranks` ranks, each with a peak
+    /// of `peak` FLOP/s if that is known.
+    ///
+    /// # Errors
+    /// As [`utilization`].
+    pub fn measure(
+        shape: &ModelShape,
+        recompute: Recompute,
+        tokens: u64,
+        seconds: f64,
+        ranks: usize,
+        peak: Option<f64>,
+    ) -> Result<Self> {
+        check_clock(seconds, ranks)?;
+        let share = |per_token: f64| {
+            peak.map(|peak| utilization(tokens as f64 * per_token, seconds, ranks, peak))
+                .transpose()
+        };
+        let tokens_per_second = tokens as f64 / seconds;
+        Ok(Self {
+            tokens_per_second,
+            tokens_per_second_per_rank: tokens_per_second / ranks as f64,
+            mfu: share(model_flops_per_token(shape))?,
+            hfu: share(hardware_flops_per_token(shape, recompute))?,
+        })
+    }
+}

@@ -1,0 +1,175 @@
+//! Cross entropy over a vocabulary that may be split across ranks: three scalars a token are communicated, never logits.
+
+use std::ops::Range;
+
+use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
+
+use super::exchange::{Exchange, Group, apply, maximum};
+use super::gradient::with_gradient;
+
+/// `log sum exp(logits) - logits[target]` of every token; zero where the target is negative (ignored).
+///
+/// # Shapes
+/// logits `[tokens, local vocabulary]`; targets are global ids. `ids` are the global ids of this rank's columns; columns
+/// beyond them are padding and take no part. Gives `[tokens]`, in f32 for half-precision logits.
+///
+/// # Communication
+/// All-reduce over `group` of one maximum and of two sums a token, forward only (arXiv 1909.08053, section 3).
+pub fn cross_entropy(
+    logits: Tensor<2>,
+    targets: &[i64],
+    ids: Range<usize>,
+    group: &Group,
+) -> Tensor<1> {
+    let dtype = logits.dtype();
+    let x = full_precision(logits.clone().without_autodiff());
+    let [tokens, columns] = x.dims();
+    let x = mask_padding(x, columns, ids.len());
+    let [index, here, valid] = target_columns(targets, &ids, &x);
+    let index = index.int();
+
+    let max = maximum(x.clone().max_dim(1), group);
+    let x = x - max;
+    let target = x.clone().gather(1, index.clone());
+    // Padding and foreign targets hold -inf somewhere; only a rank's own target counts.
+    let target = target.mask_fill(here.clone().equal_elem(0.0), 0.0);
+    let exp = x.exp();
+    let sums = Tensor::cat(vec![exp.clone().sum_dim(1), target], 1);
+    let sums = apply(sums, group, Exchange::AllReduce);
+    let sum = sums.clone().narrow(1, 0, 1);
+    let loss = (sum.clone().log() - sums.narrow(1, 1, 1)) * valid.clone();
+
+    with_gradient([logits.into_dispatch()], loss.reshape([tokens]), move |g| {
+        let p = exp / sum;
+        let d = p.scatter(1, index, here.neg(), IndexingUpdateOp::Add);
+        let d = d * (g.reshape([tokens, 1]) * valid);
+        [Some(d.cast(dtype).into_dispatch())]
+    })
+}
+
+fn full_precision(x: Tensor<2>) -> Tensor<2> {
+    match x.dtype() {
+        DType::F64 | DType::F32 => x,
+        _ => x.cast(DType::F32),
+    }
+}
+
+fn mask_padding(x: Tensor<2>, columns: usize, valid: usize) -> Tensor<2> {
+    if valid == columns {
+        return x;
+    }
+    let mut bias = vec![0.0f64; valid];
+    bias.resize(columns, f64::NEG_INFINITY);
+    let data = TensorData::new(bias, [1, columns]);
+    let bias = Tensor::<2>::from_data(data, (&x.device(), x.dtype()));
+    x + bias
+}
+
+/// Per token `[tokens, 1]`: the target's column here (0 if elsewhere), whether it is here, whether it counts at all.
+fn target_columns(targets: &[i64], ids: &Range<usize>, like: &Tensor<2>) -> [Tensor<2>; 3] {
+    let local = |target: i64| {
+        usize::try_from(target)
+            .ok()
+            .filter(|id| ids.contains(id))
+            .map(|id| id - ids.start)
+    };
+    let column = |f: &dyn Fn(i64) -> f64| {
+        let values: Vec<f64> = targets.iter().map(|&t| f(t)).collect();
+        let data = TensorData::new(values, [targets.len(), 1]);
+        Tensor::<2>::from_data(data, (&like.device(), like.dtype()))
+    };
+    [
+        column(&|t| local(t).unwrap_or(0) as f64),
+        column(&|t| f64::from(u8::from(local(t).is_some()))),
+        column(&|t| f64::from(u8::from(t >= 0))),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comm::local;
+    use burn::tensor::Device;
+
+    const TARGETS: [i64; 4] = [2, 0, -1, 6];
+    const VOCABULARY: usize = 7;
+
+    fn logits() -> Vec<f64> {
+        (0..4 * VOCABULARY)
+            .map(|i| (i as f64 * 1.3).sin() * 3.0)
+            .collect()
+    }
+
+    /// Loss and gradient by the definition.
+    fn reference() -> (Vec<f64>, Vec<f64>) {
+        let (mut losses, mut gradient) = (Vec::new(), Vec::new());
+        for (row, &target) in logits().chunks(VOCABULARY).zip(&TARGETS) {
+            let sum: f64 = row.iter().map(|x| x.exp()).sum();
+            let counts = f64::from(u8::from(target >= 0));
+            losses.push(counts * (sum.ln() - row[target.max(0) as usize]));
+            gradient.extend(
+                row.iter().enumerate().map(|(i, x)| {
+                    counts * (x.exp() / sum - f64::from(u8::from(i as i64 == target)))
+                }),
+            );
+        }
+        (losses, gradient)
+    }
+
+    fn run(ranks: usize, columns: usize) {
+        let (losses, gradient) = reference();
+        local::run(ranks, &local::LocalOptions::default(), |group| {
+            let start = (group.rank() * columns).min(VOCABULARY);
+            let ids = start..(start + columns).min(VOCABULARY);
+            let mut shard = Vec::new();
+            for row in logits().chunks(VOCABULARY) {
+                shard.extend_from_slice(&row[ids.clone()]);
+                shard.resize(shard.len() + columns - ids.len(), 77.0);
+            }
+            let x = Tensor::<2>::from_data(
+                TensorData::new(shard, [4, columns]),
+                (&Device::flex(), DType::F64),
+            )
+            .autodiff()
+            .require_grad();
+            let loss = cross_entropy(x.clone(), &TARGETS, ids.clone(), &group);
+            let gradients = loss.clone().sum().backward();
+            for (own, expected) in loss
+                .into_data()
+                .try_to_vec::<f64>()
+                .unwrap()
+                .iter()
+                .zip(&losses)
+            {
+                assert!((own - expected).abs() < 1e-12, "{own} {expected}");
+            }
+            let d = x
+                .grad(&gradients)
+                .unwrap()
+                .into_data()
+                .try_to_vec::<f64>()
+                .unwrap();
+            for (row, d) in d.chunks(columns).enumerate() {
+                for (i, d) in d.iter().enumerate() {
+                    let expected = if i < ids.len() {
+                        gradient[row * VOCABULARY + ids.start + i]
+                    } else {
+                        0.0
+                    };
+                    assert!((d - expected).abs() < 1e-12, "{d} {expected}");
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_split_and_padded_vocabulary_gives_the_definition() {
+        run(1, 7);
+        run(1, 8);
+        run(2, 4);
+        // The last rank holds padding only.
+        run(4, 3);
+    }
+}

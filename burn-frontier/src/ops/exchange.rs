@@ -1,0 +1,177 @@
+//! Collectives as differentiable operations. What goes forward and what goes backward are chosen independently, because
+//! tensor parallelism needs pairs that no automatic rule gives (see [`crate::tensor_parallel::maps`]).
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Shape, Tensor, TensorData};
+use half::{bf16, f16};
+
+use super::gradient::with_gradient;
+use crate::comm::{Buffer, Communicator, Reduction};
+use crate::error::{Error, Result};
+
+/// Ranks that exchange tensors.
+pub type Group = Arc<dyn Communicator>;
+
+/// What is done to a tensor across the ranks of a group. Dimensions count from zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchange {
+    /// Nothing.
+    Identity,
+    /// Sum over ranks; every rank gets it.
+    AllReduce,
+    /// Every rank's part, joined along a dimension in rank order.
+    AllGather(usize),
+    /// Sum over ranks; a rank gets its part along a dimension.
+    ReduceScatter(usize),
+    /// A rank's own part along a dimension. Communicates nothing.
+    Split(usize),
+}
+
+/// Applies `forward` now and `backward` to the gradient on the way back.
+///
+/// A failed collective is kept by the group ([`Communicator::failure`]) and gives zeros here, so that a backward pass can
+/// end; whoever runs the pass asks the group afterwards.
+pub fn exchange<const D: usize>(
+    x: Tensor<D>,
+    group: &Group,
+    forward: Exchange,
+    backward: Exchange,
+) -> Tensor<D> {
+    if group.size() == 1 {
+        return x;
+    }
+    let y = apply(x.clone().without_autodiff(), group, forward);
+    let group = group.clone();
+    with_gradient([x.into_dispatch()], y, move |g| {
+        [Some(apply(g, &group, backward).into_dispatch())]
+    })
+}
+
+/// Applies an exchange to a tensor without autodiff.
+pub fn apply<const D: usize>(x: Tensor<D>, group: &Group, exchange: Exchange) -> Tensor<D> {
+    let (n, rank) = (group.size(), group.rank());
+    match exchange {
+        _ if n == 1 => x,
+        Exchange::Identity => x,
+        Exchange::AllReduce => {
+            let shape = x.shape();
+            through(x, group, shape, |data| {
+                group.all_reduce(data, Reduction::Sum)
+            })
+        }
+        Exchange::Split(dim) => {
+            let len = x.dims()[dim] / n;
+            x.narrow(dim, rank * len, len)
+        }
+        Exchange::AllGather(dim) => gather(x, group, dim),
+        Exchange::ReduceScatter(dim) => {
+            let len = x.dims()[dim] / n;
+            // Pieces must be contiguous: rank-major order first.
+            let pieces = Tensor::cat(x.chunk(n, dim), 0);
+            let mut shape = pieces.shape();
+            shape[0] /= n;
+            debug_assert!(dim == 0 || shape[dim] == len);
+            through(pieces, group, shape, |data| group.reduce_scatter(data))
+        }
+    }
+}
+
+fn gather<const D: usize>(x: Tensor<D>, group: &Group, dim: usize) -> Tensor<D> {
+    let n = group.size();
+    let mut shape = x.shape();
+    shape[0] *= n;
+    let stacked = through(x, group, shape, |data| group.all_gather(data));
+    if dim == 0 {
+        stacked
+    } else {
+        Tensor::cat(stacked.chunk(n, 0), dim)
+    }
+}
+
+/// Runs a collective on a tensor's elements; zeros of the expected shape if it failed.
+fn through<const D: usize>(
+    x: Tensor<D>,
+    group: &Group,
+    shape: Shape,
+    collective: impl FnOnce(Buffer) -> Result<Buffer>,
+) -> Tensor<D> {
+    let (device, dtype) = (x.device(), x.dtype());
+    let result = to_buffer(x)
+        .and_then(collective)
+        .and_then(|data| from_buffer(data, shape.clone(), &device));
+    result.unwrap_or_else(|error| {
+        group.fail(error);
+        Tensor::zeros(shape, (&device, dtype))
+    })
+}
+
+/// A float tensor's elements, row-major.
+///
+/// # Errors
+/// A device that cannot be read, or a type that ranks do not exchange.
+pub fn to_buffer<const D: usize>(x: Tensor<D>) -> Result<Buffer> {
+    let unreadable =
+        |e: &dyn std::fmt::Debug| Error::Internal(format!("cannot read a tensor: {e:?}"));
+    let data = x.try_into_data().map_err(|e| unreadable(&e))?;
+    match data.dtype() {
+        DType::F32 => data
+            .try_into_vec::<f32>()
+            .map(Buffer::F32)
+            .map_err(|e| unreadable(&e)),
+        DType::F64 => data
+            .try_into_vec::<f64>()
+            .map(Buffer::F64)
+            .map_err(|e| unreadable(&e)),
+        DType::F16 => data
+            .try_into_vec::<f16>()
+            .map(Buffer::F16)
+            .map_err(|e| unreadable(&e)),
+        DType::BF16 => data
+            .try_into_vec::<bf16>()
+            .map(Buffer::BF16)
+            .map_err(|e| unreadable(&e)),
+        other => Err(Error::Internal(format!("ranks do not exchange {other:?}"))),
+    }
+}
+
+/// A float tensor of the buffer's own element type.
+///
+/// # Errors
+/// A count that does not fit the shape, or a buffer of integers.
+pub fn from_buffer<const D: usize>(
+    data: Buffer,
+    shape: Shape,
+    device: &burn::tensor::Device,
+) -> Result<Tensor<D>> {
+    if data.len() != shape.num_elements() {
+        return Err(Error::Internal(format!(
+            "{} elements do not fill the shape {shape:?}",
+            data.len()
+        )));
+    }
+    let (data, dtype) = match data {
+        Buffer::F32(v) => (TensorData::new(v, shape), DType::F32),
+        Buffer::F64(v) => (TensorData::new(v, shape), DType::F64),
+        Buffer::F16(v) => (TensorData::new(v, shape), DType::F16),
+        Buffer::BF16(v) => (TensorData::new(v, shape), DType::BF16),
+        other => {
+            return Err(Error::Internal(format!(
+                "{} is not a float tensor's type",
+                other.dtype()
+            )));
+        }
+    };
+    Ok(Tensor::from_data(data, (device, dtype)))
+}
+
+/// Element-wise maximum over the group, without autodiff. Failures as in [`exchange`].
+pub fn maximum<const D: usize>(x: Tensor<D>, group: &Group) -> Tensor<D> {
+    if group.size() == 1 {
+        return x;
+    }
+    let shape = x.shape();
+    through(x, group, shape, |data| {
+        group.all_reduce(data, Reduction::Max)
+    })
+}

@@ -1,0 +1,219 @@
+//! Attaches a hand-written gradient to a value: the crate's one backend extension.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+#[cfg(feature = "flex")]
+use burn::backend::Flex;
+use burn::backend::{
+    Autodiff, Backend, DispatchTensor, TensorMetadata,
+    autodiff::{
+        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+        grads::Gradients,
+        ops::{Backward, Ops, OpsKind},
+    },
+    backend_extension,
+    tensor::FloatTensor,
+};
+use burn::tensor::Tensor;
+
+type Function = Box<dyn FnOnce(DispatchTensor) -> Vec<Option<DispatchTensor>> + Send>;
+
+/// The way back of one operation: from the output's gradient to the inputs' gradients. Used once.
+#[derive(Clone)]
+pub struct Gradient(Arc<Mutex<Option<Function>>>);
+
+impl fmt::Debug for Gradient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gradient")
+    }
+}
+
+impl Gradient {
+    fn call(&self, output: DispatchTensor) -> Vec<Option<DispatchTensor>> {
+        let function = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The graph is consumed by its backward pass, so a second call does not happen.
+        function.map_or_else(Vec::new, |function| function(output))
+    }
+}
+
+/// A backend whose float primitive converts to and from the tensors of Burn's public interface.
+pub trait Primitive: Backend {
+    /// The primitive as a tensor without autodiff.
+    fn wrap(tensor: FloatTensor<Self>) -> DispatchTensor;
+    /// The primitive of a tensor without autodiff; `None` if it lives on another backend.
+    fn unwrap(tensor: DispatchTensor) -> Option<FloatTensor<Self>>;
+}
+
+macro_rules! primitive {
+    ($backend:ty) => {
+        impl Primitive for $backend {
+            fn wrap(tensor: FloatTensor<Self>) -> DispatchTensor {
+                // The rank is a compile-time label that the primitive does not carry.
+                Tensor::<1>::from_primitive::<Self>(tensor).into_dispatch()
+            }
+            fn unwrap(tensor: DispatchTensor) -> Option<FloatTensor<Self>> {
+                Tensor::<1>::from_dispatch(tensor)
+                    .try_into_primitive::<Self>()
+                    .ok()
+            }
+        }
+        impl GradientOps for $backend {
+            fn attach(
+                _a: FloatTensor<Self>,
+                _b: FloatTensor<Self>,
+                _c: FloatTensor<Self>,
+                output: FloatTensor<Self>,
+                _gradient: Gradient,
+            ) -> FloatTensor<Self> {
+                output
+            }
+        }
+    };
+}
+
+#[cfg(feature = "flex")]
+primitive!(Flex);
+
+/// Backend side of [`with_gradient`].
+#[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
+pub trait GradientOps: Backend {
+    /// `output` as a differentiable function of `a`, `b` and `c`.
+    fn attach(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        gradient: Gradient,
+    ) -> FloatTensor<Self>;
+}
+
+#[derive(Debug)]
+struct Attached;
+
+impl<B: Primitive> Backward<B, 3> for Attached {
+    type State = Gradient;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        gradients: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let output = gradients.consume::<B>(&ops.node);
+        let inputs = ops.state.call(B::wrap(output));
+        for (parent, gradient) in ops.parents.into_iter().zip(inputs) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient.and_then(B::unwrap)) {
+                gradients.register::<B>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+impl<B: Primitive, C: CheckpointStrategy> GradientOps for Autodiff<B, C> {
+    fn attach(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        gradient: Gradient,
+    ) -> FloatTensor<Self> {
+        let output = output.into_primitive();
+        let nodes = [a.node(), b.node(), c.node()];
+        match Attached.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(gradient, output),
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }
+    }
+}
+
+/// A number of inputs that [`with_gradient`] takes: one to three.
+pub trait InputCount {}
+impl InputCount for [(); 1] {}
+impl InputCount for [(); 2] {}
+impl InputCount for [(); 3] {}
+
+/// `output`, computed without autodiff, as a differentiable function of `inputs`.
+///
+/// `gradient` maps the output's gradient to one gradient per input (`None`: no gradient), each of its input's shape,
+/// without autodiff. It runs at most once, and not at all if no input is tracked. Like PyTorch's `autograd.Function`.
+pub fn with_gradient<const N: usize, const D: usize>(
+    inputs: [DispatchTensor; N],
+    output: Tensor<D>,
+    gradient: impl FnOnce(Tensor<D>) -> [Option<DispatchTensor>; N] + Send + 'static,
+) -> Tensor<D>
+where
+    [(); N]: InputCount,
+{
+    if !inputs
+        .iter()
+        .any(|x| Tensor::<D>::from_dispatch(x.clone()).is_tracked())
+    {
+        return output;
+    }
+    let shape = output.shape();
+    let function: Function = Box::new(move |g| {
+        debug_assert_eq!(g.shape(), shape);
+        gradient(Tensor::from_dispatch(g)).into()
+    });
+    let constant = output.autodiff().into_dispatch();
+    let mut inputs = inputs
+        .into_iter()
+        .map(|x| Tensor::<D>::from_dispatch(x).autodiff().into_dispatch());
+    // The extension takes three inputs; a constant stands for a missing one.
+    let mut next = || inputs.next().unwrap_or_else(|| constant.clone());
+    let (a, b, c) = (next(), next(), next());
+    Tensor::from_dispatch(burn::backend::Dispatch::attach(
+        a,
+        b,
+        c,
+        constant,
+        Gradient(Arc::new(Mutex::new(Some(function)))),
+    ))
+}
+
+/// A scalar whose backward pass gives `output` the gradient `gradient`: the start of a backward pass in the middle of a
+/// model, where a pipeline stage or a recomputed layer ends. Both have the same shape; `gradient` is without autodiff.
+pub fn seed<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
+    let scalar = Tensor::<1>::zeros([1], (&gradient.device(), gradient.dtype()));
+    with_gradient([output.into_dispatch()], scalar, move |_| {
+        [Some(gradient.into_dispatch())]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn an_attached_gradient_is_used_and_adds_up() {
+        let device = Device::flex();
+        let x = Tensor::<2>::from_data([[1.0, 2.0], [3.0, 4.0]], &device)
+            .autodiff()
+            .require_grad();
+        let y = with_gradient(
+            [x.clone().into_dispatch()],
+            x.clone().without_autodiff().mul_scalar(2.0),
+            |g| [Some(g.mul_scalar(10.0).into_dispatch())],
+        );
+        let mut gradients = (y.clone() + y + x.clone()).sum().backward();
+        let gradient = x.grad_remove(&mut gradients).unwrap();
+        assert_eq!(gradient.into_data().try_to_vec::<f32>().unwrap(), [21.0; 4]);
+    }
+
+    #[test]
+    fn a_seed_starts_the_backward_pass_in_the_middle() {
+        let device = Device::flex();
+        let x = Tensor::<1>::from_data([1.0, 2.0], &device)
+            .autodiff()
+            .require_grad();
+        let gradient = Tensor::<1>::from_data([5.0, 7.0], &device);
+        let mut gradients = seed(x.clone().mul_scalar(3.0), gradient).backward();
+        let gradient = x.grad_remove(&mut gradients).unwrap();
+        assert_eq!(
+            gradient.into_data().try_to_vec::<f32>().unwrap(),
+            [15.0, 21.0]
+        );
+    }
+}

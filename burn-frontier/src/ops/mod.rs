@@ -1,0 +1,16 @@
+//! Operations with gradients of their own, each in a file with its plain reference.
+//!
+//! An operation computes its value with ordinary tensors and hands [`gradient::with_gradient`] a function for the way
+//! back. That function is the crate's one Burn backend extension, so an operation is written once and runs wherever
+//! Burn does; a backend with a faster way is asked first, inside the operation's file.
+
+pub mod activation;
+pub mod adamw;
+pub mod attention;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod exchange;
+pub mod gradient;
+pub mod linear;
+pub mod norm;
+pub mod rotary;

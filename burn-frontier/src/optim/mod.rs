@@ -1,0 +1,9 @@
+//! Learning-rate schedules, gradient clipping and loss scaling.
+
+pub mod scaler;
+pub mod schedule;
+
+/// Factor that brings a gradient of this norm down to `max_norm` (PyTorch's `clip_grad_norm_`). `None`: no clipping.
+pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f64 {
+    max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0))
+}

@@ -1,0 +1,7 @@
+//! Pipeline parallelism: schedules as data, their checker, and the runner.
+
+pub mod check;
+pub mod part;
+pub mod run;
+pub mod schedule;
+pub mod segment;

@@ -1,0 +1,131 @@
+//! What a pipeline needs to know of a model: how one part of it goes forward and back.
+
+use burn::tensor::Tensor;
+
+use super::segment::{BackwardFn, SegmentGradients};
+use crate::error::Result;
+use crate::observe::flops::Recompute;
+use crate::parameter::{Module, ParameterGradient};
+
+/// Samples that go through the pipeline together.
+#[derive(Debug, Clone)]
+pub struct MicroBatch {
+    /// Input tokens, row-major `[batch, sequence]`.
+    pub tokens: Vec<i64>,
+    /// The token that follows each; negative: not counted.
+    pub targets: Vec<i64>,
+    /// Number of samples.
+    pub batch: usize,
+    /// Their positions in the global batch.
+    pub positions: Vec<u64>,
+}
+
+impl MicroBatch {
+    /// Splits samples of `sequence + 1` tokens into inputs and targets. `positions`: where they stand in the global batch.
+    pub fn new(samples: &[Vec<u32>], positions: Vec<u64>) -> Self {
+        let rows = |range: fn(&Vec<u32>) -> &[u32]| {
+            samples
+                .iter()
+                .flat_map(|s| range(s).iter().map(|&t| i64::from(t)))
+                .collect()
+        };
+        Self {
+            tokens: rows(|s| &s[..s.len().saturating_sub(1)]),
+            targets: rows(|s| s.get(1..).unwrap_or_default()),
+            batch: samples.len(),
+            positions,
+        }
+    }
+
+    /// Targets that count.
+    pub fn counted(&self) -> usize {
+        self.targets.iter().filter(|&&t| t >= 0).count()
+    }
+}
+
+/// What a pass is done for.
+#[derive(Debug, Clone, Copy)]
+pub struct StepContext {
+    /// Seed of the run, for dropout.
+    pub seed: u64,
+    /// Optimiser step, for dropout; `None` outside training.
+    pub step: Option<u64>,
+    /// What is computed again in the backward pass.
+    pub recompute: Recompute,
+}
+
+/// A part of a model: consecutive layers. The first part takes tokens, the last gives losses.
+pub trait PipelinePart: Module {
+    /// Goes forward. `input` is `[batch, seq, hidden]` from the previous part, none for the first.
+    ///
+    /// # Errors
+    /// No input for a part that needs one.
+    fn forward(
+        &self,
+        input: Option<Tensor<3>>,
+        batch: &MicroBatch,
+        context: &StepContext,
+    ) -> Result<Forward>;
+
+    /// Shape of the activations that parts hand on for a micro-batch.
+    fn activation_shape(&self, batch: &MicroBatch) -> [usize; 3];
+}
+
+/// What a part gives.
+pub enum Output {
+    /// Activations for the next part.
+    Activation(Tensor<3>),
+    /// The loss of every token `[batch * sequence]`.
+    Losses(Tensor<1>),
+}
+
+/// Result of a forward pass: the value and the way back.
+pub struct Forward {
+    /// The value.
+    pub output: Output,
+    /// The way back.
+    pub tape: Tape,
+}
+
+/// The way back through a part.
+pub struct Tape {
+    /// Through the pieces, in forward order.
+    pub segments: Vec<BackwardFn<3>>,
+    /// Through the loss, for the last part.
+    pub loss: Option<BackwardFn<1>>,
+    /// Number of losses, for the last part.
+    pub losses: Option<usize>,
+}
+
+/// The gradient that a backward pass starts from.
+pub enum Seed {
+    /// Gradient of the part's activations.
+    Activation(Tensor<3>),
+    /// Gradient of every token's loss.
+    Losses(Tensor<1>),
+}
+
+impl Tape {
+    /// Goes back, handing each piece's parameter gradients to `sink` as they come. Gives the gradient of the part's input.
+    pub fn backward(
+        self,
+        seed: Seed,
+        sink: &mut dyn FnMut(Vec<ParameterGradient>),
+    ) -> Option<Tensor<3>> {
+        let mut gradient = match (seed, self.loss) {
+            (Seed::Activation(gradient), _) => Some(gradient),
+            (Seed::Losses(gradient), Some(loss)) => {
+                let SegmentGradients { input, parameters } = loss(gradient);
+                sink(parameters);
+                input
+            }
+            (Seed::Losses(_), None) => None,
+        };
+        for segment in self.segments.into_iter().rev() {
+            let SegmentGradients { input, parameters } = segment(gradient?);
+            sink(parameters);
+            gradient = input;
+        }
+        gradient
+    }
+}

@@ -1,0 +1,278 @@
+//! Pipeline schedules as plain data: what every stage does, in which order.
+//!
+//! A model is cut into `stages * chunks` parts. Stage `s` holds the parts `chunk * stages + s`, its model chunks.
+//! The activation of part `p` goes to part `p + 1`, the gradient of part `p + 1` goes back to part `p`.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+mod instruction;
+mod kind;
+mod split;
+
+pub use instruction::{Instruction, Message, Payload};
+pub use kind::Kind;
+pub use split::{split_layers, split_layers_by};
+
+/// What every stage of a pipeline does in one optimizer step.
+///
+/// Sends never block, receives do, and the messages from one stage to another arrive in the order of their sends.
+/// Schedules made by [`Schedule::new`] satisfy [`check`](super::check::check); one made by hand should be checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Order of the passes, and chunks a stage.
+    pub kind: Kind,
+    /// Pipeline stages.
+    pub stages: usize,
+    /// Micro-batches of one step.
+    pub micro_batches: usize,
+    /// The instructions of every stage, in order.
+    pub orders: Vec<Vec<Instruction>>,
+}
+
+impl Schedule {
+    /// The schedule of `kind` for a pipeline of `stages` stages and a step of `micro_batches` micro-batches.
+    ///
+    /// # Errors
+    /// No stages or micro-batches; for an interleaved schedule also fewer than two chunks, or micro-batches that are
+    /// not a multiple of the stages.
+    pub fn new(kind: Kind, stages: usize, micro_batches: usize) -> Result<Self> {
+        validate(kind, stages, micro_batches)?;
+        let mut schedule = Self {
+            kind,
+            stages,
+            micro_batches,
+            orders: Vec::new(),
+        };
+        let passes: Vec<_> = (0..stages).map(|stage| schedule.passes(stage)).collect();
+        schedule.orders = schedule.with_communication(&passes)?;
+        Ok(schedule)
+    }
+
+    /// Model parts: `stages * chunks`.
+    pub const fn parts(&self) -> usize {
+        self.stages * self.kind.chunks()
+    }
+
+    /// The model part that is `chunk` of `stage`.
+    pub const fn part(&self, stage: usize, chunk: usize) -> usize {
+        chunk * self.stages + stage
+    }
+
+    /// The layers of `chunk` of `stage`, when the model is split as `split` says (see [`split_layers`]).
+    ///
+    /// # Errors
+    /// A split into another number of parts, or a chunk or stage that does not exist.
+    pub fn layers_of(
+        &self,
+        split: &[Range<usize>],
+        stage: usize,
+        chunk: usize,
+    ) -> Result<Range<usize>> {
+        let chunks = self.kind.chunks();
+        if split.len() != self.parts() || stage >= self.stages || chunk >= chunks {
+            return Err(Error::config(
+                format!(
+                    "chunk {chunk} of stage {stage} of a model in {} parts does not exist: \
+                     the schedule has {} stages of {chunks} chunks",
+                    split.len(),
+                    self.stages
+                ),
+                format!(
+                    "split the layers into {} parts and ask for a chunk that exists",
+                    self.parts()
+                ),
+            ));
+        }
+        Ok(split[self.part(stage, chunk)].clone())
+    }
+
+    /// The message that `instruction` of `stage` sends or receives. `None` for other instructions, at the ends of the
+    /// model (nothing precedes the first part or follows the last), and when both parts lie on this stage.
+    pub fn message(&self, stage: usize, instruction: &Instruction) -> Option<Message> {
+        let (what, micro_batch, chunk, sends) = match *instruction {
+            Instruction::Send {
+                what,
+                micro_batch,
+                chunk,
+            } => (what, micro_batch, chunk, true),
+            Instruction::Receive {
+                what,
+                micro_batch,
+                chunk,
+            } => (what, micro_batch, chunk, false),
+            _ => return None,
+        };
+        let part = self.part(stage, chunk);
+        let next = (part + 1 < self.parts()).then_some(part + 1);
+        let other = match (what, sends) {
+            (Payload::Activation, true) | (Payload::Gradient, false) => next?,
+            (Payload::Activation, false) | (Payload::Gradient, true) => part.checked_sub(1)?,
+        };
+        let (from, to) = if sends { (part, other) } else { (other, part) };
+        (self.stages > 1).then_some(Message {
+            from: from % self.stages,
+            to: to % self.stages,
+            what,
+            micro_batch,
+            part: to,
+        })
+    }
+
+    /// The forward and backward passes of a stage: warm-up, one forward and one backward in turn, cool-down.
+    ///
+    /// Chunks take turns after as many micro-batches as there are stages. Every chunk runs the micro-batches in
+    /// ascending order, forward and backward, whatever the kind: gradients are added in one order, bit for bit.
+    fn passes(&self, stage: usize) -> Vec<Instruction> {
+        let (stages, chunks) = (self.stages, self.kind.chunks());
+        let total = self.micro_batches * chunks;
+        let micro_batch = |k: usize| k / (stages * chunks) * stages + k % stages;
+        // With one chunk any number of micro-batches is allowed, and this is the identity.
+        let chunk = |k: usize| k % (stages * chunks) / stages;
+        let forward = |k| Instruction::Forward {
+            micro_batch: micro_batch(k),
+            chunk: chunk(k),
+        };
+        let backward = |k| Instruction::Backward {
+            micro_batch: micro_batch(k),
+            chunk: chunks - 1 - chunk(k),
+        };
+        let warm_up = self
+            .kind
+            .warm_up(stages, stage, self.micro_batches)
+            .min(total);
+        let steady = (warm_up..total).flat_map(|k| [forward(k), backward(k - warm_up)]);
+        (0..warm_up)
+            .map(forward)
+            .chain(steady)
+            .chain((total - warm_up..total).map(backward))
+            .collect()
+    }
+
+    /// Adds sends, receives, reductions and the step to every stage's passes.
+    ///
+    /// A stage receives from each peer in the order in which that peer sends. So before a pass it receives, besides
+    /// what the pass needs, whatever its peer sent earlier: those messages arrive earlier, so this waits for nothing more.
+    fn with_communication(&self, passes: &[Vec<Instruction>]) -> Result<Vec<Vec<Instruction>>> {
+        let mut sent: HashMap<(usize, usize), VecDeque<Message>> = HashMap::new();
+        for (stage, passes) in passes.iter().enumerate() {
+            for message in passes
+                .iter()
+                .filter_map(|pass| self.message(stage, &pass.send()?))
+            {
+                sent.entry((message.from, message.to))
+                    .or_default()
+                    .push_back(message);
+            }
+        }
+        let mut orders = Vec::new();
+        for (stage, passes) in passes.iter().enumerate() {
+            let (mut order, mut received) = (Vec::new(), HashSet::new());
+            let mut left = vec![self.micro_batches; self.kind.chunks()];
+            for pass in passes {
+                let need = pass
+                    .receive()
+                    .and_then(|receive| self.message(stage, &receive));
+                while let Some(need) = need.filter(|need| !received.contains(need)) {
+                    let inbox = sent.get_mut(&(need.from, need.to));
+                    let Some(message) = inbox.and_then(VecDeque::pop_front) else {
+                        return Err(Error::Internal(format!("no stage sends the {need}")));
+                    };
+                    received.insert(message);
+                    order.push(Instruction::Receive {
+                        what: message.what,
+                        micro_batch: message.micro_batch,
+                        chunk: message.part / self.stages,
+                    });
+                }
+                order.push(*pass);
+                order.extend(
+                    pass.send()
+                        .filter(|send| self.message(stage, send).is_some()),
+                );
+                if let Instruction::Backward { chunk, .. } = *pass {
+                    left[chunk] -= 1;
+                    // After the send, which the previous stage may be waiting for.
+                    order.extend((left[chunk] == 0).then_some(Instruction::Reduce { chunk }));
+                }
+            }
+            order.push(Instruction::Step);
+            orders.push(order);
+        }
+        Ok(orders)
+    }
+}
+
+/// The orders as Megatron-LM's papers draw them, a line a stage: `stage 0: F0 F1 B0 B1`. With several chunks `F0.1` is
+/// the forward pass of micro-batch 0 on chunk 1.
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (stage, order) in self.orders.iter().enumerate() {
+            if stage > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "stage {stage}:")?;
+            for instruction in order {
+                let (letter, micro_batch, chunk) = match instruction {
+                    Instruction::Forward { micro_batch, chunk } => ('F', micro_batch, chunk),
+                    Instruction::Backward { micro_batch, chunk } => ('B', micro_batch, chunk),
+                    _ => continue,
+                };
+                write!(f, " {letter}{micro_batch}")?;
+                if self.kind.chunks() > 1 {
+                    write!(f, ".{chunk}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn validate(kind: Kind, stages: usize, micro_batches: usize) -> Result<()> {
+    let what = format!(
+        "a {kind} schedule of {stages} stages and {micro_batches} micro-batches cannot run"
+    );
+    if stages == 0 || micro_batches == 0 {
+        return Err(Error::config(
+            what,
+            "use at least one stage and one micro-batch",
+        ));
+    }
+    let passes = stages
+        .checked_mul(micro_batches)
+        .and_then(|n| n.checked_mul(kind.chunks()));
+    if passes.is_none_or(|n| n > u32::MAX as usize) {
+        return Err(Error::config(
+            what,
+            "use smaller numbers: it has more than 2^32 passes",
+        ));
+    }
+    let Kind::Interleaved { chunks } = kind else {
+        return Ok(());
+    };
+    if chunks < 2 {
+        return Err(Error::config(
+            what,
+            "use at least 2 chunks a stage, or 1f1b for one",
+        ));
+    }
+    if !micro_batches.is_multiple_of(stages) {
+        let below = micro_batches / stages * stages;
+        let choice = match below {
+            0 => format!("{stages}"),
+            _ => format!("{below} or {}", below + stages),
+        };
+        return Err(Error::config(
+            what,
+            format!(
+                "micro-batches must be a multiple of the stages: use {choice} of them, or 1f1b"
+            ),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Token embedding and output projection, split over the vocabulary.
+
+use std::ops::Range;
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::maps;
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::exchange::{Exchange, Group, apply};
+use crate::ops::linear::linear;
+use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
+use crate::placement::Placement;
+
+/// A rank's rows of the vocabulary are a multiple of this, so that matrix tiles fit.
+pub const VOCABULARY_MULTIPLE: usize = 128;
+
+/// A table of `[vocabulary, hidden]`, split by rows: an embedding, an output projection, or both (tied).
+#[derive(Debug, Clone)]
+pub struct VocabularyParallel {
+    /// `[padded vocabulary / tp, hidden]`; padding rows are zero and take no part.
+    pub weight: Parameter<2>,
+    tp: Group,
+    sequence_parallel: bool,
+}
+
+crate::module!(VocabularyParallel { weight });
+
+impl VocabularyParallel {
+    /// Makes the table `name` with normal first values.
+    pub fn init(
+        name: &str,
+        vocabulary: usize,
+        hidden: usize,
+        deviation: f64,
+        context: &ParameterContext,
+    ) -> Self {
+        let placement = Placement::Sharded {
+            dim: 0,
+            parts: vec![vocabulary],
+            multiple: VOCABULARY_MULTIPLE,
+        };
+        let spec = ParameterSpec {
+            name: name.into(),
+            shape: vec![vocabulary, hidden],
+            gradient: placement.clone(),
+            placement,
+            init: Init::Normal(deviation),
+            decay: true,
+        };
+        Self {
+            weight: Parameter::init(spec, context),
+            tp: context.tp.clone(),
+            sequence_parallel: context.sequence_parallel,
+        }
+    }
+
+    /// Global ids of this rank's rows, without padding.
+    pub fn ids(&self) -> Range<usize> {
+        let [rows, _] = self.weight.value.dims();
+        let vocabulary = self.weight.spec.shape[0];
+        let start = (self.tp.rank() * rows).min(vocabulary);
+        start..(start + rows).min(vocabulary)
+    }
+
+    /// Rows of the given tokens (row-major `[batch, seq]`).
+    ///
+    /// # Shapes
+    /// Gives `[batch, seq, hidden]` (`seq / tp` under sequence parallelism).
+    ///
+    /// # Communication
+    /// Over tp: forward all-reduce of the output (reduce-scatter under sequence parallelism, all-gather of the gradient).
+    pub fn embed(&self, tokens: &[i64], batch: usize) -> Tensor<3> {
+        let weight = self.weight.value.clone();
+        let (device, dtype) = (weight.device().without_autodiff(), weight.dtype());
+        let seq = tokens.len() / batch.max(1);
+        let hidden = weight.dims()[1];
+        let ids = self.ids();
+        let here = |&token: &i64| usize::try_from(token).is_ok_and(|id| ids.contains(&id));
+        let rows: Vec<i64> = tokens
+            .iter()
+            .map(|token| {
+                if here(token) {
+                    token - ids.start as i64
+                } else {
+                    0
+                }
+            })
+            .collect();
+        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [tokens.len()]), &device);
+        let x = weight.select(0, rows).reshape([batch, seq, hidden]);
+        if self.tp.size() == 1 {
+            return x;
+        }
+        let mask: Vec<f32> = tokens
+            .iter()
+            .map(|t| f32::from(u8::from(here(t))))
+            .collect();
+        let mask = Tensor::<3>::from_data(TensorData::new(mask, [batch, seq, 1]), (&device, dtype));
+        let x = x * mask;
+        if self.sequence_parallel {
+            maps::reduce_scatter_to_sp(x, &self.tp)
+        } else {
+            maps::reduce_from_tp(x, &self.tp)
+        }
+    }
+
+    /// This rank's columns of the logits.
+    ///
+    /// # Shapes
+    /// x `[batch, seq, hidden]` (`seq / tp` under sequence parallelism); gives `[batch * seq, padded vocabulary / tp]`.
+    ///
+    /// # Communication
+    /// As [`super::linear::ColumnParallelLinear::forward`].
+    fn local_logits(&self, x: Tensor<3>) -> Tensor<2> {
+        let x = if self.sequence_parallel {
+            maps::gather_from_sp(x, &self.tp)
+        } else {
+            maps::copy_to_tp(x, &self.tp)
+        };
+        let [batch, seq, _] = x.dims();
+        let logits = linear(x, self.weight.value.clone().transpose(), None);
+        let columns = logits.dims()[2];
+        logits.reshape([batch * seq, columns])
+    }
+
+    /// Cross entropy of every token against `targets` (row-major `[batch, seq]`; negative: ignored). Gives `[batch * seq]`.
+    ///
+    /// # Communication
+    /// Of the logits' inputs as a column-parallel linear; then as [`cross_entropy`].
+    pub fn loss(&self, x: Tensor<3>, targets: &[i64]) -> Tensor<1> {
+        cross_entropy(self.local_logits(x), targets, self.ids(), &self.tp)
+    }
+
+    /// All logits, for generation and tests: `[batch * seq, vocabulary]`, without padding.
+    ///
+    /// # Communication
+    /// All-gather of the local logits over tp.
+    pub fn logits(&self, x: Tensor<3>) -> Tensor<2> {
+        let local = self.local_logits(x).without_autodiff();
+        // Padding lies at the end of the last ranks' rows, so it ends up behind the vocabulary.
+        let all = apply(local, &self.tp, Exchange::AllGather(1));
+        all.narrow(1, 0, self.weight.spec.shape[0])
+    }
+}

@@ -1,0 +1,161 @@
+//! Linear layers split over the tensor-parallel ranks.
+
+use burn::tensor::Tensor;
+
+use super::maps;
+use crate::ops::exchange::Group;
+use crate::ops::linear::linear;
+use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
+use crate::placement::Placement;
+
+/// A linear layer whose outputs are split: `[in, out]` by columns.
+#[derive(Debug, Clone)]
+pub struct ColumnParallelLinear {
+    /// `[in, out / tp]`.
+    pub weight: Parameter<2>,
+    /// `[out / tp]`.
+    pub bias: Option<Parameter<1>>,
+    tp: Group,
+    sequence_parallel: bool,
+}
+
+crate::module!(ColumnParallelLinear { weight, bias });
+
+/// A linear layer whose inputs are split: `[in, out]` by rows.
+#[derive(Debug, Clone)]
+pub struct RowParallelLinear {
+    /// `[in / tp, out]`.
+    pub weight: Parameter<2>,
+    /// `[out]`, on every rank.
+    pub bias: Option<Parameter<1>>,
+    tp: Group,
+    sequence_parallel: bool,
+}
+
+crate::module!(RowParallelLinear { weight, bias });
+
+/// What both kinds are made from.
+#[derive(Debug, Clone)]
+pub struct LinearConfig {
+    /// Global name; `.weight` and `.bias` are added.
+    pub name: String,
+    /// Input features.
+    pub input: usize,
+    /// Output features: the parts that are split one by one, side by side (one for a plain layer).
+    pub outputs: Vec<usize>,
+    /// Standard deviation of the first weights.
+    pub deviation: f64,
+    /// Whether there is a bias.
+    pub bias: bool,
+}
+
+impl LinearConfig {
+    fn spec(
+        &self,
+        what: &str,
+        shape: Vec<usize>,
+        placement: Placement,
+        init: Init,
+    ) -> ParameterSpec {
+        ParameterSpec {
+            name: format!("{}.{what}", self.name),
+            decay: shape.len() > 1,
+            shape,
+            gradient: placement.clone(),
+            placement,
+            init,
+        }
+    }
+
+    /// A column-parallel layer.
+    pub fn init_column(&self, context: &ParameterContext) -> ColumnParallelLinear {
+        let output = self.outputs.iter().sum();
+        let placement = |dim| Placement::Sharded {
+            dim,
+            parts: self.outputs.clone(),
+            multiple: 1,
+        };
+        let weight = self.spec(
+            "weight",
+            vec![self.input, output],
+            placement(1),
+            Init::Normal(self.deviation),
+        );
+        let bias = self.spec("bias", vec![output], placement(0), Init::Constant(0.0));
+        ColumnParallelLinear {
+            weight: Parameter::init(weight, context),
+            bias: self.bias.then(|| Parameter::init(bias, context)),
+            tp: context.tp.clone(),
+            sequence_parallel: context.sequence_parallel,
+        }
+    }
+
+    /// A row-parallel layer.
+    pub fn init_row(&self, context: &ParameterContext) -> RowParallelLinear {
+        let output = self.outputs.iter().sum();
+        let placement = Placement::sharded(0, self.input);
+        let weight = self.spec(
+            "weight",
+            vec![self.input, output],
+            placement,
+            Init::Normal(self.deviation),
+        );
+        let mut bias = self.spec(
+            "bias",
+            vec![output],
+            Placement::Replicated,
+            Init::Constant(0.0),
+        );
+        bias.gradient = context.replicated_gradient();
+        RowParallelLinear {
+            weight: Parameter::init(weight, context),
+            bias: self.bias.then(|| Parameter::init(bias, context)),
+            tp: context.tp.clone(),
+            sequence_parallel: context.sequence_parallel,
+        }
+    }
+}
+
+impl ColumnParallelLinear {
+    /// `x W + b`, this rank's columns.
+    ///
+    /// # Shapes
+    /// x `[batch, seq, in]` (`seq / tp` under sequence parallelism); gives `[batch, seq, out / tp]`.
+    ///
+    /// # Communication
+    /// Over tp: backward all-reduce of x's gradient; under sequence parallelism all-gather of x, reduce-scatter of its gradient.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = if self.sequence_parallel {
+            maps::gather_from_sp(x, &self.tp)
+        } else {
+            maps::copy_to_tp(x, &self.tp)
+        };
+        linear(
+            x,
+            self.weight.value.clone(),
+            self.bias.as_ref().map(|bias| bias.value.clone()),
+        )
+    }
+}
+
+impl RowParallelLinear {
+    /// `x W + b`, summed over the ranks' rows.
+    ///
+    /// # Shapes
+    /// x `[batch, seq, in / tp]`; gives `[batch, seq, out]` (`seq / tp` under sequence parallelism).
+    ///
+    /// # Communication
+    /// Over tp: forward all-reduce of the output; under sequence parallelism reduce-scatter, and all-gather of the gradient.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let y = linear(x, self.weight.value.clone(), None);
+        let y = if self.sequence_parallel {
+            maps::reduce_scatter_to_sp(y, &self.tp)
+        } else {
+            maps::reduce_from_tp(y, &self.tp)
+        };
+        match &self.bias {
+            Some(bias) => y + bias.value.clone().unsqueeze(),
+            None => y,
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! AdamW whose state lies on the replicas as the ZeRO stage says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use burn::tensor::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::partition::{Bucket, Slot};
+use crate::comm::groups::Groups;
+use crate::comm::{Buffer, Reduction};
+use crate::error::{Error, Result};
+use crate::ops::adamw::{AdamWState, AdamWStep, adamw};
+use crate::ops::exchange::{Exchange, apply, to_buffer};
+use crate::parameter::{Module, Parameter, Visitor};
+
+/// AdamW's constants.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay of matrices and embeddings; vectors do not decay.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+        }
+    }
+}
+
+/// Optimiser of one stage. Stage 0 keeps a bucket's whole state on every replica, stage 1 this replica's piece.
+#[derive(Debug)]
+pub struct ShardedAdamW {
+    /// Steps done.
+    pub steps: u64,
+    pub(super) config: AdamWConfig,
+    pub(super) slots: Arc<Vec<Slot>>,
+    pub(super) buckets: Arc<Vec<Bucket>>,
+    pub(super) states: Vec<Moments>,
+    pub(super) groups: Groups,
+    pub(super) sharded: bool,
+    by_name: HashMap<String, usize>,
+}
+
+/// What a bucket's optimiser remembers. `master` only if the parameters are in half precision.
+#[derive(Debug, Clone)]
+pub(super) struct Moments {
+    pub first: Tensor<1>,
+    pub second: Tensor<1>,
+    pub master: Option<Tensor<1>>,
+}
+
+impl ShardedAdamW {
+    /// Makes the optimiser of a stage's parameters: moments zero, master weights from the parameters.
+    ///
+    /// # Errors
+    /// Parameters that are not those of `slots`.
+    pub fn new<M: Module>(
+        config: AdamWConfig,
+        chunks: &mut [M],
+        slots: Arc<Vec<Slot>>,
+        buckets: Arc<Vec<Bucket>>,
+        groups: Groups,
+        zero_stage: u8,
+    ) -> Result<Self> {
+        let by_name = slots
+            .iter()
+            .enumerate()
+            .map(|(i, s)| (s.spec.name.clone(), i))
+            .collect();
+        let mut optimizer = Self {
+            steps: 0,
+            config,
+            slots,
+            buckets,
+            states: Vec::new(),
+            sharded: zero_stage > 0 && groups.layout.dp > 1,
+            groups,
+            by_name,
+        };
+        let values = optimizer.values(chunks);
+        for bucket in optimizer.buckets.clone().iter() {
+            let whole = optimizer.flatten(bucket, &values)?;
+            let half = matches!(whole.dtype(), DType::F16 | DType::BF16);
+            let piece = optimizer.own(bucket, full_precision(whole));
+            let zeros = piece.zeros_like();
+            optimizer.states.push(Moments {
+                first: zeros.clone(),
+                second: zeros,
+                master: half.then_some(piece),
+            });
+        }
+        Ok(optimizer)
+    }
+
+    /// Euclidean norm of all gradients, each element counted once whatever its placement.
+    ///
+    /// # Communication
+    /// All-reduce of one f64 over the world.
+    pub fn gradient_norm(&self, reduced: &[Tensor<1>]) -> Result<f64> {
+        let at = self.groups.at;
+        let (dp, replicas) = (at.dp, self.groups.layout.dp);
+        let mut sum = 0.0;
+        for (bucket, gradient) in self.buckets.iter().zip(reduced) {
+            let class = bucket.class;
+            if (class.replicated && at.tp != 0) || (class.tied && !self.groups.is_first_stage()) {
+                continue;
+            }
+            let piece = bucket.piece(dp, replicas);
+            let mine = if self.sharded || replicas == 1 {
+                gradient.clone()
+            } else {
+                gradient.clone().narrow(0, piece.start, piece.len())
+            };
+            sum += sum_of_squares(mine)?;
+        }
+        let total = self
+            .groups
+            .world
+            .all_reduce(Buffer::F64(vec![sum]), Reduction::Sum)?;
+        Ok(total.into_f64()?.iter().sum::<f64>().sqrt())
+    }
+
+    /// One step: updates the parameters of `chunks` by the reduced gradients times `gradient_scale`.
+    ///
+    /// # Communication
+    /// With ZeRO 1 an all-gather of every bucket's parameters over dp.
+    pub fn step<M: Module>(
+        &mut self,
+        chunks: &mut [M],
+        reduced: Vec<Tensor<1>>,
+        learning_rate: f64,
+        gradient_scale: f64,
+    ) -> Result<()> {
+        self.steps += 1;
+        let mut values = self.values(chunks);
+        for (i, gradient) in reduced.into_iter().enumerate() {
+            let bucket = self.buckets[i].clone();
+            let step = AdamWStep {
+                learning_rate,
+                weight_decay: if bucket.class.decay {
+                    self.config.weight_decay
+                } else {
+                    0.0
+                },
+                beta1: self.config.beta1,
+                beta2: self.config.beta2,
+                epsilon: self.config.epsilon,
+                step: self.steps,
+                gradient_scale,
+            };
+            let whole = self.flatten(&bucket, &values)?;
+            let dtype = whole.dtype();
+            let state = &self.states[i];
+            let parameters = match &state.master {
+                Some(master) => master.clone(),
+                None => self.own(&bucket, whole),
+            };
+            let (first, second) = (state.first.clone(), state.second.clone());
+            // The state's own handles are given up, so that the update can work in place.
+            let device = first.device();
+            let empty = Tensor::<1>::zeros([1], (&device, first.dtype()));
+            self.states[i] = Moments {
+                first: empty.clone(),
+                second: empty,
+                master: None,
+            };
+            let master = matches!(dtype, DType::F16 | DType::BF16);
+            let new = adamw(
+                AdamWState {
+                    parameters,
+                    first,
+                    second,
+                },
+                gradient,
+                &step,
+            );
+            self.states[i] = Moments {
+                first: new.first,
+                second: new.second,
+                master: master.then(|| new.parameters.clone()),
+            };
+            let whole = self.gather(new.parameters.cast(dtype));
+            for &(slot, offset) in &bucket.slots {
+                values[slot] = whole.clone().narrow(0, offset, self.slots[slot].count);
+            }
+        }
+        self.set_values(chunks, values);
+        self.groups.world.failure().map_or(Ok(()), Err)
+    }
+
+    /// This replica's part of a whole bucket: all of it at stage 0.
+    pub(super) fn own(&self, bucket: &Bucket, whole: Tensor<1>) -> Tensor<1> {
+        if !self.sharded {
+            return whole;
+        }
+        let piece = bucket.piece(self.groups.at.dp, self.groups.layout.dp);
+        whole.narrow(0, piece.start, piece.len())
+    }
+
+    /// The whole bucket from every replica's part.
+    pub(super) fn gather(&self, part: Tensor<1>) -> Tensor<1> {
+        if self.sharded {
+            apply(part, &self.groups.dp, Exchange::AllGather(0))
+        } else {
+            part
+        }
+    }
+
+    /// Values of all slots, flat.
+    pub(super) fn values<M: Module>(&self, chunks: &mut [M]) -> Vec<Tensor<1>> {
+        struct Collect<'a>(&'a HashMap<String, usize>, Vec<Option<Tensor<1>>>);
+        impl Visitor for Collect<'_> {
+            fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
+                if let Some(&slot) = self.0.get(&p.spec.name) {
+                    self.1[slot] = Some(p.value.clone().reshape([p.count()]));
+                }
+            }
+        }
+        let mut collect = Collect(&self.by_name, vec![None; self.slots.len()]);
+        chunks
+            .iter_mut()
+            .for_each(|chunk| chunk.visit(&mut collect));
+        collect.1.into_iter().flatten().collect()
+    }
+
+    fn set_values<M: Module>(&self, chunks: &mut [M], values: Vec<Tensor<1>>) {
+        struct Set<'a>(&'a HashMap<String, usize>, Vec<Tensor<1>>);
+        impl Visitor for Set<'_> {
+            fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
+                if let Some(&slot) = self.0.get(&p.spec.name) {
+                    p.value = self.1[slot].clone().reshape(p.value.shape());
+                }
+            }
+        }
+        let mut set = Set(&self.by_name, values);
+        chunks.iter_mut().for_each(|chunk| chunk.visit(&mut set));
+    }
+
+    /// A bucket as one run, padded with zeros.
+    pub(super) fn flatten(&self, bucket: &Bucket, values: &[Tensor<1>]) -> Result<Tensor<1>> {
+        let mut runs: Vec<Tensor<1>> = Vec::with_capacity(bucket.slots.len() + 1);
+        for &(slot, _) in &bucket.slots {
+            let value = values.get(slot);
+            runs.push(value.cloned().ok_or_else(|| {
+                Error::Internal(format!(
+                    "{} is not in the model",
+                    self.slots[slot].spec.name
+                ))
+            })?);
+        }
+        let used: usize = runs.iter().map(|run| run.dims()[0]).sum();
+        if let (Some(first), true) = (runs.first(), used < bucket.len) {
+            runs.push(Tensor::zeros(
+                [bucket.len - used],
+                (&first.device(), first.dtype()),
+            ));
+        }
+        Ok(match runs.len() {
+            1 => runs.remove(0),
+            _ => Tensor::cat(runs, 0),
+        })
+    }
+}
+
+pub(super) fn full_precision(x: Tensor<1>) -> Tensor<1> {
+    match x.dtype() {
+        DType::F64 | DType::F32 => x,
+        _ => x.cast(DType::F32),
+    }
+}
+
+/// Sum of squares in f64: the same to 1e-12 however the elements are divided.
+fn sum_of_squares(x: Tensor<1>) -> Result<f64> {
+    Ok(match to_buffer(x)? {
+        Buffer::F32(v) => v.iter().map(|&x| f64::from(x) * f64::from(x)).sum(),
+        Buffer::F64(v) => v.iter().map(|x| x * x).sum(),
+        other => return Err(Error::Internal(format!("gradients are {}", other.dtype()))),
+    })
+}

@@ -1,0 +1,107 @@
+//! Running Cargo at the root of the workspace.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+/// The Cargo that started us, at the root of the workspace.
+pub struct Cargo {
+    program: OsString,
+    root: PathBuf,
+}
+
+impl Cargo {
+    /// Commands will run in `root`.
+    pub fn new(root: &Path) -> Self {
+        Self {
+            program: std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
+            root: root.to_path_buf(),
+        }
+    }
+
+    /// Runs one command, its output shown. Fails if it cannot start or exits with an error.
+    pub fn run(&self, arguments: &[&str]) -> Result<()> {
+        self.run_with(arguments, &[])
+    }
+
+    /// Runs one command and returns its exit status and output, whichever they are.
+    pub fn output(&self, arguments: &[&str]) -> Result<Output> {
+        let command = announce(arguments);
+        self.command(arguments)
+            .output()
+            .with_context(|| format!("cannot start `{command}`"))
+    }
+
+    /// Clippy on every target of the workspace, as the gate runs it.
+    pub fn clippy(&self) -> Result<()> {
+        self.run(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ])
+    }
+
+    /// The tests of every member but burn-frontier, which `cargo test` at the root covers.
+    pub fn test_others(&self, arguments: &[&str]) -> Result<()> {
+        let mut all = vec!["test", "--workspace", "--exclude", "burn-frontier"];
+        all.extend(arguments);
+        self.run(&all)
+    }
+
+    /// The documentation of the workspace, with warnings as errors.
+    ///
+    /// Selecting the examples brings in the development dependencies, and with them the features that clippy compiled:
+    /// without it, Cargo checks Burn a second time.
+    pub fn doc(&self) -> Result<()> {
+        self.run_with(
+            &[
+                "doc",
+                "--no-deps",
+                "--workspace",
+                "--lib",
+                "--bins",
+                "--examples",
+            ],
+            &[("RUSTDOCFLAGS", "-D warnings")],
+        )
+    }
+
+    fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+        let command = announce(arguments);
+        let status = self
+            .command(arguments)
+            .envs(environment.iter().copied())
+            .status()
+            .with_context(|| format!("cannot start `{command}`"))?;
+        ensure!(status.success(), "`{command}` failed: {status}");
+        Ok(())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).current_dir(&self.root);
+        command
+    }
+}
+
+/// Runs one step and prints how long it took.
+pub fn timed(name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    eprintln!("== {name}");
+    step().with_context(|| format!("step `{name}`"))?;
+    eprintln!("== took {:.0} s: {name}", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Prints a command before it runs, and returns it for messages.
+fn announce(arguments: &[&str]) -> String {
+    let command = format!("cargo {}", arguments.join(" "));
+    eprintln!("$ {command}");
+    command
+}

@@ -1,0 +1,104 @@
+//! Everything a maintainer does: `cargo xtask --help`.
+
+mod cargo;
+mod smoke;
+mod structure;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use cargo::{Cargo, timed};
+
+/// Everything a maintainer of burn-frontier does.
+///
+/// The gate is `.ci/run`: formatting, clippy, `cargo test`, then `cargo xtask ci`.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// What the gate runs after `cargo test`: structure, tests of the other members, doc, smoke.
+    Ci,
+    /// Check the rules of the source: file length, `unsafe`, machine paths, pinned dependencies, forgotten targets.
+    Structure,
+    /// Format every file.
+    Fmt {
+        /// Report differences instead of removing them.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run clippy on every target of the workspace, with warnings as errors.
+    Clippy,
+    /// Run the tests of every workspace member, slow ones excepted.
+    Test,
+    /// Run the slow tests: those marked `#[ignore = "slow: cargo xtask slow"]`.
+    Slow,
+    /// Build the documentation of the workspace and its examples, with warnings as errors.
+    Doc,
+    /// Run the example gpt_1t as a user does: train, resume, and a configuration that cannot run.
+    Smoke,
+    /// Run the benchmarks; what follows is passed on: `cargo xtask bench -- FILTER`.
+    Bench {
+        /// Arguments for the benchmark programs.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    let root = workspace_root()?;
+    let cargo = Cargo::new(&root);
+    match task {
+        Task::Ci => {
+            timed("structure", || structure::check(&root))?;
+            timed("tests of the other members", || cargo.test_others(&[]))?;
+            timed("doc", || cargo.doc())?;
+            timed("smoke", || smoke::run(&cargo))
+        }
+        Task::Structure => structure::check(&root),
+        Task::Fmt { check: false } => cargo.run(&["fmt", "--all"]),
+        Task::Fmt { check: true } => cargo.run(&["fmt", "--all", "--check"]),
+        Task::Clippy => cargo.clippy(),
+        Task::Test => {
+            cargo.run(&["test"])?;
+            cargo.test_others(&[])
+        }
+        Task::Slow => {
+            cargo.run(&["test", "--tests", "--", "--ignored"])?;
+            cargo.test_others(&["--tests", "--", "--ignored"])
+        }
+        Task::Doc => cargo.doc(),
+        Task::Smoke => smoke::run(&cargo),
+        Task::Bench { arguments } => {
+            let mut all = vec!["bench", "--benches", "--"];
+            all.extend(arguments.iter().map(String::as_str));
+            cargo.run(&all)
+        }
+    }
+}
+
+/// The workspace's folder: the parent of this package's, which Cargo names when it runs us.
+fn workspace_root() -> Result<PathBuf> {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .context("CARGO_MANIFEST_DIR is not set; run this program as `cargo xtask`")?;
+    let root = PathBuf::from(package).join("..");
+    root.canonicalize()
+        .with_context(|| format!("cannot find the workspace at {}", root.display()))
+}

@@ -1,0 +1,160 @@
+//! The main job as a user types it: train, resume, and a configuration that cannot run.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cargo::Cargo;
+
+/// The example that is run.
+const EXAMPLE: &str = "gpt_1t";
+/// Steps of the first run, and of the resumed one.
+const STEPS: [usize; 2] = [20, 30];
+/// The log with one line a step.
+const METRICS: &str = "metrics.jsonl";
+/// What a finished run leaves in its folder; a final `*` stands for the rest of a name.
+const ARTEFACTS: [&str; 5] = [
+    METRICS,
+    "loss.svg",
+    "pipeline.svg",
+    "trace.json",
+    "checkpoints/step-*",
+];
+/// A configuration that cannot run, and the word its message must hold.
+const INVALID: (&[&str], &str) = (&["--tp", "3"], "tp");
+/// The exit code of a Rust program that panicked.
+const PANICKED: i32 = 101;
+
+/// Trains in a temporary folder, resumes there, and checks that an invalid configuration is refused.
+pub fn run(cargo: &Cargo) -> Result<()> {
+    let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+    let out = folder
+        .path()
+        .to_str()
+        .context("the temporary folder's name is not UTF-8")?;
+    for (steps, resume) in STEPS.into_iter().zip([false, true]) {
+        let steps_text = steps.to_string();
+        let mut arguments = vec!["--steps", &steps_text, "--out", out];
+        if resume {
+            arguments.push("--resume");
+        }
+        cargo.run(&example(&arguments))?;
+        check_artefacts(folder.path(), steps)?;
+    }
+    // --quiet leaves standard error to the program.
+    let (arguments, word) = INVALID;
+    let mut command = vec!["run", "--quiet"];
+    command.extend(&example(arguments)[1..]);
+    check_refusal(&cargo.output(&command)?, word)
+}
+
+fn example<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["run", "--example", EXAMPLE, "--"];
+    all.extend(arguments);
+    all
+}
+
+/// Every artefact is there and holds something, and the log has a line for each of the `steps`.
+fn check_artefacts(folder: &Path, steps: usize) -> Result<()> {
+    for artefact in ARTEFACTS {
+        ensure!(
+            exists(folder, artefact)?,
+            "{EXAMPLE} left no {artefact}, or an empty one"
+        );
+    }
+    let log = fs::read_to_string(folder.join(METRICS))?;
+    let lines = log.lines().count();
+    ensure!(
+        lines == steps,
+        "{METRICS} has {lines} lines after {steps} steps; one line a step is expected, across resumed runs"
+    );
+    Ok(())
+}
+
+/// Whether `pattern` names a file or folder in `folder` that is not empty.
+fn exists(folder: &Path, pattern: &str) -> Result<bool> {
+    let (parent, name) = pattern.rsplit_once('/').unwrap_or((".", pattern));
+    let parent = folder.join(parent);
+    if !parent.is_dir() {
+        return Ok(false);
+    }
+    for entry in fs::read_dir(&parent)? {
+        let entry = entry?;
+        let found = entry.file_name();
+        let found = found.to_string_lossy();
+        let matches = match name.strip_suffix('*') {
+            Some(start) => found.starts_with(start),
+            None => found == name,
+        };
+        if matches && !is_empty(&entry.path())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_empty(path: &Path) -> Result<bool> {
+    Ok(if path.is_dir() {
+        fs::read_dir(path)?.next().is_none()
+    } else {
+        fs::metadata(path)?.len() == 0
+    })
+}
+
+/// The program ended by itself, with an error code and a message that holds `word`.
+fn check_refusal(output: &Output, word: &str) -> Result<()> {
+    let message = String::from_utf8_lossy(&output.stderr);
+    match output.status.code() {
+        Some(0) => bail!("{EXAMPLE} accepted an invalid configuration; it must exit with an error"),
+        Some(PANICKED) | None => {
+            bail!("{EXAMPLE} crashed on an invalid configuration: {message}")
+        }
+        Some(_) => ensure!(
+            message.contains(word),
+            "{EXAMPLE} refused an invalid configuration without naming `{word}`: {message}"
+        ),
+    }
+    Ok(())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    fn ended(code: i32, message: &str) -> Output {
+        Output {
+            status: ExitStatus::from_raw(code << 8),
+            stdout: Vec::new(),
+            stderr: message.as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_refusal_needs_an_error_code_and_a_message() {
+        assert!(check_refusal(&ended(1, "error: tp = 3 does not divide 8 heads"), "tp").is_ok());
+        assert!(check_refusal(&ended(0, "tp"), "tp").is_err());
+        assert!(check_refusal(&ended(1, ""), "tp").is_err());
+        assert!(check_refusal(&ended(PANICKED, "panicked: tp"), "tp").is_err());
+    }
+
+    #[test]
+    fn artefacts_are_missed_when_absent_empty_or_short() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("checkpoints/step-00000020")).unwrap();
+        for artefact in &ARTEFACTS[..4] {
+            fs::write(path(artefact), "{}\n{}\n").unwrap();
+        }
+        let missing = check_artefacts(folder.path(), 2).unwrap_err().to_string();
+        assert!(missing.contains("checkpoints/step-*"), "{missing}");
+        fs::write(path("checkpoints/step-00000020/manifest.json"), "{}").unwrap();
+        check_artefacts(folder.path(), 2).unwrap();
+        assert!(check_artefacts(folder.path(), 3).is_err());
+        fs::write(path("loss.svg"), "").unwrap();
+        assert!(check_artefacts(folder.path(), 2).is_err());
+    }
+}
