@@ -1,9 +1,11 @@
 //! What a pipeline needs to know of a model: how one part of it goes forward and back.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 
 use super::segment::{BackwardFn, SegmentGradients};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::observe::flops::Recompute;
 use crate::parameter::{Module, ParameterGradient};
 
@@ -41,6 +43,38 @@ impl MicroBatch {
     pub fn counted(&self) -> usize {
         self.targets.iter().filter(|&&t| t >= 0).count()
     }
+}
+
+/// This replica's share of a global batch, cut into micro-batches of at most `size`: ranges of positions in the batch.
+/// Neither the replicas nor the micro-batches need to divide the batch: the loss is divided once, by the global count.
+///
+/// # Errors
+/// Fewer samples than replicas, or micro-batches of no samples.
+pub fn micro_batches(
+    global_batch: u64,
+    size: u64,
+    replica: usize,
+    replicas: usize,
+) -> Result<Vec<Range<u64>>> {
+    let n = replicas as u64;
+    if global_batch < n {
+        return Err(Error::config(
+            format!("a global batch of {global_batch} cannot feed dp {replicas}"),
+            format!("use a global batch of at least {replicas}, or --dp {global_batch} or less"),
+        ));
+    }
+    if size == 0 {
+        return Err(Error::config(
+            "a micro-batch of 0 samples",
+            "use at least 1",
+        ));
+    }
+    let (start, end) = (
+        global_batch * replica as u64 / n,
+        global_batch * (replica as u64 + 1) / n,
+    );
+    let cuts = (start..end).step_by(size as usize);
+    Ok(cuts.map(|first| first..(first + size).min(end)).collect())
 }
 
 /// What a pass is done for.

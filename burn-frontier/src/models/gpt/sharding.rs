@@ -6,7 +6,10 @@ use burn::tensor::Device;
 
 use super::model::{Attention, Block, Embedding, Head, Mlp, Norm, Slice};
 use super::{Activation, GptConfig, NormKind, Positions};
+use crate::comm::groups::Groups;
+use crate::error::{Error, Result};
 use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
+use crate::pipeline::schedule::Kind;
 use crate::placement::Placement;
 use crate::tensor_parallel::embedding::VocabularyParallel;
 use crate::tensor_parallel::linear::LinearConfig;
@@ -56,6 +59,41 @@ impl GptConfig {
                 1
             },
         }
+    }
+}
+
+impl GptConfig {
+    /// Makes a stage's parts, one a chunk of `kind`. `split`: the blocks of every part of the pipeline, in order.
+    ///
+    /// # Errors
+    /// A split of another number of parts.
+    pub fn init_stage(
+        &self,
+        kind: Kind,
+        split: &[Range<usize>],
+        groups: &Groups,
+        context: &ParameterContext,
+    ) -> Result<Vec<GptPart>> {
+        (0..kind.chunks())
+            .map(|chunk| {
+                let part = chunk * groups.layout.pp + groups.at.pp;
+                let blocks = split.get(part).cloned().ok_or_else(|| {
+                    Error::config(
+                        format!(
+                            "the layers are split into {} parts, part {part} is missing",
+                            split.len()
+                        ),
+                        "split them into stages x chunks parts",
+                    )
+                })?;
+                Ok(self.init_part(blocks, context))
+            })
+            .collect()
+    }
+
+    /// The parameter that first and last stage share, if they are two and the head is tied.
+    pub fn tied_parameter(&self, groups: &Groups) -> Option<&'static str> {
+        (self.tied && groups.layout.pp > 1).then_some(TOKEN_EMBEDDING)
     }
 }
 

@@ -1,0 +1,200 @@
+//! The GPT against values of an independent implementation: PyTorch in float64 (tests/goldens/gpt_golden.json).
+
+use std::time::Instant;
+
+use burn::tensor::{DType, Device};
+use burn_frontier::checkpoint::TensorSource;
+use burn_frontier::comm::{Buffer, groups::Groups, local};
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::models::gpt::model::Pass;
+use burn_frontier::observe::flops::Recompute;
+use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::optim::clip_factor;
+use burn_frontier::parameter::ParameterContext;
+use burn_frontier::pipeline::part::{MicroBatch, StepContext};
+use burn_frontier::pipeline::run::Pipeline;
+use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::placement::Block;
+use burn_frontier::zero::ZeroConfig;
+use burn_frontier::zero::partition;
+use burn_frontier::{Layout, Result};
+use serde_json::Value;
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("goldens/gpt_golden.json")).unwrap()
+}
+
+fn lcg(seed: u32) -> impl Iterator<Item = u32> {
+    std::iter::successors(Some(seed), |s| {
+        Some(s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223))
+    })
+    .skip(1)
+}
+
+/// The golden's name of one of our parameters.
+fn golden_name(name: &str) -> String {
+    let names = [
+        ("embedding.token.weight", "tok"),
+        ("embedding.position.weight", "pos"),
+        ("layers.", "h"),
+        ("norm1", "ln1"),
+        ("norm2", "ln2"),
+        ("final_norm", "lnf"),
+        ("attention.qkv", "qkv"),
+        ("attention.output", "proj"),
+        ("mlp.up", "fc"),
+        ("mlp.down", "out"),
+        (".weight", ".w"),
+        (".bias", ".b"),
+    ];
+    names.iter().fold(name.to_string(), |name, (ours, theirs)| {
+        name.replace(ours, theirs)
+    })
+}
+
+/// The golden's weights, from its generator.
+struct Weights(Vec<String>);
+
+impl TensorSource for Weights {
+    fn read(&self, name: &str, shape: &[usize], _: &[Block], local: &[usize]) -> Result<Buffer> {
+        let theirs = golden_name(name);
+        let index = self.0.iter().position(|n| *n == theirs).unwrap() as u32;
+        let norm = theirs.contains("ln") && theirs.ends_with(".w");
+        let values = lcg(1000 + index)
+            .map(|s| (f64::from(s) / 2f64.powi(31) - 1.0) * 0.1 + f64::from(u8::from(norm)));
+        let mut values: Vec<f64> = values.take(shape.iter().product()).collect();
+        values.resize(local.iter().product(), 0.0); // Vocabulary padding.
+        Ok(Buffer::F64(values))
+    }
+}
+
+fn compare(dtype: DType, tolerance: f64, gradient_tolerance: f64) {
+    let golden = golden();
+    let number = |value: &Value| value.as_f64().unwrap();
+    let order: Vec<String> = serde_json::from_value(golden["order"].clone()).unwrap();
+    let config = GptConfig::new(3, 32, 4, 64, 16);
+    let groups = Groups::new(Layout::single(), local::single()).unwrap();
+    let context = ParameterContext {
+        seed: 0,
+        tp: groups.tp.clone(),
+        device: Device::flex(),
+        dtype,
+        sequence_parallel: false,
+    };
+    let kind = Kind::OneForwardOneBackward;
+    let split = [0..3];
+    let mut parts = config.init_stage(kind, &split, &groups, &context).unwrap();
+    burn_frontier::zero::state::load_parameters(&mut parts, &Weights(order), &groups.tp).unwrap();
+
+    let tokens: Vec<i64> = lcg(7)
+        .take(128)
+        .map(|s| i64::from((s >> 16) % 64))
+        .collect();
+    let batch = MicroBatch {
+        tokens: tokens[..64].to_vec(),
+        targets: tokens[64..].to_vec(),
+        batch: 4,
+        positions: vec![0, 1, 2, 3],
+    };
+    let pass = Pass {
+        seed: 0,
+        step: None,
+        samples: vec![],
+        recompute_attention: false,
+    };
+    let x = parts[0].activations(None, &batch, &pass).unwrap();
+    let logits = parts[0]
+        .head
+        .as_ref()
+        .unwrap()
+        .logits(x)
+        .into_data_dtype(DType::F64);
+    let logits = logits.try_to_vec::<f64>().unwrap();
+    let sum: f64 = logits.iter().sum();
+    assert!(
+        (sum - number(&golden["logits_sum"])).abs() < tolerance * 100.0,
+        "logits sum {sum}"
+    );
+    for (own, theirs) in logits
+        .iter()
+        .zip(golden["logits_first"].as_array().unwrap())
+    {
+        assert!((own - number(theirs)).abs() < tolerance, "{own} {theirs}");
+    }
+
+    let mut pipeline = Pipeline::new(parts, kind, groups.clone(), Device::flex(), dtype).unwrap();
+    let zero = ZeroConfig::new(0, false);
+    let slots = partition::slots(&mut pipeline.parts, None);
+    let buckets = partition::buckets(&slots, 1, zero.bucket_elements);
+    let (mut reducer, mut optimizer) = zero.init(&mut pipeline.parts, None, &groups).unwrap();
+    let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
+    for step in 0..10 {
+        let context = StepContext {
+            seed: 0,
+            step: Some(1),
+            recompute: Recompute::None,
+        };
+        let batches = std::slice::from_ref(&batch);
+        let result = pipeline
+            .forward_backward(batches, &context, 1.0 / 64.0, &mut reducer, &mut spans)
+            .unwrap();
+        let loss = result.loss_sum / 64.0;
+        assert!(
+            (loss - number(&golden["loss"][step])).abs() < tolerance,
+            "loss of step {step}: {loss}"
+        );
+        let reduced = reducer.finish().unwrap();
+        if step == 0 {
+            for (bucket, gradient) in buckets.iter().zip(&reduced) {
+                let data = gradient
+                    .clone()
+                    .into_data_dtype(DType::F64)
+                    .try_to_vec::<f64>()
+                    .unwrap();
+                for &(slot, offset) in &bucket.slots {
+                    let name = golden_name(&slots[slot].spec.name);
+                    let own = &data[offset..offset + slots[slot].count];
+                    let l2 = own.iter().map(|x| x * x).sum::<f64>().sqrt();
+                    let expected = number(&golden["grad_l2"][&name]);
+                    assert!(
+                        (l2 - expected).abs() < gradient_tolerance * expected,
+                        "{name}: {l2} {expected}"
+                    );
+                    for (own, theirs) in own
+                        .iter()
+                        .zip(golden["grad_first"][&name].as_array().unwrap())
+                    {
+                        assert!(
+                            (own - number(theirs)).abs() < gradient_tolerance * expected,
+                            "{name}"
+                        );
+                    }
+                }
+            }
+        }
+        let norm = optimizer.gradient_norm(&reduced).unwrap();
+        let expected = number(&golden["grad_norm"][step]);
+        assert!(
+            (norm - expected).abs() < gradient_tolerance * expected,
+            "norm of step {step}: {norm}"
+        );
+        optimizer
+            .step(
+                &mut pipeline.parts,
+                reduced,
+                1e-3,
+                clip_factor(norm, Some(1.0)),
+            )
+            .unwrap();
+    }
+}
+
+#[test]
+fn f64_equals_pytorch() {
+    compare(DType::F64, 1e-10, 1e-9);
+}
+
+#[test]
+fn f32_equals_pytorch() {
+    compare(DType::F32, 1e-5, 1e-4);
+}

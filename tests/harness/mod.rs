@@ -1,0 +1,261 @@
+//! Trains a small GPT in a layout and gives what every layout must agree on.
+#![allow(dead_code)] // Every test program uses its own part of the harness.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::tensor::{DType, Device};
+use burn_frontier::checkpoint::{self, Checkpoint, Piece};
+use burn_frontier::comm::groups::Groups;
+use burn_frontier::comm::local::{self, LocalOptions};
+use burn_frontier::comm::{Buffer, Communicator, Reduction};
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::observe::flops::Recompute;
+use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::optim::clip_factor;
+use burn_frontier::parameter::ParameterContext;
+use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
+use burn_frontier::pipeline::run::Pipeline;
+use burn_frontier::pipeline::schedule::{Kind, split_layers};
+use burn_frontier::placement::for_each_run_of;
+use burn_frontier::zero::ZeroConfig;
+use burn_frontier::{Layout, Result};
+
+/// One training run.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub config: GptConfig,
+    pub layout: Layout,
+    pub kind: Kind,
+    pub zero: u8,
+    pub overlap: bool,
+    pub sequence_parallel: bool,
+    pub recompute: Recompute,
+    pub global_batch: u64,
+    pub micro_batch: u64,
+    pub steps: u64,
+    pub dtype: DType,
+    pub seed: u64,
+    /// Where to save after the last step.
+    pub save: Option<PathBuf>,
+    /// Where to continue from.
+    pub resume: Option<PathBuf>,
+}
+
+/// What every layout must agree on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    pub losses: Vec<f64>,
+    pub norms: Vec<f64>,
+    pub parameters: BTreeMap<String, Vec<f64>>,
+}
+
+impl Run {
+    /// One rank, one micro-batch at a time.
+    pub fn single(config: GptConfig) -> Self {
+        Self {
+            config,
+            layout: Layout::single(),
+            kind: Kind::OneForwardOneBackward,
+            zero: 0,
+            overlap: false,
+            sequence_parallel: false,
+            recompute: Recompute::None,
+            global_batch: 8,
+            micro_batch: 8,
+            steps: 20,
+            dtype: DType::F32,
+            seed: 42,
+            save: None,
+            resume: None,
+        }
+    }
+
+    pub fn train(&self) -> Result<Outcome> {
+        let ranks = local::run(self.layout.world(), &LocalOptions::default(), |world| {
+            self.rank(world)
+        })?;
+        let (mut outcome, mut parameters) = (ranks[0].0.clone(), BTreeMap::new());
+        for (_, pieces) in ranks {
+            for piece in pieces
+                .into_iter()
+                .filter(|piece| !piece.name.contains("::"))
+            {
+                assemble(&mut parameters, piece);
+            }
+        }
+        outcome.parameters = parameters;
+        Ok(outcome)
+    }
+
+    fn rank(&self, world: Arc<dyn Communicator>) -> Result<(Outcome, Vec<Piece>)> {
+        let groups = Groups::new(self.layout, world.clone())?;
+        let context = ParameterContext {
+            seed: self.seed,
+            tp: groups.tp.clone(),
+            device: Device::flex(),
+            dtype: self.dtype,
+            sequence_parallel: self.sequence_parallel,
+        };
+        let split = split_layers(self.config.layers, self.layout.pp * self.kind.chunks())?;
+        let parts = self
+            .config
+            .init_stage(self.kind, &split, &groups, &context)?;
+        let mut pipeline =
+            Pipeline::new(parts, self.kind, groups.clone(), Device::flex(), self.dtype)?;
+        let mut zero = ZeroConfig::new(self.zero, self.overlap);
+        zero.bucket_elements = 5000; // Several buckets, also for a small model.
+        let tied = self.config.tied_parameter(&groups);
+        let (mut reducer, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
+        if let Some(folder) = &self.resume {
+            let checkpoint = Checkpoint::newest(folder)?.expect("a checkpoint to resume from");
+            optimizer.restore(&mut pipeline.parts, checkpoint.step(), &checkpoint)?;
+        }
+        let mut spans = SpanRecorder::new(Instant::now(), world.rank(), groups.at.pp, false);
+        let cuts = micro_batches(
+            self.global_batch,
+            self.micro_batch,
+            groups.at.dp,
+            self.layout.dp,
+        )?;
+        let tokens = (self.global_batch * self.config.sequence as u64) as f64;
+        let (mut losses, mut norms) = (Vec::new(), Vec::new());
+        for step in optimizer.steps + 1..=self.steps {
+            let first = (step - 1) * self.global_batch;
+            let batches: Vec<MicroBatch> = cuts
+                .iter()
+                .map(|cut| {
+                    let samples: Vec<_> = cut.clone().map(|i| self.sample(first + i)).collect();
+                    MicroBatch::new(&samples, cut.clone().collect())
+                })
+                .collect();
+            let pass = StepContext {
+                seed: self.seed,
+                step: Some(step),
+                recompute: self.recompute,
+            };
+            let result = pipeline.forward_backward(
+                &batches,
+                &pass,
+                1.0 / tokens,
+                &mut reducer,
+                &mut spans,
+            )?;
+            let reduced = reducer.finish()?;
+            let norm = optimizer.gradient_norm(&reduced)?;
+            optimizer.step(
+                &mut pipeline.parts,
+                reduced,
+                1e-3,
+                clip_factor(norm, Some(1.0)),
+            )?;
+            let mine = if groups.at.tp == 0 {
+                result.loss_sum
+            } else {
+                0.0
+            };
+            let sum = world
+                .all_reduce(Buffer::F64(vec![mine]), Reduction::Sum)?
+                .into_f64()?[0];
+            losses.push(sum / tokens);
+            norms.push(norm);
+        }
+        if let Some(folder) = &self.save {
+            let pieces = optimizer.pieces(&mut pipeline.parts);
+            checkpoint::save(
+                folder,
+                self.steps,
+                &serde_json::json!({}),
+                pieces,
+                world.as_ref(),
+                2,
+            )?;
+        }
+        let pieces = optimizer
+            .pieces(&mut pipeline.parts)
+            .collect::<Result<Vec<_>>>()?;
+        Ok((
+            Outcome {
+                losses,
+                norms,
+                parameters: BTreeMap::new(),
+            },
+            pieces,
+        ))
+    }
+
+    /// A sample that can be learned: a noisy walk over the vocabulary.
+    fn sample(&self, index: u64) -> Vec<u32> {
+        let mut s = (index as u32)
+            .wrapping_mul(2_654_435_761)
+            .wrapping_add(12345);
+        let mut token = 0;
+        (0..=self.config.sequence)
+            .map(|_| {
+                s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                token = (token + 1 + (s >> 30)) % self.config.vocabulary as u32;
+                token
+            })
+            .collect()
+    }
+}
+
+fn assemble(parameters: &mut BTreeMap<String, Vec<f64>>, piece: Piece) {
+    let data: Vec<f64> = match piece.data {
+        Buffer::F32(v) => v.into_iter().map(f64::from).collect(),
+        Buffer::F64(v) => v,
+        other => panic!("a piece of {}", other.dtype()),
+    };
+    let count = piece.shape.iter().product();
+    let whole = parameters
+        .entry(piece.name)
+        .or_insert_with(|| vec![f64::NAN; count]);
+    for block in &piece.blocks {
+        for_each_run_of(
+            block,
+            &piece.shape,
+            &piece.local_shape,
+            &mut |global, local, len| {
+                whole[global..global + len].copy_from_slice(&data[local..local + len]);
+            },
+        );
+    }
+}
+
+/// Checks that a layout gives one rank's answer: losses and norms within 1e-5 relative, parameters within 1e-4.
+pub fn assert_agrees(outcome: &Outcome, one: &Outcome, what: &str) {
+    assert_eq!(outcome.losses.len(), one.losses.len(), "{what}");
+    for (step, (a, b)) in outcome.losses.iter().zip(&one.losses).enumerate() {
+        assert!(
+            (a - b).abs() <= 1e-5 * b.abs(),
+            "{what}: loss of step {step}: {a} instead of {b}"
+        );
+    }
+    for (step, (a, b)) in outcome.norms.iter().zip(&one.norms).enumerate() {
+        assert!(
+            (a - b).abs() <= 1e-5 * b.abs(),
+            "{what}: gradient norm of step {step}: {a} instead of {b}"
+        );
+    }
+    assert_eq!(
+        outcome.parameters.keys().collect::<Vec<_>>(),
+        one.parameters.keys().collect::<Vec<_>>()
+    );
+    for (name, expected) in &one.parameters {
+        let n = expected.len();
+        let keep = |i: &usize| !(name.ends_with("qkv.bias") && (n / 3..2 * n / 3).contains(i));
+        let worst = (0..n)
+            .filter(keep) // The key bias has an exact gradient of zero; Adam amplifies its rounding.
+            .map(|i| (outcome.parameters[name][i] - expected[i]).abs())
+            .fold(0.0, |worst: f64, d| {
+                if d.is_nan() {
+                    f64::INFINITY
+                } else {
+                    worst.max(d)
+                }
+            });
+        assert!(worst <= 1e-4, "{what}: {name} differs by {worst}");
+    }
+}
