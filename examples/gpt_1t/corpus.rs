@@ -1,0 +1,103 @@
+//! From text to training and validation samples.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use burn_frontier::data::{
+    Dataset, Sampler, SamplerConfig, Tokenizer, default_corpus, text::Filter, tokenize_corpus,
+    unigram_loss,
+};
+
+use crate::options::Options;
+
+/// Most text taken when none is named.
+const DEFAULT_BYTES: u64 = 24 << 20;
+
+/// Samples to learn from and to validate on.
+pub struct Corpus {
+    pub train: Sampler,
+    pub validation: Sampler,
+    /// Loss of a model that knows how often every token occurs, and nothing else.
+    pub unigram: f64,
+    /// What was found, for the user.
+    pub summary: String,
+}
+
+/// The tokenizer that the options name.
+pub fn tokenizer(options: &Options) -> Result<Tokenizer> {
+    Ok(match &options.tokenizer {
+        Some(path) => Tokenizer::from_file(path)?,
+        None => Tokenizer::bytes(),
+    })
+}
+
+/// Tokenizes the text, unless the run has done so before, and splits it.
+pub fn load(
+    options: &Options,
+    tokenizer: &Tokenizer,
+    out: &Path,
+    sequence: usize,
+    seed: u64,
+) -> Result<Corpus> {
+    let (dataset, summary) = match &options.data {
+        Some(prefix) if with_suffix(prefix, ".idx").exists() => {
+            (Dataset::open(prefix)?, format!("{}.bin", prefix.display()))
+        }
+        _ => tokenized(options, tokenizer, out)?,
+    };
+    let (train, validation) = dataset.split("98,2")?;
+    let vocabulary = tokenizer.vocabulary();
+    let count = |dataset: &Dataset| dataset.token_counts(vocabulary, 8_000_000);
+    let unigram = unigram_loss(&count(&train)?, &count(&validation)?);
+    let sampler = SamplerConfig {
+        sequence,
+        vocabulary,
+        seed,
+    };
+    let tokens = train.tokens();
+    Ok(Corpus {
+        train: sampler.init(&train).context("the training text")?,
+        validation: sampler.init(&validation).context("the validation text")?,
+        unigram,
+        summary: format!(
+            "{summary}: {tokens} tokens to learn, {} to validate",
+            validation.tokens()
+        ),
+    })
+}
+
+/// The run keeps its tokens, so that a resumed run sees the same ones although files may have changed since.
+fn tokenized(options: &Options, tokenizer: &Tokenizer, out: &Path) -> Result<(Dataset, String)> {
+    let prefix = out.join("data").join("corpus");
+    let note = out.join("data").join("source.txt");
+    let (files, what) = match &options.data {
+        Some(path) => (vec![path.clone()], path.display().to_string()),
+        None if options.resume => (Vec::new(), String::new()),
+        None => {
+            let found = default_corpus(DEFAULT_BYTES)?;
+            (found.files.clone(), found.to_string())
+        }
+    };
+    let key = format!("{what}\n{}\n", tokenizer.fingerprint());
+    if options.resume && with_suffix(&prefix, ".idx").exists() {
+        return Ok((
+            Dataset::open(&prefix)?,
+            "the tokens of the run before".into(),
+        ));
+    }
+    let files = if files.is_empty() {
+        default_corpus(DEFAULT_BYTES)?.files
+    } else {
+        files
+    };
+    std::fs::create_dir_all(out.join("data")).context("cannot make the folder for tokens")?;
+    tokenize_corpus(&files, &Filter::default(), tokenizer, &prefix, |_| ())?;
+    std::fs::write(note, key).context("cannot note where the text came from")?;
+    Ok((Dataset::open(&prefix)?, what))
+}
+
+fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
+    let mut name = prefix.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}

@@ -1,0 +1,401 @@
+//! Trains a GPT from text to sample, in any layout. `cargo run --example gpt_1t -- --help` lists what can be changed.
+
+mod corpus;
+mod options;
+mod report;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use burn::tensor::DType;
+use burn_frontier::checkpoint::{self, Checkpoint, TensorSource};
+use burn_frontier::comm::groups::Groups;
+use burn_frontier::comm::local::{self, LocalOptions};
+use burn_frontier::comm::{Buffer, Communicator, Reduction};
+use burn_frontier::data::{Sampler, Tokenizer};
+use burn_frontier::device::{self, Choice};
+use burn_frontier::models::gpt::generate::{Sampling, generate};
+use burn_frontier::models::gpt::sharding::GptPart;
+use burn_frontier::models::gpt::{GptConfig, names};
+use burn_frontier::observe::trace::{Category, Span, SpanRecorder};
+use burn_frontier::optim::clip_factor;
+use burn_frontier::optim::scaler::LossScaler;
+use burn_frontier::parameter::ParameterContext;
+use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
+use burn_frontier::pipeline::run::Pipeline;
+use burn_frontier::pipeline::schedule::split_layers;
+use burn_frontier::zero::{ZeroConfig, state::load_parameters};
+use burn_frontier::{Error, Layout};
+use serde::{Deserialize, Serialize};
+
+use corpus::Corpus;
+use options::{Options, Settings};
+use report::{Measured, Reporter};
+
+/// Samples that a validation looks at.
+const VALIDATION_SAMPLES: u64 = 32;
+/// Tokens of the sample at the end.
+const GENERATED: usize = 200;
+
+/// Everything the ranks share.
+struct Job {
+    settings: Settings,
+    model: GptConfig,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    device: Choice,
+    resume: Option<Checkpoint>,
+    import: Option<names::Imported>,
+    stop: Arc<AtomicBool>,
+    origin: Instant,
+}
+
+/// What a checkpoint says beside its tensors.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    model: GptConfig,
+    tokenizer: String,
+    seed: u64,
+    samples: u64,
+    optimizer_steps: u64,
+    global_batch: u64,
+    scaler: LossScaler,
+}
+
+/// What a rank hands back.
+struct RankResult {
+    spans: Vec<Span>,
+    text: Vec<u32>,
+    finished: u64,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let options = Options::read()?;
+    let settings = options.settings()?;
+    let device = device::choose(options.device.as_deref())?;
+    let tokenizer = corpus::tokenizer(&options)?;
+    let model = options.model(Some(tokenizer.vocabulary()))?;
+    settings.validate(&model)?;
+
+    let resume = report::prepare_folder(&settings.out, options.resume)?;
+    let corpus = corpus::load(
+        &options,
+        &tokenizer,
+        &settings.out,
+        model.sequence,
+        settings.seed,
+    )?;
+    report::introduce(&settings, &model, &corpus, &device, resume.as_ref());
+    report::write_config(&settings.out, &options)?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130); // The second Ctrl-C does not wait for the checkpoint.
+        }
+    })
+    .context("cannot listen for Ctrl-C")?;
+
+    let import = options.import.as_deref().map(names::import).transpose()?;
+    let job = Job {
+        settings,
+        model,
+        corpus,
+        tokenizer,
+        device,
+        resume,
+        import,
+        stop,
+        origin: Instant::now(),
+    };
+    let timeout = Duration::from_secs(job.settings.timeout);
+    let local = LocalOptions {
+        timeout,
+        ..LocalOptions::default()
+    };
+    let layout = job.settings.layout;
+    let ranks = local::run(layout.world(), &local, |world| train(&job, world))?;
+    finish(&job, &options, ranks)
+}
+
+/// One rank's training, start to end.
+fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankResult> {
+    let Job {
+        settings, model, ..
+    } = job;
+    let device = job.device.device.clone();
+    let groups = Groups::new(settings.layout, world.clone())?;
+    let context = ParameterContext {
+        seed: settings.seed,
+        tp: groups.tp.clone(),
+        device: device.clone(),
+        dtype: settings.dtype,
+        sequence_parallel: settings.sequence_parallel,
+    };
+
+    // The model: this stage's layers, split over the tensor-parallel ranks.
+    let split = split_layers(model.layers, settings.layout.pp * settings.kind.chunks())?;
+    let mut parts = model.init_stage(settings.kind, &split, &groups, &context)?;
+    if let Some(imported) = &job.import {
+        load_parameters(&mut parts, imported, &groups.tp)?;
+    }
+    let mut pipeline = Pipeline::new(parts, settings.kind, groups.clone(), device, settings.dtype)?;
+
+    // The optimiser: gradients summed over the replicas, state split over them.
+    let mut zero = ZeroConfig::new(settings.zero, settings.overlap);
+    zero.adamw.weight_decay = settings.weight_decay;
+    let tied = model.tied_parameter(&groups);
+    let (mut gradients, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
+    let mut scaler = if settings.dtype == DType::F16 {
+        LossScaler::dynamic()
+    } else {
+        LossScaler::off()
+    };
+    let mut done = 0;
+    if let Some(checkpoint) = &job.resume {
+        let saved: Saved = checkpoint.state()?;
+        optimizer.restore(
+            &mut pipeline.parts,
+            saved.optimizer_steps,
+            checkpoint as &dyn TensorSource,
+        )?;
+        (scaler, done) = (saved.scaler, checkpoint.step());
+    }
+
+    let cuts = micro_batches(
+        settings.global_batch,
+        settings.micro_batch,
+        groups.at.dp,
+        settings.layout.dp,
+    )?;
+    let tokens = (settings.global_batch * model.sequence as u64) as f64;
+    let mut spans = SpanRecorder::new(job.origin, world.rank(), groups.at.pp, true);
+    let mut reporter = Reporter::new(settings, model, &job.corpus, &world, done)?;
+    let mut last_spans = Vec::new();
+
+    while done < settings.steps {
+        let step = done + 1;
+        let start = Instant::now();
+        spans.take();
+
+        let first_sample = (step - 1) * settings.global_batch;
+        let batches = read(&job.corpus.train, first_sample, &cuts)?;
+        let pass = StepContext {
+            seed: settings.seed,
+            step: Some(step),
+            recompute: settings.recompute,
+        };
+        let loss_gradient = scaler.scale / tokens;
+        let result = pipeline.forward_backward(
+            &batches,
+            &pass,
+            loss_gradient,
+            &mut gradients,
+            &mut spans,
+        )?;
+
+        let reduced = gradients.finish()?;
+        let norm = optimizer.gradient_norm(&reduced)? / scaler.scale;
+        let rate = settings.rate.at(step);
+        let scale = scaler.scale;
+        let update = Instant::now();
+        match scaler.update(norm) {
+            Some(true) => {
+                let factor = clip_factor(norm, settings.clip) / scale;
+                optimizer.step(&mut pipeline.parts, reduced, rate, factor)?;
+            }
+            Some(false) => {} // An overflow: this step is skipped, the next has a smaller scale.
+            None => return Err(diverged(step, norm)),
+        }
+        spans.record(Category::Step, None, 0, update);
+        done = step;
+
+        // Every rank learns the loss, and whether any was asked to stop.
+        let stop = job.stop.load(Ordering::SeqCst);
+        let (loss, stop) = agree(&world, &groups, result.loss_sum / tokens, stop)?;
+        last_spans = spans.take();
+
+        let seconds = start.elapsed().as_secs_f64();
+        let at_end = stop || done == settings.steps;
+        let validation = (at_end || done % settings.validate_every == 0)
+            .then(|| validate(job, &pipeline, &groups))
+            .transpose()?;
+        let measured = Measured {
+            step,
+            loss,
+            norm,
+            rate,
+            seconds,
+            validation,
+            scaler,
+        };
+        reporter.step(measured, &world)?;
+
+        if at_end || done % settings.save_every == 0 {
+            let saved = state(job, done, optimizer.steps, scaler)?;
+            let folder = settings.out.join("checkpoints");
+            let pieces = optimizer.pieces(&mut pipeline.parts);
+            checkpoint::save(&folder, done, &saved, pieces, world.as_ref(), settings.keep)?;
+        }
+        if stop {
+            break;
+        }
+    }
+    reporter.finish();
+    let text = sample(job, &pipeline.parts, &groups)?;
+    Ok(RankResult {
+        spans: last_spans,
+        text,
+        finished: done,
+    })
+}
+
+/// This replica's micro-batches of the step that starts at global sample `first`.
+fn read(
+    sampler: &Sampler,
+    first: u64,
+    cuts: &[std::ops::Range<u64>],
+) -> burn_frontier::Result<Vec<MicroBatch>> {
+    cuts.iter()
+        .map(|cut| {
+            let samples: burn_frontier::Result<Vec<_>> = cut
+                .clone()
+                .map(|position| sampler.sample(first + position))
+                .collect();
+            Ok(MicroBatch::new(&samples?, cut.clone().collect()))
+        })
+        .collect()
+}
+
+/// The global loss, and whether any rank wants to stop, on every rank.
+fn agree(
+    world: &Arc<dyn Communicator>,
+    groups: &Groups,
+    loss: f64,
+    stop: bool,
+) -> burn_frontier::Result<(f64, bool)> {
+    let mine = if groups.at.tp == 0 { loss } else { 0.0 };
+    let sums = Buffer::F64(vec![mine, f64::from(u8::from(stop))]);
+    let sums = world.all_reduce(sums, Reduction::Sum)?.into_f64()?;
+    Ok((sums[0], sums[1] > 0.0))
+}
+
+/// Mean loss of the first validation samples, on every rank.
+fn validate(
+    job: &Job,
+    pipeline: &Pipeline<GptPart>,
+    groups: &Groups,
+) -> burn_frontier::Result<f64> {
+    let settings = &job.settings;
+    let samples = VALIDATION_SAMPLES
+        .min(job.corpus.validation.len())
+        .max(settings.layout.dp as u64);
+    let cuts = micro_batches(
+        samples,
+        settings.micro_batch,
+        groups.at.dp,
+        settings.layout.dp,
+    )?;
+    let batches = read(&job.corpus.validation, 0, &cuts)?;
+    let pass = StepContext {
+        seed: settings.seed,
+        step: None,
+        recompute: settings.recompute,
+    };
+    let sum = pipeline.evaluate(&batches, &pass)?;
+    let tokens = (samples * job.model.sequence as u64) as f64;
+    Ok(agree(&groups.world, groups, sum / tokens, false)?.0)
+}
+
+fn state(
+    job: &Job,
+    step: u64,
+    optimizer_steps: u64,
+    scaler: LossScaler,
+) -> burn_frontier::Result<serde_json::Value> {
+    let saved = Saved {
+        model: job.model.clone(),
+        tokenizer: job.tokenizer.fingerprint().to_string(),
+        seed: job.settings.seed,
+        samples: step * job.settings.global_batch,
+        optimizer_steps,
+        global_batch: job.settings.global_batch,
+        scaler,
+    };
+    serde_json::to_value(saved).map_err(|e| Error::Internal(e.to_string()))
+}
+
+fn diverged(step: u64, norm: f64) -> Error {
+    Error::config(
+        format!("the gradient norm of step {step} is {norm}: training has diverged"),
+        "continue from the last checkpoint (--resume) with a smaller --learning-rate",
+    )
+}
+
+/// The model's continuation of a few words.
+fn sample(job: &Job, parts: &[GptPart], groups: &Groups) -> burn_frontier::Result<Vec<u32>> {
+    let prompt = job.tokenizer.encode("pub fn ")?;
+    let sampling = Sampling {
+        temperature: 0.8,
+        top_k: 40,
+        seed: job.settings.seed,
+    };
+    generate(
+        parts,
+        groups,
+        &prompt,
+        GENERATED,
+        job.model.sequence,
+        &sampling,
+    )
+}
+
+/// Plots, the sample, an export if wanted, and what to try next.
+fn finish(job: &Job, options: &Options, ranks: Vec<RankResult>) -> Result<()> {
+    let layout: Layout = job.settings.layout;
+    let finished = ranks.first().map_or(0, |rank| rank.finished);
+    let text = ranks
+        .first()
+        .map(|rank| job.tokenizer.decode(&rank.text))
+        .transpose()?;
+    let spans: Vec<Span> = ranks.into_iter().flat_map(|rank| rank.spans).collect();
+    report::draw(&job.settings, &job.corpus, &layout, &spans)?;
+    if let Some(folder) = &options.export {
+        export(job, folder)?;
+    }
+    report::conclude(
+        &job.settings,
+        &job.corpus,
+        finished,
+        text.as_deref().unwrap_or_default(),
+    )
+}
+
+fn export(job: &Job, folder: &Path) -> Result<()> {
+    let checkpoints = job.settings.out.join("checkpoints");
+    let checkpoint =
+        Checkpoint::newest(&checkpoints)?.context("there is no checkpoint to export")?;
+    let config = names::HuggingFaceConfig {
+        heads: job.model.heads,
+        norm_epsilon: job.model.epsilon,
+        activation: "gelu_new".into(),
+    };
+    names::export(&checkpoint, folder, &config)?;
+    println!("exported to {}", folder.display());
+    Ok(())
+}

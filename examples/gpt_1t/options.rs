@@ -1,0 +1,321 @@
+//! The command line and the configuration file, and what follows from both.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::DType;
+use burn_frontier::Layout;
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::observe::flops::Recompute;
+use burn_frontier::optim::schedule::{Decay, LearningRate};
+use burn_frontier::pipeline::part::micro_batches;
+use burn_frontier::pipeline::schedule::{Kind, Schedule};
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+/// Trains a GPT on text, split over tensor-parallel, pipeline and data-parallel ranks (threads of this process), and shows
+/// what it does. With no argument: a small model on the Rust sources and documents of this machine, in a few minutes.
+///
+/// Every layout gives the loss curve of one rank; try --tp 1 --pp 1 and compare.
+#[derive(Debug, Clone, Default, Parser, Serialize, Deserialize)]
+#[command(name = "gpt_1t", version)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// Model: tiny, gpt2-124m, 22b, 175b or 1t [default: tiny]
+    #[arg(long, help_heading = "Model and data")]
+    pub model: Option<String>,
+    /// Text to learn: a file or folder (text, .jsonl), or the prefix of a Megatron PREFIX.bin/.idx pair [default: text found here]
+    #[arg(long, value_name = "PATH", help_heading = "Model and data")]
+    pub data: Option<PathBuf>,
+    /// A Hugging Face tokenizer.json [default: bytes]
+    #[arg(long, value_name = "FILE", help_heading = "Model and data")]
+    pub tokenizer: Option<PathBuf>,
+    /// Tokens a sample [default: the model's]
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub sequence: Option<usize>,
+    /// Probability of dropout [default: 0]
+    #[arg(long, value_name = "P", help_heading = "Model and data")]
+    pub dropout: Option<f64>,
+    /// Start from a Hugging Face GPT-2 (a folder or a .safetensors file) of the same shape
+    #[arg(long, value_name = "PATH", help_heading = "Model and data")]
+    pub import: Option<PathBuf>,
+    /// Write the trained model as a Hugging Face GPT-2 folder
+    #[arg(long, value_name = "FOLDER", help_heading = "Model and data")]
+    pub export: Option<PathBuf>,
+
+    /// Tensor-parallel ranks: each layer is split over so many [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Layout")]
+    pub tp: Option<usize>,
+    /// Pipeline stages: the layers are split over so many [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Layout")]
+    pub pp: Option<usize>,
+    /// Data-parallel replicas: the batch is split over so many [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Layout")]
+    pub dp: Option<usize>,
+    /// ZeRO stage: 0 (every replica keeps the optimiser's state) or 1 (it is split over the replicas) [default: 1]
+    #[arg(long, value_name = "STAGE", help_heading = "Layout")]
+    pub zero: Option<u8>,
+    /// Split activations along the sequence between tensor-parallel regions
+    #[arg(long, help_heading = "Layout")]
+    pub sequence_parallel: bool,
+    /// Pipeline schedule: 1f1b, gpipe, interleaved (two chunks a stage) or interleaved:N [default: 1f1b]
+    #[arg(long, help_heading = "Layout")]
+    pub schedule: Option<String>,
+    /// Activations computed again instead of kept: none, selective (attention) or full (every layer) [default: none]
+    #[arg(long, help_heading = "Layout")]
+    pub recompute: Option<String>,
+    /// Reduce gradients only after the backward pass instead of beside it
+    #[arg(long, help_heading = "Layout")]
+    pub no_overlap: bool,
+
+    /// Samples that go through the pipeline together [default: 4]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub micro_batch: Option<u64>,
+    /// Samples a step, over all replicas [default: 16]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub global_batch: Option<u64>,
+    /// Optimiser steps, those before a --resume included [default: 300]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub steps: Option<u64>,
+    /// Highest learning rate [default: 0.003]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub learning_rate: Option<f64>,
+    /// Fall of the learning rate: cosine, linear or wsd [default: cosine]
+    #[arg(long, help_heading = "Training")]
+    pub decay: Option<String>,
+    /// Weight decay of matrices and embeddings [default: 0.1]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub weight_decay: Option<f64>,
+    /// Gradients are scaled down to this global norm; 0 for no clipping [default: 1]
+    #[arg(long, value_name = "NORM", help_heading = "Training")]
+    pub clip: Option<f64>,
+    /// Parameters and activations: fp32, or bf16 or fp16 (with a dynamic loss scale) and fp32 master weights [default: fp32]
+    #[arg(long, help_heading = "Training")]
+    pub precision: Option<String>,
+    /// Seed of the first weights, the sample order and dropout [default: 1]
+    #[arg(long, help_heading = "Training")]
+    pub seed: Option<u64>,
+
+    /// Continue from the newest whole checkpoint in --out
+    #[arg(long, help_heading = "Run")]
+    pub resume: bool,
+    /// Folder for everything the run writes [default: runs/gpt_1t]
+    #[arg(long, value_name = "FOLDER", help_heading = "Run")]
+    pub out: Option<PathBuf>,
+    /// Steps between checkpoints [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    pub save_every: Option<u64>,
+    /// Checkpoints kept; 0 keeps all [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    pub keep: Option<usize>,
+    /// Steps between validations [default: 50]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    pub validate_every: Option<u64>,
+    /// Device: auto or cpu [default: auto]
+    #[arg(long, help_heading = "Run")]
+    pub device: Option<String>,
+    /// Seconds after which a rank that waits for another gives up [default: 600]
+    #[arg(long, value_name = "SECONDS", help_heading = "Run")]
+    pub timeout: Option<u64>,
+    /// A TOML file with the same names as these flags; flags win
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+}
+
+/// A run, with nothing left open.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub layout: Layout,
+    pub kind: Kind,
+    pub zero: u8,
+    pub sequence_parallel: bool,
+    pub overlap: bool,
+    pub recompute: Recompute,
+    pub micro_batch: u64,
+    pub global_batch: u64,
+    pub steps: u64,
+    pub rate: LearningRate,
+    pub weight_decay: f64,
+    pub clip: Option<f64>,
+    pub dtype: DType,
+    pub seed: u64,
+    pub out: PathBuf,
+    pub save_every: u64,
+    pub keep: usize,
+    pub validate_every: u64,
+    pub timeout: u64,
+}
+
+impl Options {
+    /// Reads the command line, and the configuration file behind it.
+    pub fn read() -> Result<Self> {
+        let line = Self::parse();
+        let Some(path) = line.config.clone() else {
+            return Ok(line);
+        };
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        let file: toml::Table = toml::from_str(&text)
+            .with_context(|| format!("{} is not a configuration", path.display()))?;
+        let mut merged = file;
+        for (name, value) in toml::Table::try_from(&line)? {
+            // A switch that is off was not given.
+            if value != toml::Value::Boolean(false) {
+                merged.insert(name, value);
+            }
+        }
+        merged.try_into().with_context(|| {
+            format!(
+                "{} is not a configuration of gpt_1t (see --help)",
+                path.display()
+            )
+        })
+    }
+
+    /// The model, for a tokenizer of so many tokens.
+    pub fn model(&self, vocabulary: Option<usize>) -> Result<GptConfig> {
+        let mut config = GptConfig::preset(self.model.as_deref().unwrap_or("tiny"), vocabulary)?;
+        config.sequence = self.sequence.unwrap_or(config.sequence);
+        config.dropout = self.dropout.unwrap_or(0.0);
+        Ok(config)
+    }
+
+    /// Fills in the defaults.
+    pub fn settings(&self) -> Result<Settings> {
+        let steps = self.steps.unwrap_or(300);
+        let peak = self.learning_rate.unwrap_or(3e-3);
+        if !(peak > 0.0 && peak.is_finite()) {
+            bail!(
+                "a learning rate of {peak} cannot work; use a small positive number such as 0.001"
+            );
+        }
+        Ok(Settings {
+            layout: Layout::new(
+                self.tp.unwrap_or(2),
+                self.pp.unwrap_or(2),
+                self.dp.unwrap_or(1),
+            )?,
+            kind: self.schedule.as_deref().unwrap_or("1f1b").parse()?,
+            zero: self.zero.unwrap_or(1),
+            sequence_parallel: self.sequence_parallel,
+            overlap: !self.no_overlap,
+            recompute: match self.recompute.as_deref().unwrap_or("none") {
+                "none" => Recompute::None,
+                "selective" => Recompute::Selective,
+                "full" => Recompute::Full,
+                other => bail!(
+                    "there is no way to recompute named '{other}'; choose none, selective or full"
+                ),
+            },
+            micro_batch: self.micro_batch.unwrap_or(4),
+            global_batch: self.global_batch.unwrap_or(16),
+            steps,
+            rate: LearningRate {
+                peak,
+                minimum: peak / 10.0,
+                warmup: (steps / 10).min(2000),
+                total: steps,
+                decay: self.decay.as_deref().unwrap_or("cosine").parse::<Decay>()?,
+            },
+            weight_decay: self.weight_decay.unwrap_or(0.1),
+            clip: self
+                .clip
+                .map_or(Some(1.0), |clip| (clip > 0.0).then_some(clip)),
+            dtype: match self.precision.as_deref().unwrap_or("fp32") {
+                "fp32" => DType::F32,
+                "bf16" => DType::BF16,
+                "fp16" => DType::F16,
+                other => bail!("there is no precision named '{other}'; choose fp32, bf16 or fp16"),
+            },
+            seed: self.seed.unwrap_or(1),
+            out: self
+                .out
+                .clone()
+                .unwrap_or_else(|| PathBuf::from("runs/gpt_1t")),
+            save_every: self.save_every.unwrap_or(100).max(1),
+            keep: self.keep.unwrap_or(2),
+            validate_every: self.validate_every.unwrap_or(50).max(1),
+            timeout: self.timeout.unwrap_or(600),
+        })
+    }
+}
+
+impl Settings {
+    /// Refuses what cannot run, before anything is allocated.
+    pub fn validate(&self, model: &GptConfig) -> Result<()> {
+        let Self { layout, kind, .. } = self;
+        model.validate(layout, self.sequence_parallel)?;
+        let parts = layout.pp * kind.chunks();
+        if parts > model.layers {
+            bail!(
+                "{} layers cannot fill {} stages of {} chunks; use --pp {} or less, or --schedule 1f1b",
+                model.layers,
+                layout.pp,
+                kind.chunks(),
+                (model.layers / kind.chunks()).max(1)
+            );
+        }
+        if self.zero > 1 {
+            bail!("--zero {} is not there; use 0 or 1", self.zero);
+        }
+        for replica in 0..layout.dp {
+            let cuts = micro_batches(self.global_batch, self.micro_batch, replica, layout.dp)?;
+            Schedule::new(*kind, layout.pp, cuts.len())
+                .context("change --global-batch, --micro-batch or --schedule")?;
+        }
+        self.validate_memory(model)
+    }
+
+    /// Weights, gradients and moments of all ranks, which are threads of this process. Activations come on top.
+    fn validate_memory(&self, model: &GptConfig) -> Result<()> {
+        let Some(available) = available_memory() else {
+            return Ok(());
+        };
+        let need = self.state_bytes(model);
+        if need < available as f64 {
+            return Ok(());
+        }
+        let gib = |bytes: f64| bytes / 2f64.powi(30);
+        let fits = GptConfig::PRESETS.into_iter().rev().find(|name| {
+            GptConfig::preset(name, Some(model.vocabulary))
+                .is_ok_and(|preset| self.state_bytes(&preset) < 0.8 * available as f64)
+        });
+        bail!(
+            "this model has {:.1} billion parameters; weights, gradients and optimiser state of {} take {:.0} GiB, \
+             and this machine has {:.0} GiB free; {}",
+            model.parameters() as f64 / 1e9,
+            self.layout,
+            gib(need),
+            gib(available as f64),
+            match fits {
+                Some(name) => format!("use --model {name}, or a larger machine"),
+                None => "use a larger machine, or --dp 1".into(),
+            }
+        )
+    }
+
+    fn state_bytes(&self, model: &GptConfig) -> f64 {
+        let replicas = self.layout.dp as f64;
+        let (weight, master) = if self.dtype == DType::F32 {
+            (4.0, 0.0)
+        } else {
+            (2.0, 4.0)
+        };
+        let split = if self.zero > 0 { 1.0 } else { replicas };
+        model.parameters() as f64 * ((weight + 4.0) * replicas + (8.0 + master) * split)
+    }
+}
+
+/// Bytes that the system can still give out; `None` where it does not say.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    line.split_whitespace()
+        .nth(1)?
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
+}

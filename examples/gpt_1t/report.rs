@@ -1,0 +1,269 @@
+//! What the run shows: before, during and after.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use burn_frontier::Layout;
+use burn_frontier::checkpoint::Checkpoint;
+use burn_frontier::comm::Communicator;
+use burn_frontier::device::Choice;
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::observe::flops::Throughput;
+use burn_frontier::observe::metrics::{MetricsLog, StepRecord, peak_resident_bytes, read_metrics};
+use burn_frontier::observe::plot::{write_loss_plot, write_pipeline_plot};
+use burn_frontier::observe::progress::Progress;
+use burn_frontier::observe::tensorboard::EventWriter;
+use burn_frontier::observe::trace::{Span, write_chrome_trace};
+use burn_frontier::optim::scaler::LossScaler;
+
+use crate::corpus::Corpus;
+use crate::options::{Options, Settings};
+
+/// Finds the checkpoint to continue from, or makes room for a new run: an older run in the folder is kept beside it.
+pub fn prepare_folder(out: &Path, resume: bool) -> Result<Option<Checkpoint>> {
+    if resume {
+        let found = Checkpoint::newest(&out.join("checkpoints"))?;
+        if found.is_none() {
+            bail!(
+                "there is no checkpoint in {} to resume from; leave out --resume, or name the run's folder with --out",
+                out.display()
+            );
+        }
+        return Ok(found);
+    }
+    if out.join("checkpoints").exists() {
+        let aside = (1..)
+            .map(|i| PathBuf::from(format!("{}-{i}", out.display())))
+            .find(|path| !path.exists())
+            .context("no free name for the older run")?;
+        std::fs::rename(out, &aside)
+            .with_context(|| format!("cannot move the older run in {} aside", out.display()))?;
+        println!("the run before is kept in {}", aside.display());
+    }
+    std::fs::create_dir_all(out)
+        .with_context(|| format!("cannot make the folder {}", out.display()))?;
+    Ok(None)
+}
+
+/// Says what is about to happen.
+pub fn introduce(
+    settings: &Settings,
+    model: &GptConfig,
+    corpus: &Corpus,
+    device: &Choice,
+    resume: Option<&Checkpoint>,
+) {
+    println!("device    {}", device.reason);
+    println!(
+        "model     {} layers, hidden {}, {} heads, vocabulary {}, sequence {}: {:.2} million parameters",
+        model.layers,
+        model.hidden,
+        model.heads,
+        model.vocabulary,
+        model.sequence,
+        model.parameters() as f64 / 1e6
+    );
+    println!(
+        "layout    {} = {} ranks as threads, schedule {}, ZeRO {}, sequence parallel {}",
+        settings.layout,
+        settings.layout.world(),
+        settings.kind,
+        settings.zero,
+        if settings.sequence_parallel {
+            "on"
+        } else {
+            "off"
+        }
+    );
+    println!(
+        "batch     {} samples a step in micro-batches of {}, {} tokens a step",
+        settings.global_batch,
+        settings.micro_batch,
+        settings.global_batch * model.sequence as u64
+    );
+    println!("text      {}", corpus.summary);
+    println!(
+        "to beat   {:.3}, the validation loss of a unigram model",
+        corpus.unigram
+    );
+    match resume {
+        Some(checkpoint) => println!(
+            "resume    step {} from {}",
+            checkpoint.step(),
+            checkpoint.path().display()
+        ),
+        None => println!("output    {}", settings.out.display()),
+    }
+}
+
+/// Keeps the options beside the run, so that `--config` repeats it.
+pub fn write_config(out: &Path, options: &Options) -> Result<()> {
+    let path = out.join("config.toml");
+    let mut options = options.clone();
+    options.resume = false;
+    let text = toml::to_string(&options).context("cannot write down the options")?;
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// One step's numbers.
+pub struct Measured {
+    pub step: u64,
+    pub loss: f64,
+    pub norm: f64,
+    pub rate: f64,
+    pub seconds: f64,
+    pub validation: Option<f64>,
+    pub scaler: LossScaler,
+}
+
+/// Shows and records steps, on rank 0.
+pub struct Reporter {
+    outputs: Option<(Progress, MetricsLog, EventWriter)>,
+    model: GptConfig,
+    settings: Settings,
+    communicated: u64,
+}
+
+impl Reporter {
+    pub fn new(
+        settings: &Settings,
+        model: &GptConfig,
+        corpus: &Corpus,
+        world: &Arc<dyn Communicator>,
+        done: u64,
+    ) -> burn_frontier::Result<Self> {
+        let outputs = if world.rank() == 0 {
+            let (metrics, events) = (
+                settings.out.join("metrics.jsonl"),
+                settings.out.join("tensorboard"),
+            );
+            let log = if done > 0 {
+                MetricsLog::resume(metrics, done)?
+            } else {
+                MetricsLog::create(metrics)?
+            };
+            let mut board = EventWriter::create(events, (done > 0).then_some(done))?;
+            board.scalars(done, &[("loss/unigram", corpus.unigram)])?;
+            Some((Progress::new(settings.steps, done)?, log, board))
+        } else {
+            None
+        };
+        Ok(Self {
+            outputs,
+            model: model.clone(),
+            settings: settings.clone(),
+            communicated: 0,
+        })
+    }
+
+    pub fn step(
+        &mut self,
+        measured: Measured,
+        world: &Arc<dyn Communicator>,
+    ) -> burn_frontier::Result<()> {
+        let Some((progress, log, board)) = &mut self.outputs else {
+            return Ok(());
+        };
+        let total: u64 = world.traffic().iter().map(|traffic| traffic.bytes).sum();
+        let tokens = self.settings.global_batch * self.model.sequence as u64;
+        let ranks = self.settings.layout.world();
+        let shape = self.model.shape();
+        // No peak is known for a CPU, so utilisation stays empty.
+        let speed = Throughput::measure(
+            &shape,
+            self.settings.recompute,
+            tokens,
+            measured.seconds,
+            ranks,
+            None,
+        )?;
+        let record = StepRecord {
+            step: measured.step,
+            samples: measured.step * self.settings.global_batch,
+            tokens: measured.step * tokens,
+            loss: measured.loss,
+            gradient_norm: measured.norm,
+            learning_rate: measured.rate,
+            skipped: measured.scaler.skipped,
+            seconds: measured.seconds,
+            tokens_per_second: speed.tokens_per_second,
+            tokens_per_second_per_rank: speed.tokens_per_second_per_rank,
+            mfu: speed.mfu,
+            hfu: speed.hfu,
+            peak_memory_bytes: peak_resident_bytes(),
+            communicated_bytes: total - self.communicated,
+            loss_scale: (measured.scaler.scale > 1.0).then_some(measured.scaler.scale),
+            validation_loss: measured.validation,
+        };
+        self.communicated = total;
+        log.append(&record)?;
+        board.record(&record)?;
+        progress.update(&record)
+    }
+
+    pub fn finish(self) {
+        if let Some((progress, ..)) = self.outputs {
+            progress.finish();
+        }
+    }
+}
+
+/// Draws the loss and the last step's pipeline.
+pub fn draw(settings: &Settings, corpus: &Corpus, layout: &Layout, spans: &[Span]) -> Result<()> {
+    let out = &settings.out;
+    let records = read_metrics(out.join("metrics.jsonl"))?;
+    let title = format!("Training loss, {layout}");
+    write_loss_plot(out.join("loss.svg"), &title, &records, Some(corpus.unigram))?;
+    if spans.is_empty() {
+        return Ok(()); // Nothing was left to do.
+    }
+    write_chrome_trace(out.join("trace.json"), layout, spans)?;
+    let first_pipeline: Vec<Span> = spans
+        .iter()
+        .filter(|span| {
+            let at = layout.coordinate(span.rank);
+            at.tp == 0 && at.dp == 0
+        })
+        .copied()
+        .collect();
+    let title = format!("Last step, {}, {layout}", settings.kind);
+    write_pipeline_plot(out.join("pipeline.svg"), &title, &first_pipeline)?;
+    Ok(())
+}
+
+/// Says what came of it.
+pub fn conclude(settings: &Settings, corpus: &Corpus, finished: u64, text: &str) -> Result<()> {
+    let out = settings.out.display();
+    let records = read_metrics(settings.out.join("metrics.jsonl"))?;
+    println!("\nthe model writes:\n{}\n", text.trim_end());
+    if finished < settings.steps {
+        println!("stopped after step {finished}; the same command with --resume goes on");
+    }
+    if let Some((record, loss)) = records
+        .iter()
+        .rev()
+        .find_map(|r| r.validation_loss.map(|loss| (r, loss)))
+    {
+        println!(
+            "validation loss {loss:.3} after step {} (perplexity {:.2}); a unigram model has {:.3} ({:.1})",
+            record.step,
+            loss.exp(),
+            corpus.unigram,
+            corpus.unigram.exp()
+        );
+    }
+    println!("plots        {out}/loss.svg, {out}/pipeline.svg");
+    println!("trace        {out}/trace.json (open in ui.perfetto.dev)");
+    println!("metrics      {out}/metrics.jsonl, {out}/tensorboard");
+    println!("checkpoints  {out}/checkpoints");
+    println!("\nto try next:");
+    println!(
+        "  --resume --steps {}                 train on",
+        2 * settings.steps
+    );
+    println!("  --tp 1 --pp 1 --out runs/one_rank      the same losses from one rank");
+    println!("  --tp 2 --pp 2 --dp 2 --schedule interleaved --sequence-parallel");
+    println!("  --data FOLDER                          your own text");
+    Ok(())
+}
