@@ -82,8 +82,8 @@ fn compare(dtype: DType, tolerance: f64, gradient_tolerance: f64) {
         sequence_parallel: false,
     };
     let kind = Kind::OneForwardOneBackward;
-    let split = [0..3];
-    let mut parts = config.init_stage(kind, &split, &groups, &context).unwrap();
+    let split = std::slice::from_ref(&(0..3));
+    let mut parts = config.init_stage(kind, split, &groups, &context).unwrap();
     burn_frontier::zero::state::load_parameters(&mut parts, &Weights(order), &groups.tp).unwrap();
 
     let tokens: Vec<i64> = lcg(7)

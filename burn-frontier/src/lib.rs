@@ -2,15 +2,15 @@
 //!
 //! In reading order:
 //!
-//! - [`mesh`]: which rank stands where; [`placement`]: how a parameter lies on the ranks; [`parameter`]: parameters that know both
-//! - [`comm`]: communication between ranks; [`random`]: numbers that no layout can change
-//! - [`ops`]: operations with gradients of their own
-//! - [`tensor_parallel`], [`pipeline`], [`zero`]: the three ways to split a model
-//! - [`models`]: GPT
-//! - [`optim`]: learning rate, clipping, loss scale
-//! - [`data`]: text, tokenizers, datasets, sample order; [`checkpoint`]: save in one layout, load in another
-//! - [`observe`]: what a run shows
-//! - [`device`]: which device a run takes; [`error`]: what can go wrong
+//! - [`mesh`] says which rank stands where, [`placement`] how a parameter lies on the ranks; [`parameter`] holds parameters that know both
+//! - [`comm`] is communication between ranks, [`random`] numbers that no layout can change
+//! - [`ops`] has operations with gradients of their own
+//! - [`tensor_parallel`], [`pipeline`], [`zero`] are the three ways to split a model
+//! - [`models`] has GPT
+//! - [`optim`] has learning rate, clipping, loss scale
+//! - [`data`] has text, tokenizers, datasets, sample order; [`checkpoint`] saves in one layout and loads in another
+//! - [`observe`] is what a run shows
+//! - [`device`] says which device a run takes, [`error`] what can go wrong
 
 pub mod checkpoint;
 pub mod comm;
@@ -32,3 +32,8 @@ pub mod zero;
 pub use error::{Error, Result};
 pub use mesh::Layout;
 pub use placement::Placement;
+
+/// The README's example is compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -92,6 +92,9 @@ fn run() -> Result<()> {
     settings.validate(&model)?;
 
     let resume = report::prepare_folder(&settings.out, options.resume)?;
+    if let Some(checkpoint) = &resume {
+        same_run(checkpoint, &model, &tokenizer, &settings)?;
+    }
     let corpus = corpus::load(
         &options,
         &tokenizer,
@@ -131,6 +134,31 @@ fn run() -> Result<()> {
     let layout = job.settings.layout;
     let ranks = local::run(layout.world(), &local, |world| train(&job, world))?;
     finish(&job, &options, ranks)
+}
+
+/// Refuses to continue a run as another one: the samples would no longer be those that follow.
+fn same_run(
+    checkpoint: &Checkpoint,
+    model: &GptConfig,
+    tokenizer: &Tokenizer,
+    settings: &Settings,
+) -> Result<()> {
+    let saved: Saved = checkpoint.state()?;
+    let differs = if saved.model != *model {
+        "the model"
+    } else if saved.tokenizer != tokenizer.fingerprint() {
+        "the tokenizer"
+    } else if saved.seed != settings.seed {
+        "--seed"
+    } else if saved.global_batch != settings.global_batch {
+        "--global-batch"
+    } else {
+        return Ok(());
+    };
+    anyhow::bail!(
+        "{differs} is not that of {}; leave it as it was, or start a new run without --resume",
+        checkpoint.path().display()
+    )
 }
 
 /// One rank's training, start to end.

@@ -36,6 +36,12 @@ pub struct Options {
     /// Probability of dropout [default: 0]
     #[arg(long, value_name = "P", help_heading = "Model and data")]
     pub dropout: Option<f64>,
+    /// Form of the model: gpt2 (learned positions, GELU, layer norm, tied head) or llama (rotary, SwiGLU, RMS norm, untied head, no biases) [default: gpt2]
+    #[arg(long, help_heading = "Model and data")]
+    pub form: Option<String>,
+    /// Key and value heads, fewer than the heads for grouped-query attention [default: the heads]
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub kv_heads: Option<usize>,
     /// Start from a Hugging Face GPT-2 (a folder or a .safetensors file) of the same shape
     #[arg(long, value_name = "PATH", help_heading = "Model and data")]
     pub import: Option<PathBuf>,
@@ -68,13 +74,13 @@ pub struct Options {
     #[arg(long, help_heading = "Layout")]
     pub no_overlap: bool,
 
-    /// Samples that go through the pipeline together [default: 4]
+    /// Samples that go through the pipeline together [default: 2]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub micro_batch: Option<u64>,
-    /// Samples a step, over all replicas [default: 16]
+    /// Samples a step, over all replicas [default: 8]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub global_batch: Option<u64>,
-    /// Optimiser steps, those before a --resume included [default: 300]
+    /// Optimiser steps, those before a --resume included [default: 800]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub steps: Option<u64>,
     /// Highest learning rate [default: 0.003]
@@ -102,13 +108,13 @@ pub struct Options {
     /// Folder for everything the run writes [default: runs/gpt_1t]
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
     pub out: Option<PathBuf>,
-    /// Steps between checkpoints [default: 100]
+    /// Steps between checkpoints [default: 200]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub save_every: Option<u64>,
     /// Checkpoints kept; 0 keeps all [default: 2]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub keep: Option<usize>,
-    /// Steps between validations [default: 50]
+    /// Steps between validations [default: 100]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub validate_every: Option<u64>,
     /// Device: auto or cpu [default: auto]
@@ -148,17 +154,19 @@ pub struct Settings {
 }
 
 impl Options {
-    /// Reads the command line, and the configuration file behind it.
+    /// Reads the command line, and the configuration file behind it: --config, or the one of the run that --resume continues.
     pub fn read() -> Result<Self> {
         let line = Self::parse();
-        let Some(path) = line.config.clone() else {
-            return Ok(line);
+        let before = line.out().join("config.toml");
+        let path = match &line.config {
+            Some(path) => path.clone(),
+            None if line.resume && before.exists() => before,
+            None => return Ok(line),
         };
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-        let file: toml::Table = toml::from_str(&text)
+        let mut merged: toml::Table = toml::from_str(&text)
             .with_context(|| format!("{} is not a configuration", path.display()))?;
-        let mut merged = file;
         for (name, value) in toml::Table::try_from(&line)? {
             // A switch that is off was not given.
             if value != toml::Value::Boolean(false) {
@@ -173,17 +181,32 @@ impl Options {
         })
     }
 
+    /// Folder of the run.
+    pub fn out(&self) -> PathBuf {
+        self.out
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("runs/gpt_1t"))
+    }
+
     /// The model, for a tokenizer of so many tokens.
     pub fn model(&self, vocabulary: Option<usize>) -> Result<GptConfig> {
         let mut config = GptConfig::preset(self.model.as_deref().unwrap_or("tiny"), vocabulary)?;
         config.sequence = self.sequence.unwrap_or(config.sequence);
         config.dropout = self.dropout.unwrap_or(0.0);
+        config = match self.form.as_deref().unwrap_or("gpt2") {
+            "gpt2" => config,
+            "llama" => config.modern(),
+            other => bail!("there is no form named '{other}'; choose gpt2 or llama"),
+        };
+        if let Some(kv_heads) = self.kv_heads {
+            config = config.with_kv_heads(kv_heads);
+        }
         Ok(config)
     }
 
     /// Fills in the defaults.
     pub fn settings(&self) -> Result<Settings> {
-        let steps = self.steps.unwrap_or(300);
+        let steps = self.steps.unwrap_or(800);
         let peak = self.learning_rate.unwrap_or(3e-3);
         if !(peak > 0.0 && peak.is_finite()) {
             bail!(
@@ -208,8 +231,8 @@ impl Options {
                     "there is no way to recompute named '{other}'; choose none, selective or full"
                 ),
             },
-            micro_batch: self.micro_batch.unwrap_or(4),
-            global_batch: self.global_batch.unwrap_or(16),
+            micro_batch: self.micro_batch.unwrap_or(2),
+            global_batch: self.global_batch.unwrap_or(8),
             steps,
             rate: LearningRate {
                 peak,
@@ -229,13 +252,10 @@ impl Options {
                 other => bail!("there is no precision named '{other}'; choose fp32, bf16 or fp16"),
             },
             seed: self.seed.unwrap_or(1),
-            out: self
-                .out
-                .clone()
-                .unwrap_or_else(|| PathBuf::from("runs/gpt_1t")),
-            save_every: self.save_every.unwrap_or(100).max(1),
+            out: self.out(),
+            save_every: self.save_every.unwrap_or(200).max(1),
             keep: self.keep.unwrap_or(2),
-            validate_every: self.validate_every.unwrap_or(50).max(1),
+            validate_every: self.validate_every.unwrap_or(100).max(1),
             timeout: self.timeout.unwrap_or(600),
         })
     }

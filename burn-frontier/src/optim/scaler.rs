@@ -42,7 +42,7 @@ impl LossScaler {
     pub fn update(&mut self, norm: f64) -> Option<bool> {
         if norm.is_finite() {
             self.good += 1;
-            if self.dynamic && self.good % WINDOW == 0 {
+            if self.dynamic && self.good.is_multiple_of(WINDOW) {
                 self.scale *= 2.0;
             }
             return Some(true);

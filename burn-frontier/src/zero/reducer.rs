@@ -262,11 +262,11 @@ impl Worker {
         let sent = self
             .jobs
             .as_ref()
-            .map(|jobs| jobs.send((bucket, class, flat)));
-        match sent {
-            Some(Ok(())) => Ok(()),
-            _ => Err(Error::Internal("the reduction thread has ended".into())),
+            .is_some_and(|jobs| jobs.send((bucket, class, flat)).is_ok());
+        if sent {
+            return Ok(());
         }
+        Err(Error::Internal("the reduction thread has ended".into()))
     }
 }
 

@@ -205,7 +205,7 @@ impl GptConfig {
         self.validate_sizes()?;
         let tp = layout.tp;
         let heads = self.heads.min(self.kv_heads);
-        if self.heads % tp != 0 || self.kv_heads % tp != 0 {
+        if !self.heads.is_multiple_of(tp) || !self.kv_heads.is_multiple_of(tp) {
             return Err(Error::config(
                 format!(
                     "{} attention heads ({} for keys and values) cannot be split over tp {tp}",
@@ -217,7 +217,7 @@ impl GptConfig {
                 ),
             ));
         }
-        if self.ffn % tp != 0 {
+        if !self.ffn.is_multiple_of(tp) {
             return Err(Error::config(
                 format!(
                     "a feed-forward width of {} cannot be split over tp {tp}",
@@ -229,7 +229,7 @@ impl GptConfig {
                 ),
             ));
         }
-        if sequence_parallel && self.sequence % tp != 0 {
+        if sequence_parallel && !self.sequence.is_multiple_of(tp) {
             return Err(Error::config(
                 format!(
                     "a sequence of {} cannot be split over tp {tp} by sequence parallelism",
@@ -271,7 +271,7 @@ impl GptConfig {
                 "give it a positive value",
             ));
         }
-        if self.hidden % self.heads != 0 {
+        if !self.hidden.is_multiple_of(self.heads) {
             return Err(Error::config(
                 format!(
                     "hidden {} is not a multiple of {} heads",
@@ -283,7 +283,7 @@ impl GptConfig {
                 ),
             ));
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(Error::config(
                 format!(
                     "{} heads cannot share {} key and value heads evenly",
@@ -295,7 +295,7 @@ impl GptConfig {
                 ),
             ));
         }
-        if self.positions == Positions::Rotary && self.head_dim() % 2 != 0 {
+        if self.positions == Positions::Rotary && !self.head_dim().is_multiple_of(2) {
             return Err(Error::config(
                 format!(
                     "rotary positions need an even head size, not {}",
@@ -316,7 +316,7 @@ impl GptConfig {
 
 fn divisors_of_both(a: usize, b: usize) -> Vec<usize> {
     (1..=a.min(b))
-        .filter(|n| a % n == 0 && b % n == 0)
+        .filter(|n| a.is_multiple_of(*n) && b.is_multiple_of(*n))
         .collect()
 }
 

@@ -1,0 +1,74 @@
+//! Tokenizes a corpus into Megatron's PREFIX.bin and PREFIX.idx, for `gpt_1t --data PREFIX`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use burn_frontier::data::{Tokenizer, text::Filter, tokenize_corpus};
+use clap::Parser;
+
+/// Tokenizes text files, folders and .jsonl files into PREFIX.bin and PREFIX.idx (Megatron-LM's indexed dataset).
+#[derive(Debug, Parser)]
+#[command(name = "tokenize", version)]
+struct Options {
+    /// Files and folders; folders are searched for text and .jsonl
+    #[arg(required = true)]
+    input: Vec<PathBuf>,
+    /// Where to write: PREFIX.bin and PREFIX.idx
+    #[arg(long, value_name = "PREFIX")]
+    output: PathBuf,
+    /// A Hugging Face tokenizer.json [default: bytes]
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Field of a .jsonl line that holds the text
+    #[arg(long, default_value = "text")]
+    key: String,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let tokenizer = match &options.tokenizer {
+        Some(path) => Tokenizer::from_file(path)?,
+        None => Tokenizer::bytes(),
+    };
+    if let Some(folder) = options.output.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    let filter = Filter {
+        key: options.key.clone(),
+        ..Filter::default()
+    };
+    let mut shown = 0;
+    let progress = |stats: &burn_frontier::data::tokenize::Stats| {
+        if stats.tokens >= shown + 10_000_000 {
+            shown = stats.tokens;
+            eprintln!("{} documents, {} tokens", stats.documents, stats.tokens);
+        }
+    };
+    let stats = tokenize_corpus(
+        &options.input,
+        &filter,
+        &tokenizer,
+        &options.output,
+        progress,
+    )?;
+    println!(
+        "{} tokens in {} documents from {} files ({} skipped as no text): {}.bin, .idx",
+        stats.tokens,
+        stats.documents,
+        stats.files,
+        stats.skipped,
+        options.output.display()
+    );
+    Ok(())
+}
