@@ -117,6 +117,9 @@ pub struct Options {
     /// Steps between validations [default: 100]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub validate_every: Option<u64>,
+    /// Peak of one rank's processor in TFLOP/s, to show MFU and HFU
+    #[arg(long, value_name = "TFLOPS", help_heading = "Run")]
+    pub peak: Option<f64>,
     /// Device: auto or cpu [default: auto]
     #[arg(long, help_heading = "Run")]
     pub device: Option<String>,
@@ -151,6 +154,7 @@ pub struct Settings {
     pub keep: usize,
     pub validate_every: u64,
     pub timeout: u64,
+    pub peak: Option<f64>,
 }
 
 impl Options {
@@ -257,6 +261,7 @@ impl Options {
             keep: self.keep.unwrap_or(2),
             validate_every: self.validate_every.unwrap_or(100).max(1),
             timeout: self.timeout.unwrap_or(600),
+            peak: self.peak.map(|tflops| tflops * 1e12),
         })
     }
 }

@@ -169,14 +169,14 @@ impl Reporter {
         let tokens = self.settings.global_batch * self.model.sequence as u64;
         let ranks = self.settings.layout.world();
         let shape = self.model.shape();
-        // No peak is known for a CPU, so utilisation stays empty.
+        // Without a known peak, utilisation stays empty.
         let speed = Throughput::measure(
             &shape,
             self.settings.recompute,
             tokens,
             measured.seconds,
             ranks,
-            None,
+            self.settings.peak,
         )?;
         let record = StepRecord {
             step: measured.step,

@@ -206,6 +206,8 @@ fn assemble(parameters: &mut BTreeMap<String, Vec<f64>>, piece: Piece) {
     let data: Vec<f64> = match piece.data {
         Buffer::F32(v) => v.into_iter().map(f64::from).collect(),
         Buffer::F64(v) => v,
+        Buffer::BF16(v) => v.into_iter().map(f64::from).collect(),
+        Buffer::F16(v) => v.into_iter().map(f64::from).collect(),
         other => panic!("a piece of {}", other.dtype()),
     };
     let count = piece.shape.iter().product();

@@ -1,7 +1,7 @@
 //! From text to samples: documents, tokens, Megatron's `.bin`/`.idx`, and an order that a checkpoint can name.
 //!
 //! In reading order:
-//! - [`text`] finds documents in files, folders and JSONL; [`default_corpus`] finds some on any machine with Rust;
+//! - [`text`] finds documents in files, folders and JSONL; [`default_corpus()`] finds some on any machine with Rust;
 //! - [`tokenizer`] turns a document into token ids: bytes, or any Hugging Face `tokenizer.json`;
 //! - [`indexed`] reads Megatron-LM's indexed dataset, [`indexed_writer`] writes it, [`tokenize`] fills it from text;
 //! - [`dataset`] is a range of documents, in memory or mapped from disk, and its split into train and validation;
