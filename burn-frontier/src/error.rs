@@ -30,14 +30,14 @@ pub enum Error {
         remedy: String,
     },
     /// A file or folder could not be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {reason}", path.display())]
     Io {
         /// What was attempted: "read", "create", …
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The operating system's reason.
-        source: Arc<std::io::Error>,
+        reason: Arc<std::io::Error>,
     },
     /// A file was read, but its content is not what it should be.
     #[error("{}: {what}; {remedy}", path.display())]
@@ -64,11 +64,11 @@ impl Error {
     }
 
     /// A failed file operation.
-    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
+    pub fn io(action: &'static str, path: impl AsRef<Path>, reason: std::io::Error) -> Self {
         Self::Io {
             action,
             path: path.as_ref().to_path_buf(),
-            source: Arc::new(source),
+            reason: Arc::new(reason),
         }
     }
 

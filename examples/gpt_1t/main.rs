@@ -152,6 +152,12 @@ fn same_run(
         "--seed"
     } else if saved.global_batch != settings.global_batch {
         "--global-batch"
+    } else if checkpoint.step() >= settings.steps {
+        anyhow::bail!(
+            "the run in {} has done its {} steps already; use a larger --steps to train on",
+            settings.out.display(),
+            checkpoint.step()
+        );
     } else {
         return Ok(());
     };

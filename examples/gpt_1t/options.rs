@@ -271,6 +271,9 @@ impl Settings {
     pub fn validate(&self, model: &GptConfig) -> Result<()> {
         let Self { layout, kind, .. } = self;
         model.validate(layout, self.sequence_parallel)?;
+        if self.steps == 0 {
+            bail!("--steps 0 trains nothing; use at least 1");
+        }
         let parts = layout.pp * kind.chunks();
         if parts > model.layers {
             bail!(

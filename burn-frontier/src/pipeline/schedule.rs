@@ -235,7 +235,7 @@ impl fmt::Display for Schedule {
 
 fn validate(kind: Kind, stages: usize, micro_batches: usize) -> Result<()> {
     let what = format!(
-        "a {kind} schedule of {stages} stages and {micro_batches} micro-batches cannot run"
+        "the schedule {kind} cannot run {micro_batches} micro-batches over {stages} stages"
     );
     if stages == 0 || micro_batches == 0 {
         return Err(Error::config(
