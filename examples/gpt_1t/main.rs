@@ -90,6 +90,9 @@ fn run() -> Result<()> {
     let tokenizer = corpus::tokenizer(&options)?;
     let model = options.model(Some(tokenizer.vocabulary()))?;
     settings.validate(&model)?;
+    if options.export.is_some() && options.form.as_deref() == Some("llama") {
+        anyhow::bail!("--export writes GPT-2's form; leave it out, or use --form gpt2");
+    }
 
     let resume = report::prepare_folder(&settings.out, options.resume)?;
     if let Some(checkpoint) = &resume {

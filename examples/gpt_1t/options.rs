@@ -8,6 +8,7 @@ use burn_frontier::Layout;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::optim::schedule::{Decay, LearningRate};
+use burn_frontier::pipeline::check::{Costs, check};
 use burn_frontier::pipeline::part::micro_batches;
 use burn_frontier::pipeline::schedule::{Kind, Schedule};
 use clap::Parser;
@@ -289,8 +290,9 @@ impl Settings {
         }
         for replica in 0..layout.dp {
             let cuts = micro_batches(self.global_batch, self.micro_batch, replica, layout.dp)?;
-            Schedule::new(*kind, layout.pp, cuts.len())
+            let schedule = Schedule::new(*kind, layout.pp, cuts.len())
                 .context("change --global-batch, --micro-batch or --schedule")?;
+            check(&schedule, &Costs::uniform(&schedule, 1.0, 2.0))?;
         }
         self.validate_memory(model)
     }
