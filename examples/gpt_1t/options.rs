@@ -81,7 +81,7 @@ pub struct Options {
     /// Samples a step, over all replicas [default: 8]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub global_batch: Option<u64>,
-    /// Optimiser steps, those before a --resume included [default: 800]
+    /// Optimiser steps, those before a --resume included [default: 1200]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub steps: Option<u64>,
     /// Highest learning rate [default: 0.003]
@@ -211,7 +211,7 @@ impl Options {
 
     /// Fills in the defaults.
     pub fn settings(&self) -> Result<Settings> {
-        let steps = self.steps.unwrap_or(800);
+        let steps = self.steps.unwrap_or(1200);
         let peak = self.learning_rate.unwrap_or(3e-3);
         if !(peak > 0.0 && peak.is_finite()) {
             bail!(
