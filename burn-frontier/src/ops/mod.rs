@@ -14,3 +14,4 @@ pub mod gradient;
 pub mod linear;
 pub mod norm;
 pub mod rotary;
+pub mod sum_squares;

@@ -11,7 +11,8 @@ use crate::comm::groups::Groups;
 use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
 use crate::ops::adamw::{AdamWState, AdamWStep, adamw};
-use crate::ops::exchange::{Exchange, apply, to_buffer};
+use crate::ops::exchange::{Exchange, apply};
+use crate::ops::sum_squares::sum_of_squares;
 use crate::parameter::{Module, Parameter, Visitor};
 
 /// AdamW's constants.
@@ -279,13 +280,4 @@ pub(super) fn full_precision(x: Tensor<1>) -> Tensor<1> {
         DType::F64 | DType::F32 => x,
         _ => x.cast(DType::F32),
     }
-}
-
-/// Sum of squares in f64: the same to 1e-12 however the elements are divided.
-fn sum_of_squares(x: Tensor<1>) -> Result<f64> {
-    Ok(match to_buffer(x)? {
-        Buffer::F32(v) => v.iter().map(|&x| f64::from(x) * f64::from(x)).sum(),
-        Buffer::F64(v) => v.iter().map(|x| x * x).sum(),
-        other => return Err(Error::Internal(format!("gradients are {}", other.dtype()))),
-    })
 }
