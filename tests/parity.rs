@@ -20,7 +20,7 @@ const TWO_CHUNKS: Kind = Interleaved { chunks: 2 };
 /// tp, pp, dp, ZeRO stage, sequence parallel, schedule, recompute, global batch, micro-batch.
 type Row = (usize, usize, usize, u8, bool, Kind, Recompute, u64, u64);
 
-/// Covers every pair of switches; batches of 7 divide by nothing.
+/// A selection in which every value of every switch meets several of the others.
 const LAYOUTS: [Row; 28] = [
     (1, 1, 1, 0, false, GPipe, Keep, 8, 2),
     (1, 1, 1, 1, false, TWO_CHUNKS, Full, 8, 2),

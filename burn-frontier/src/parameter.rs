@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
 use crate::comm::Buffer;
 use crate::error::Result;
-use crate::ops::exchange::{Group, from_buffer, to_buffer};
+use crate::ops::exchange::{Group, from_buffer};
 use crate::placement::{Block, Placement};
 use crate::random::Stream;
 
@@ -107,14 +107,6 @@ impl<const D: usize> Parameter<D> {
         self.spec
             .placement
             .blocks(&self.spec.shape, tp.rank(), tp.size())
-    }
-
-    /// The value as host memory.
-    ///
-    /// # Errors
-    /// A device that cannot be read.
-    pub fn to_buffer(&self) -> Result<Buffer> {
-        to_buffer(self.value.clone())
     }
 
     /// Replaces the value; the buffer has the local count and is converted to the parameter's type.
