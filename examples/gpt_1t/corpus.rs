@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn_frontier::data::{
     Dataset, Sampler, SamplerConfig, Tokenizer, default_corpus, text::Filter, tokenize_corpus,
     unigram_loss,
@@ -19,6 +19,8 @@ pub struct Corpus {
     pub validation: Sampler,
     /// Loss of a model that knows how often every token occurs, and nothing else.
     pub unigram: f64,
+    /// Tokens to learn from.
+    pub tokens: u64,
     /// What was found, for the user.
     pub summary: String,
 }
@@ -59,6 +61,7 @@ pub fn load(
         train: sampler.init(&train).context("the training text")?,
         validation: sampler.init(&validation).context("the validation text")?,
         unigram,
+        tokens,
         summary: format!(
             "{summary}: {tokens} tokens to learn, {} to validate",
             validation.tokens()
@@ -68,32 +71,38 @@ pub fn load(
 
 /// The run keeps its tokens, so that a resumed run sees the same ones although files may have changed since.
 fn tokenized(options: &Options, tokenizer: &Tokenizer, out: &Path) -> Result<(Dataset, String)> {
-    let prefix = out.join("data").join("corpus");
-    let note = out.join("data").join("source.txt");
+    let folder = out.join("data");
+    let (prefix, note) = (folder.join("corpus"), folder.join("source.txt"));
+    if options.resume && with_suffix(&prefix, ".idx").exists() {
+        let before = std::fs::read_to_string(&note)
+            .with_context(|| format!("cannot read {}", note.display()))?;
+        if let Some(path) = options.data.as_ref().filter(|path| before != source(path)) {
+            bail!(
+                "the run in {} learns other text than {}; leave out --data, or start a new run without --resume",
+                out.display(),
+                path.display()
+            );
+        }
+        let dataset = Dataset::open(&prefix)?;
+        return Ok((dataset, "the tokens of the run before".into()));
+    }
     let (files, what) = match &options.data {
-        Some(path) => (vec![path.clone()], path.display().to_string()),
-        None if options.resume => (Vec::new(), String::new()),
+        Some(path) => (vec![path.clone()], source(path)),
         None => {
             let found = default_corpus(DEFAULT_BYTES)?;
-            (found.files.clone(), found.to_string())
+            let what = found.to_string();
+            (found.files, what)
         }
     };
-    let key = format!("{what}\n{}\n", tokenizer.fingerprint());
-    if options.resume && with_suffix(&prefix, ".idx").exists() {
-        return Ok((
-            Dataset::open(&prefix)?,
-            "the tokens of the run before".into(),
-        ));
-    }
-    let files = if files.is_empty() {
-        default_corpus(DEFAULT_BYTES)?.files
-    } else {
-        files
-    };
-    std::fs::create_dir_all(out.join("data")).context("cannot make the folder for tokens")?;
+    std::fs::create_dir_all(&folder).context("cannot make the folder for tokens")?;
     tokenize_corpus(&files, &Filter::default(), tokenizer, &prefix, |_| ())?;
-    std::fs::write(note, key).context("cannot note where the text came from")?;
+    std::fs::write(&note, &what).context("cannot note where the text came from")?;
     Ok((Dataset::open(&prefix)?, what))
+}
+
+/// How a run notes the text it was given.
+fn source(path: &Path) -> String {
+    path.display().to_string()
 }
 
 fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {

@@ -59,6 +59,8 @@ struct Job {
 struct Saved {
     model: GptConfig,
     tokenizer: String,
+    tokens: u64,
+    precision: String,
     seed: u64,
     samples: u64,
     optimizer_steps: u64,
@@ -95,9 +97,6 @@ fn run() -> Result<()> {
     }
 
     let resume = report::prepare_folder(&settings.out, options.resume)?;
-    if let Some(checkpoint) = &resume {
-        same_run(checkpoint, &model, &tokenizer, &settings)?;
-    }
     let corpus = corpus::load(
         &options,
         &tokenizer,
@@ -105,6 +104,9 @@ fn run() -> Result<()> {
         model.sequence,
         settings.seed,
     )?;
+    if let Some(checkpoint) = &resume {
+        same_run(checkpoint, &model, &tokenizer, &corpus, &settings)?;
+    }
     report::introduce(&settings, &model, &corpus, &device, resume.as_ref());
     report::write_config(&settings.out, &options)?;
 
@@ -144,6 +146,7 @@ fn same_run(
     checkpoint: &Checkpoint,
     model: &GptConfig,
     tokenizer: &Tokenizer,
+    corpus: &Corpus,
     settings: &Settings,
 ) -> Result<()> {
     let saved: Saved = checkpoint.state()?;
@@ -151,6 +154,10 @@ fn same_run(
         "the model"
     } else if saved.tokenizer != tokenizer.fingerprint() {
         "the tokenizer"
+    } else if saved.tokens != corpus.tokens {
+        "the text"
+    } else if saved.precision != format!("{:?}", settings.dtype) {
+        "--precision"
     } else if saved.seed != settings.seed {
         "--seed"
     } else if saved.global_batch != settings.global_batch {
@@ -368,6 +375,8 @@ fn state(
     let saved = Saved {
         model: job.model.clone(),
         tokenizer: job.tokenizer.fingerprint().to_string(),
+        tokens: job.corpus.tokens,
+        precision: format!("{:?}", job.settings.dtype),
         seed: job.settings.seed,
         samples: step * job.settings.global_batch,
         optimizer_steps,

@@ -102,6 +102,8 @@ pub fn write_config(out: &Path, options: &Options) -> Result<()> {
     let path = out.join("config.toml");
     let mut options = options.clone();
     options.resume = false;
+    // Done once, not again when the run is continued.
+    (options.import, options.export) = (None, None);
     let text = toml::to_string(&options).context("cannot write down the options")?;
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -63,9 +63,4 @@ impl Groups {
     pub fn is_first_stage(&self) -> bool {
         self.at.pp == 0
     }
-
-    /// Whether this is the last stage.
-    pub fn is_last_stage(&self) -> bool {
-        self.at.pp + 1 == self.layout.pp
-    }
 }

@@ -142,6 +142,12 @@ impl GradientReducer {
     /// As [`Self::finish_chunk`]; for tied parameters an all-reduce between first and last stage before.
     pub fn finish(&mut self) -> Result<Vec<Tensor<1>>> {
         self.launch(|_| true)?;
+        // Waiting for a bucket that was never started would not end.
+        if let Some(bucket) = self.launched.iter().position(|launched| !launched) {
+            return Err(Error::Internal(format!(
+                "bucket {bucket} has parameters that no backward pass has finished"
+            )));
+        }
         if let Some(worker) = &self.worker {
             while self.reduced.iter().any(Option::is_none) {
                 let (bucket, sum) = worker
