@@ -95,9 +95,21 @@ fn tokenized(options: &Options, tokenizer: &Tokenizer, out: &Path) -> Result<(Da
         }
     };
     std::fs::create_dir_all(&folder).context("cannot make the folder for tokens")?;
-    tokenize_corpus(&files, &Filter::default(), tokenizer, &prefix, |_| ())?;
+    tokenize_corpus(&files, &filter(&files), tokenizer, &prefix, |_| ())?;
     std::fs::write(&note, &what).context("cannot note where the text came from")?;
     Ok((Dataset::open(&prefix)?, what))
+}
+
+/// A single file is cut into at least some fifty documents, so that some can be kept for validation.
+fn filter(files: &[PathBuf]) -> Filter {
+    let mut filter = Filter::default();
+    if let [file] = files
+        && let Ok(metadata) = file.metadata()
+        && metadata.is_file()
+    {
+        filter.longest = (metadata.len() / 50).clamp(1024, filter.longest);
+    }
+    filter
 }
 
 /// How a run notes the text it was given.
