@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+use burn::backend::Cube;
 #[cfg(feature = "flex")]
 use burn::backend::Flex;
 use burn::backend::{
@@ -74,9 +76,16 @@ macro_rules! primitive {
 
 #[cfg(feature = "flex")]
 primitive!(Flex);
+// One type for all GPUs: a tensor's device says which of CubeCL's runtimes it is on.
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+primitive!(Cube);
 
 /// Backend side of [`with_gradient`].
-#[backend_extension(Flex: cfg(feature = "flex"), Autodiff)]
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    Cube: cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm")),
+    Autodiff
+)]
 pub trait GradientOps: Backend {
     /// `output` as a differentiable function of `a`, `b` and `c`.
     fn attach(
