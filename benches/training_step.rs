@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 use burn_frontier::comm::{groups::Groups, local};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::model::Pass;
@@ -109,13 +109,7 @@ fn batch(config: &GptConfig) -> MicroBatch {
 }
 
 fn context(groups: &Groups) -> ParameterContext {
-    ParameterContext {
-        seed: 1,
-        tp: groups.tp.clone(),
-        device: Device::flex(),
-        dtype: DType::F32,
-        sequence_parallel: false,
-    }
+    ParameterContext::new(1, groups, Device::flex())
 }
 
 /// The same mathematics as one autodiff graph and one optimiser call a parameter.
@@ -224,9 +218,7 @@ struct Stack {
 impl Stack {
     fn new(config: &GptConfig) -> Result<Self> {
         let groups = Groups::new(Layout::single(), local::single())?;
-        let parts = vec![config.init_part(0..config.layers, &context(&groups))];
-        let kind = Kind::OneForwardOneBackward;
-        let mut pipeline = Pipeline::new(parts, kind, groups.clone(), Device::flex(), DType::F32)?;
+        let mut pipeline = config.init(Kind::default(), &groups, &context(&groups))?;
         let (reducer, optimizer) =
             ZeroConfig::new(0, false).init(&mut pipeline.parts, None, &groups)?;
         let spans = SpanRecorder::new(Instant::now(), 0, 0, true);

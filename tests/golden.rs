@@ -12,7 +12,6 @@ use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::optim::clip_factor;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext};
-use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::placement::Block;
 use burn_frontier::zero::ZeroConfig;
@@ -75,16 +74,12 @@ fn compare(dtype: DType, tolerance: f64, gradient_tolerance: f64) {
     let config = GptConfig::new(3, 32, 4, 64, 16);
     let groups = Groups::new(Layout::single(), local::single()).unwrap();
     let context = ParameterContext {
-        seed: 0,
-        tp: groups.tp.clone(),
-        device: Device::flex(),
         dtype,
-        sequence_parallel: false,
+        ..ParameterContext::new(0, &groups, Device::flex())
     };
-    let kind = Kind::OneForwardOneBackward;
-    let split = std::slice::from_ref(&(0..3));
-    let mut parts = config.init_stage(kind, split, &groups, &context).unwrap();
-    burn_frontier::zero::state::load_parameters(&mut parts, &Weights(order), &groups.tp).unwrap();
+    let mut pipeline = config.init(Kind::default(), &groups, &context).unwrap();
+    let parts = &mut pipeline.parts;
+    burn_frontier::zero::state::load_parameters(parts, &Weights(order), &groups.tp).unwrap();
 
     let tokens: Vec<i64> = lcg(7)
         .take(128)
@@ -122,7 +117,6 @@ fn compare(dtype: DType, tolerance: f64, gradient_tolerance: f64) {
         assert!((own - number(theirs)).abs() < tolerance, "{own} {theirs}");
     }
 
-    let mut pipeline = Pipeline::new(parts, kind, groups.clone(), Device::flex(), dtype).unwrap();
     let zero = ZeroConfig::new(0, false);
     let slots = partition::slots(&mut pipeline.parts, None);
     let buckets = partition::buckets(&slots, 1, zero.bucket_elements);

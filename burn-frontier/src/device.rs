@@ -1,45 +1,136 @@
 //! Which device a run takes.
 
-use burn::tensor::Device;
+mod gpu;
+
+use burn::tensor::{DType, Device};
 
 use crate::error::{Error, Result};
+use gpu::{RUNTIMES, Taken};
 
-/// A device and why it was taken.
+/// The devices of a run and why they were taken.
 #[derive(Debug, Clone)]
 pub struct Choice {
-    /// The device, without autodiff.
-    pub device: Device,
+    /// At least one, without autodiff.
+    devices: Vec<Device>,
     /// One sentence for the user.
     pub reason: String,
 }
 
-/// Takes the device named `name`, or the best that is compiled in and present.
+impl Choice {
+    /// The device of a rank, without autodiff. Ranks take the devices in turn, so several may share one.
+    pub fn of_rank(&self, rank: usize) -> Device {
+        self.devices[rank % self.devices.len()].clone()
+    }
+
+    /// Refuses a type of floats that the devices cannot compute with.
+    ///
+    /// # Errors
+    /// Such a type.
+    pub fn check_dtype(&self, dtype: DType) -> Result<()> {
+        if self
+            .devices
+            .iter()
+            .all(|device| device.supports_dtype(dtype))
+        {
+            return Ok(());
+        }
+        Err(Error::config(
+            format!("{} cannot compute in {dtype:?}", self.reason),
+            "use another precision (fp32 works everywhere), or another --device",
+        ))
+    }
+}
+
+/// Takes the devices named `name`, or the best that are compiled in and present: `rocm`, `cuda`, `wgpu`, then the CPU.
+///
+/// `name` is `auto`, `cpu`, `wgpu`, `cuda` or `rocm`. `cuda:1` is one GPU; `cuda` and `rocm` are all of the machine's, which
+/// the ranks take in turn; `wgpu` is the best that the graphics driver offers. A GPU that is taken has computed a sum first. A
+/// graphics driver that only imitates a GPU on the CPU (Mesa's llvmpipe) is taken only by name.
 ///
 /// # Errors
-/// A device that is unknown or not compiled in.
+/// A device that is unknown, not compiled in, not there, or not usable.
 pub fn choose(name: Option<&str>) -> Result<Choice> {
     match name {
-        None | Some("auto") => pick("it is the only device compiled in"),
-        Some("cpu" | "flex") => pick("it was asked for"),
-        Some(other) => Err(Error::config(
-            format!("there is no device named '{other}' in this build"),
-            "use --device cpu",
-        )),
+        None | Some("auto") => best(),
+        Some("cpu" | "flex") => {
+            cpu("it was asked for").ok_or_else(|| not_compiled_in("cpu", "flex"))
+        }
+        Some(name) => named(name),
+    }
+}
+
+fn best() -> Result<Choice> {
+    let mut absent = Vec::new();
+    for runtime in RUNTIMES.into_iter().filter(|r| r.is_compiled_in()) {
+        match runtime.take_hardware() {
+            Ok(taken) => {
+                absent.push("it is the best that is compiled in and present".into());
+                return Ok(choice(taken, &absent.join("; ")));
+            }
+            Err(what) => absent.push(format!("{} is compiled in, but {what}", runtime.name())),
+        }
+    }
+    let why = if absent.is_empty() {
+        "it is the only device compiled in".to_string()
+    } else {
+        absent.join("; ")
+    };
+    cpu(&why).ok_or_else(|| {
+        let remedy = "build with --features flex for the CPU, or wgpu, cuda or rocm for a GPU";
+        if absent.is_empty() {
+            Error::config("no device is compiled in", remedy)
+        } else {
+            Error::config(format!("there is no device: {why}"), remedy)
+        }
+    })
+}
+
+fn named(name: &str) -> Result<Choice> {
+    let unknown = || {
+        Error::config(
+            format!("there is no device named '{name}'"),
+            "use auto, cpu, wgpu, cuda or rocm, or one GPU by its number, as in cuda:1",
+        )
+    };
+    let (family, index) = match name.split_once(':') {
+        None => (name, None),
+        Some((family, index)) => (family, Some(index.parse().map_err(|_| unknown())?)),
+    };
+    let runtime = RUNTIMES
+        .into_iter()
+        .find(|runtime| runtime.name() == family)
+        .ok_or_else(unknown)?;
+    if !runtime.is_compiled_in() {
+        return Err(not_compiled_in(runtime.name(), runtime.name()));
+    }
+    let taken = runtime.take(index).map_err(|what| {
+        let remedy = format!("{}, or use --device auto", runtime.needs());
+        Error::config(format!("--device {name}: {what}"), remedy)
+    })?;
+    Ok(choice(taken, "it was asked for"))
+}
+
+fn not_compiled_in(name: &str, feature: &str) -> Error {
+    Error::config(
+        format!("the device {name} is not compiled in"),
+        format!("build with --features {feature}, or use --device auto"),
+    )
+}
+
+fn choice((devices, name): Taken, why: &str) -> Choice {
+    Choice {
+        devices,
+        reason: format!("{name}, because {why}"),
     }
 }
 
 #[cfg(feature = "flex")]
-fn pick(why: &str) -> Result<Choice> {
-    Ok(Choice {
-        device: Device::flex(),
-        reason: format!("CPU (Burn's flex backend), because {why}"),
-    })
+fn cpu(why: &str) -> Option<Choice> {
+    let name = "CPU (Burn's flex backend)".to_string();
+    Some(choice((vec![Device::flex()], name), why))
 }
 
 #[cfg(not(feature = "flex"))]
-fn pick(_why: &str) -> Result<Choice> {
-    Err(Error::config(
-        "no device is compiled in",
-        "build with --features flex",
-    ))
+fn cpu(_why: &str) -> Option<Choice> {
+    None
 }

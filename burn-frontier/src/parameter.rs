@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
 use crate::comm::Buffer;
+use crate::comm::groups::Groups;
 use crate::error::Result;
 use crate::ops::exchange::{Group, from_buffer};
 use crate::placement::{Block, Placement};
@@ -53,6 +54,17 @@ pub struct ParameterContext {
 }
 
 impl ParameterContext {
+    /// In fp32, without sequence parallelism. `device` is without autodiff.
+    pub fn new(seed: u64, groups: &Groups, device: Device) -> Self {
+        Self {
+            seed,
+            tp: groups.tp.clone(),
+            device,
+            dtype: DType::F32,
+            sequence_parallel: false,
+        }
+    }
+
     /// The gradient's placement of a parameter that is replicated and used between tensor-parallel regions.
     pub fn replicated_gradient(&self) -> Placement {
         if self.sequence_parallel && self.tp.size() > 1 {

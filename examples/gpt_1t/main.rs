@@ -27,7 +27,6 @@ use burn_frontier::optim::scaler::LossScaler;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
 use burn_frontier::pipeline::run::Pipeline;
-use burn_frontier::pipeline::schedule::split_layers;
 use burn_frontier::zero::{ZeroConfig, state::load_parameters};
 use burn_frontier::{Error, Layout};
 use serde::{Deserialize, Serialize};
@@ -89,6 +88,7 @@ fn run() -> Result<()> {
     let options = Options::read()?;
     let settings = options.settings()?;
     let device = device::choose(options.device.as_deref())?;
+    device.check_dtype(settings.dtype)?;
     let tokenizer = corpus::tokenizer(&options)?;
     let model = options.model(Some(tokenizer.vocabulary()))?;
     settings.validate(&model)?;
@@ -182,23 +182,19 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
     let Job {
         settings, model, ..
     } = job;
-    let device = job.device.device.clone();
+    let device = job.device.of_rank(world.rank());
     let groups = Groups::new(settings.layout, world.clone())?;
     let context = ParameterContext {
-        seed: settings.seed,
-        tp: groups.tp.clone(),
-        device: device.clone(),
         dtype: settings.dtype,
         sequence_parallel: settings.sequence_parallel,
+        ..ParameterContext::new(settings.seed, &groups, device)
     };
 
     // The model: this stage's layers, split over the tensor-parallel ranks.
-    let split = split_layers(model.layers, settings.layout.pp * settings.kind.chunks())?;
-    let mut parts = model.init_stage(settings.kind, &split, &groups, &context)?;
+    let mut pipeline = model.init(settings.kind, &groups, &context)?;
     if let Some(imported) = &job.import {
-        load_parameters(&mut parts, imported, &groups.tp)?;
+        load_parameters(&mut pipeline.parts, imported, &groups.tp)?;
     }
-    let mut pipeline = Pipeline::new(parts, settings.kind, groups.clone(), device, settings.dtype)?;
 
     // The optimiser: gradients summed over the replicas, state split over them.
     let mut zero = ZeroConfig::new(settings.zero, settings.overlap);

@@ -121,7 +121,7 @@ pub struct Options {
     /// Peak of one rank's processor in TFLOP/s, to show MFU and HFU
     #[arg(long, value_name = "TFLOPS", help_heading = "Run")]
     pub peak: Option<f64>,
-    /// Device: auto or cpu [default: auto]
+    /// Device: auto, cpu, wgpu, cuda or rocm; cuda:1 is one GPU of several [default: auto]
     #[arg(long, help_heading = "Run")]
     pub device: Option<String>,
     /// Seconds after which a rank that waits for another gives up [default: 600]

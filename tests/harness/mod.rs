@@ -17,8 +17,7 @@ use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::optim::clip_factor;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
-use burn_frontier::pipeline::run::Pipeline;
-use burn_frontier::pipeline::schedule::{Kind, split_layers};
+use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::placement::for_each_run_of;
 use burn_frontier::zero::ZeroConfig;
 use burn_frontier::{Layout, Result};
@@ -37,6 +36,7 @@ pub struct Run {
     pub micro_batch: u64,
     pub steps: u64,
     pub dtype: DType,
+    pub device: Device,
     pub seed: u64,
     /// Where to save after the last step.
     pub save: Option<PathBuf>,
@@ -67,6 +67,7 @@ impl Run {
             micro_batch: 8,
             steps: 20,
             dtype: DType::F32,
+            device: Device::flex(),
             seed: 42,
             save: None,
             resume: None,
@@ -93,18 +94,11 @@ impl Run {
     fn rank(&self, world: Arc<dyn Communicator>) -> Result<(Outcome, Vec<Piece>)> {
         let groups = Groups::new(self.layout, world.clone())?;
         let context = ParameterContext {
-            seed: self.seed,
-            tp: groups.tp.clone(),
-            device: Device::flex(),
             dtype: self.dtype,
             sequence_parallel: self.sequence_parallel,
+            ..ParameterContext::new(self.seed, &groups, self.device.clone())
         };
-        let split = split_layers(self.config.layers, self.layout.pp * self.kind.chunks())?;
-        let parts = self
-            .config
-            .init_stage(self.kind, &split, &groups, &context)?;
-        let mut pipeline =
-            Pipeline::new(parts, self.kind, groups.clone(), Device::flex(), self.dtype)?;
+        let mut pipeline = self.config.init(self.kind, &groups, &context)?;
         let mut zero = ZeroConfig::new(self.zero, self.overlap);
         zero.bucket_elements = 5000; // Several buckets, also for a small model.
         let tied = self.config.tied_parameter(&groups);

@@ -77,8 +77,8 @@ pub fn micro_batches(
     Ok(cuts.map(|first| first..(first + size).min(end)).collect())
 }
 
-/// What a pass is done for.
-#[derive(Debug, Clone, Copy)]
+/// What a pass is done for. The default is an evaluation.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct StepContext {
     /// Seed of the run, for dropout.
     pub seed: u64,

@@ -7,9 +7,10 @@ use burn::tensor::Device;
 use super::model::{Attention, Block, Embedding, Head, Mlp, Norm, Slice};
 use super::{Activation, GptConfig, NormKind, Positions};
 use crate::comm::groups::Groups;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
-use crate::pipeline::schedule::Kind;
+use crate::pipeline::run::Pipeline;
+use crate::pipeline::schedule::{Kind, split_layers};
 use crate::placement::Placement;
 use crate::tensor_parallel::embedding::VocabularyParallel;
 use crate::tensor_parallel::linear::LinearConfig;
@@ -63,32 +64,26 @@ impl GptConfig {
 }
 
 impl GptConfig {
-    /// Makes a stage's parts, one a chunk of `kind`. `split`: the blocks of every part of the pipeline, in order.
+    /// Makes this rank's stage: its share of the layers, with their first values, ready to run in the order of `kind`.
     ///
     /// # Errors
-    /// A split of another number of parts.
-    pub fn init_stage(
+    /// A model that cannot be split so, found before anything is allocated.
+    pub fn init(
         &self,
         kind: Kind,
-        split: &[Range<usize>],
         groups: &Groups,
         context: &ParameterContext,
-    ) -> Result<Vec<GptPart>> {
-        (0..kind.chunks())
-            .map(|chunk| {
-                let part = chunk * groups.layout.pp + groups.at.pp;
-                let blocks = split.get(part).cloned().ok_or_else(|| {
-                    Error::config(
-                        format!(
-                            "the layers are split into {} parts, part {part} is missing",
-                            split.len()
-                        ),
-                        "split them into stages x chunks parts",
-                    )
-                })?;
-                Ok(self.init_part(blocks, context))
-            })
-            .collect()
+    ) -> Result<Pipeline<GptPart>> {
+        let (stages, stage) = (groups.layout.pp, groups.at.pp);
+        self.validate(&groups.layout, context.sequence_parallel)?;
+        // A stage's chunks are as far apart as there are stages.
+        let blocks = split_layers(self.layers, stages * kind.chunks())?;
+        let blocks = blocks.into_iter().skip(stage).step_by(stages);
+        let parts = blocks
+            .map(|blocks| self.init_part(blocks, context))
+            .collect();
+        let (device, dtype) = (context.device.clone(), context.dtype);
+        Pipeline::new(parts, kind, groups.clone(), device, dtype)
     }
 
     /// The parameter that first and last stage share, if they are two and the head is tied.

@@ -9,12 +9,13 @@ use crate::error::{Error, Result};
 
 /// How forward and backward passes are ordered. In files and on the command line: `gpipe`, `1f1b`, `interleaved`
 /// (two chunks a stage) or `interleaved:4`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Kind {
     /// All forward passes, then all backward passes; keeps the activations of every micro-batch (arXiv 1811.06965).
     GPipe,
     /// One forward, one backward: the same bubble, but at most `stages - stage` micro-batches alive (arXiv 2104.04473, 2.2.1).
+    #[default]
     OneForwardOneBackward,
     /// One forward, one backward over several chunks a stage: a bubble `chunks` times smaller (arXiv 2104.04473, 2.2.2).
     Interleaved {

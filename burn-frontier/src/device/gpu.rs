@@ -1,0 +1,189 @@
+//! GPUs: which are there, and whether they work.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+#[cfg(feature = "wgpu")]
+use burn::tensor::DeviceKind;
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+use burn::tensor::DeviceType;
+use burn::tensor::{Device, Tensor};
+
+/// Devices that work, the best first, and what to call them.
+pub(super) type Taken = (Vec<Device>, String);
+
+/// A way to reach GPUs, named on the command line as among Cargo's features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Runtime {
+    Rocm,
+    Cuda,
+    Wgpu,
+}
+
+/// In the order in which they are preferred.
+pub(super) const RUNTIMES: [Runtime; 3] = [Runtime::Rocm, Runtime::Cuda, Runtime::Wgpu];
+
+impl Runtime {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Rocm => "rocm",
+            Self::Cuda => "cuda",
+            Self::Wgpu => "wgpu",
+        }
+    }
+
+    pub(super) const fn is_compiled_in(self) -> bool {
+        match self {
+            Self::Rocm => cfg!(feature = "rocm"),
+            Self::Cuda => cfg!(feature = "cuda"),
+            Self::Wgpu => cfg!(feature = "wgpu"),
+        }
+    }
+
+    /// What must be on the machine, as a remedy.
+    pub(super) const fn needs(self) -> &'static str {
+        match self {
+            Self::Rocm => {
+                "it needs an AMD GPU and ROCm's libamdhip64 and libhiprtc (ROCM_PATH names their folder)"
+            }
+            Self::Cuda => {
+                "it needs an NVIDIA GPU, its driver, and the CUDA toolkit with NVRTC (CUDA_PATH names its folder)"
+            }
+            Self::Wgpu => "it needs a Vulkan, Metal or Direct3D 12 driver",
+        }
+    }
+
+    const fn absent(self) -> &'static str {
+        match self {
+            Self::Rocm => "no AMD GPU with ROCm was found",
+            Self::Cuda => "no NVIDIA GPU with a driver was found",
+            Self::Wgpu => "no graphics driver was found",
+        }
+    }
+
+    /// All GPUs, or the one numbered `index`; of graphics drivers, the best. Says why if there are none.
+    pub(super) fn take(self, index: Option<usize>) -> Result<Taken, String> {
+        let mut devices = self.find();
+        if devices.is_empty() {
+            return Err(self.absent().into());
+        }
+        let count = devices.len();
+        match index {
+            Some(index) if index < count => devices = vec![devices.swap_remove(index)],
+            Some(index) => {
+                return Err(format!(
+                    "there is no number {index}, only 0 to {}",
+                    count - 1
+                ));
+            }
+            // A laptop's second adapter is no match for its first.
+            None if self == Self::Wgpu => devices.truncate(1),
+            None => {}
+        }
+        let names = devices.iter().map(try_out).collect::<Result<Vec<_>, _>>()?;
+        let name = match &names[..] {
+            [name] => name.clone(),
+            names => format!(
+                "{} GPUs, taken by the ranks in turn: {}",
+                names.len(),
+                names.join(", ")
+            ),
+        };
+        let imitation = if devices.iter().any(is_imitation) {
+            ", a graphics driver that imitates a GPU on the CPU"
+        } else {
+            ""
+        };
+        Ok((devices, format!("{name} ({}{imitation})", self.name())))
+    }
+
+    /// As [`Self::take`], but no graphics driver that only imitates a GPU: the CPU itself is faster.
+    pub(super) fn take_hardware(self) -> Result<Taken, String> {
+        match self.find().first() {
+            Some(best) if is_imitation(best) => {
+                Err("its graphics driver only imitates a GPU on the CPU".into())
+            }
+            _ => self.take(None),
+        }
+    }
+
+    /// The devices that are there, the best first. Opens none of them.
+    fn find(self) -> Vec<Device> {
+        match self {
+            #[cfg(feature = "rocm")]
+            Self::Rocm => Device::enumerate(DeviceType::Rocm).into_vec(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Device::enumerate(DeviceType::Cuda).into_vec(),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => adapters(),
+            #[allow(unreachable_patterns)]
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The graphics adapters: discrete GPUs, integrated, virtual, unknown, imitations.
+#[cfg(feature = "wgpu")]
+fn adapters() -> Vec<Device> {
+    const KINDS: [fn(usize) -> DeviceKind; 3] = [
+        DeviceKind::DiscreteGpu,
+        DeviceKind::IntegratedGpu,
+        DeviceKind::VirtualGpu,
+    ];
+    let mut devices = Device::enumerate(DeviceType::Wgpu).into_vec();
+    let count = devices.len();
+    let place = |device: &Device| {
+        let is =
+            |kind: &fn(usize) -> DeviceKind| (0..count).any(|i| *device == Device::wgpu(kind(i)));
+        let known = KINDS.iter().position(is);
+        known.unwrap_or(KINDS.len() + usize::from(is_imitation(device)))
+    };
+    devices.sort_by_key(place);
+    devices
+}
+
+/// Whether a graphics driver computes on the CPU.
+#[cfg(feature = "wgpu")]
+fn is_imitation(device: &Device) -> bool {
+    *device == Device::wgpu(DeviceKind::Cpu)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn is_imitation(_device: &Device) -> bool {
+    false
+}
+
+/// Computes a sum on a device. Gives the device's name, or says what went wrong.
+///
+/// CubeCL panics where a driver is there but a compiler or a permission is not, so this is the place to find out.
+fn try_out(device: &Device) -> Result<String, String> {
+    let sum = || {
+        let two = Tensor::<1>::ones([1], device).add_scalar(1.0);
+        let data = two.try_into_data().map_err(|e| e.to_string())?;
+        match data.try_to_vec::<f32>().as_deref() {
+            Ok([2.0]) => Ok(name(device)),
+            other => Err(format!("1 + 1 gave {other:?}")),
+        }
+    };
+    catch_unwind(AssertUnwindSafe(sum))
+        .unwrap_or_else(|panic| Err(text_of(panic.as_ref())))
+        .map_err(|what| format!("{device:?} is there but does not work: {what}"))
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+fn name(device: &Device) -> String {
+    device
+        .identity()
+        .map_or_else(|| format!("{device:?}"), |identity| identity.name)
+}
+
+#[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
+fn name(device: &Device) -> String {
+    format!("{device:?}")
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a message")
+        .into()
+}
