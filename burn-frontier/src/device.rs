@@ -12,6 +12,8 @@ use gpu::{RUNTIMES, Taken};
 pub struct Choice {
     /// At least one, without autodiff.
     devices: Vec<Device>,
+    /// What they are called.
+    name: String,
     /// One sentence for the user.
     pub reason: String,
 }
@@ -27,15 +29,12 @@ impl Choice {
     /// # Errors
     /// Such a type.
     pub fn check_dtype(&self, dtype: DType) -> Result<()> {
-        if self
-            .devices
-            .iter()
-            .all(|device| device.supports_dtype(dtype))
-        {
+        let can = |device: &Device| device.supports_dtype(dtype);
+        if self.devices.iter().all(can) {
             return Ok(());
         }
         Err(Error::config(
-            format!("{} cannot compute in {dtype:?}", self.reason),
+            format!("{} cannot compute in {dtype:?}", self.name),
             "use another precision (fp32 works everywhere), or another --device",
         ))
     }
@@ -67,7 +66,7 @@ fn best() -> Result<Choice> {
                 absent.push("it is the best that is compiled in and present".into());
                 return Ok(choice(taken, &absent.join("; ")));
             }
-            Err(what) => absent.push(format!("{} is compiled in, but {what}", runtime.name())),
+            Err((what, _)) => absent.push(format!("{} is compiled in, but {what}", runtime.name())),
         }
     }
     let why = if absent.is_empty() {
@@ -103,8 +102,8 @@ fn named(name: &str) -> Result<Choice> {
     if !runtime.is_compiled_in() {
         return Err(not_compiled_in(runtime.name(), runtime.name()));
     }
-    let taken = runtime.take(index).map_err(|what| {
-        let remedy = format!("{}, or use --device auto", runtime.needs());
+    let taken = runtime.take(index).map_err(|(what, remedy)| {
+        let remedy = format!("{remedy}, or use --device auto");
         Error::config(format!("--device {name}: {what}"), remedy)
     })?;
     Ok(choice(taken, "it was asked for"))
@@ -121,6 +120,7 @@ fn choice((devices, name): Taken, why: &str) -> Choice {
     Choice {
         devices,
         reason: format!("{name}, because {why}"),
+        name,
     }
 }
 
@@ -133,4 +133,55 @@ fn cpu(why: &str) -> Option<Choice> {
 #[cfg(not(feature = "flex"))]
 fn cpu(_why: &str) -> Option<Choice> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(name: &str) -> String {
+        choose(Some(name)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_cpu_is_taken_by_name_and_computes_in_every_type() {
+        let cpu = choose(Some("cpu")).unwrap();
+        assert_eq!(cpu.of_rank(3), Device::flex());
+        for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
+            cpu.check_dtype(dtype).unwrap();
+        }
+        assert!(cpu.check_dtype(DType::I64).is_err());
+    }
+
+    #[test]
+    #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
+    fn a_build_without_gpus_takes_the_cpu_and_names_the_missing_feature() {
+        let auto = choose(None).unwrap();
+        assert_eq!(auto.of_rank(0), Device::flex());
+        assert!(auto.reason.contains("the only device"), "{}", auto.reason);
+        for name in ["rocm", "cuda", "wgpu:1"] {
+            let feature = format!("--features {}", name.trim_end_matches(":1"));
+            let message = refusal(name);
+            assert!(message.contains(&feature), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_device_has_is_refused_with_the_names_there_are() {
+        for name in ["gpu", "cuda:first", "cpu:1", ""] {
+            let message = refusal(name);
+            assert!(
+                message.contains("use auto, cpu, wgpu, cuda or rocm"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn ranks_take_the_devices_in_turn() {
+        let devices = vec![Device::flex(), Device::flex().autodiff()];
+        let two = choice((devices, "two".into()), "of a test");
+        let takes = |rank| two.of_rank(rank).is_autodiff();
+        assert_eq!([0, 1, 2, 3].map(takes), [false, true, false, true]);
+    }
 }

@@ -47,6 +47,36 @@ impl Cargo {
         ])
     }
 
+    /// Clippy on what the GPU features compile, and rustfmt and clippy on the stand-in for a crate of theirs, which no
+    /// other command reaches.
+    pub fn clippy_gpu(&self) -> Result<()> {
+        const PATCH: &str = "patches/cubecl-llvm/Cargo.toml";
+        let deny = ["--", "-D", "warnings"];
+        self.run(&["fmt", "--manifest-path", PATCH, "--check"])?;
+        for package in ["cubecl-llvm", "burn-frontier"] {
+            let all_targets = ["--all-targets", "--package", package];
+            let features = [
+                "--features",
+                "burn-frontier/wgpu,burn-frontier/cuda,burn-frontier/rocm",
+            ];
+            self.run(&[&["clippy"], &all_targets[..], &features, &deny].concat())?;
+        }
+        Ok(())
+    }
+
+    /// The training that compares a GPU with the CPU, on what the graphics driver offers.
+    pub fn test_gpu(&self) -> Result<()> {
+        self.run(&[
+            "test",
+            "--features",
+            "wgpu",
+            "--test",
+            "gpu",
+            "--",
+            "--nocapture",
+        ])
+    }
+
     /// The tests of every member but burn-frontier, which `cargo test` at the root covers.
     pub fn test_others(&self, arguments: &[&str]) -> Result<()> {
         let mut all = vec!["test", "--workspace", "--exclude", "burn-frontier"];

@@ -42,6 +42,11 @@ enum Task {
     Slow,
     /// Build the documentation of the workspace and its examples, with warnings as errors.
     Doc,
+    /// Run clippy on what the features wgpu, cuda and rocm compile, and train on what the graphics driver offers.
+    ///
+    /// Needs a Vulkan driver: Mesa's (the package mesa-vulkan-drivers) computes on the CPU. Without one, the training is
+    /// skipped; where the environment says CI=true, it fails.
+    Gpu,
     /// Run the example gpt_1t as a user does: train, resume, and a configuration that cannot run.
     Smoke,
     /// Run the benchmarks; what follows is passed on: `cargo xtask bench -- FILTER`.
@@ -85,6 +90,10 @@ fn run(task: Task) -> Result<()> {
             cargo.test_others(&["--tests", "--", "--ignored"])
         }
         Task::Doc => cargo.doc(),
+        Task::Gpu => {
+            timed("clippy with the GPU features", || cargo.clippy_gpu())?;
+            timed("training on a GPU", || cargo.test_gpu())
+        }
         Task::Smoke => smoke::run(&cargo),
         Task::Bench { arguments } => {
             let mut all = vec!["bench", "--benches", "--"];

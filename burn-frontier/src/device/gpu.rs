@@ -11,6 +11,9 @@ use burn::tensor::{Device, Tensor};
 /// Devices that work, the best first, and what to call them.
 pub(super) type Taken = (Vec<Device>, String);
 
+/// Why nothing was taken, and what to do.
+pub(super) type Refusal = (String, &'static str);
+
 /// A way to reach GPUs, named on the command line as among Cargo's features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Runtime {
@@ -40,7 +43,7 @@ impl Runtime {
     }
 
     /// What must be on the machine, as a remedy.
-    pub(super) const fn needs(self) -> &'static str {
+    const fn needs(self) -> &'static str {
         match self {
             Self::Rocm => {
                 "it needs an AMD GPU and ROCm's libamdhip64 and libhiprtc (ROCM_PATH names their folder)"
@@ -60,55 +63,48 @@ impl Runtime {
         }
     }
 
-    /// All GPUs, or the one numbered `index`; of graphics drivers, the best. Says why if there are none.
-    pub(super) fn take(self, index: Option<usize>) -> Result<Taken, String> {
-        let mut devices = self.find();
-        if devices.is_empty() {
-            return Err(self.absent().into());
-        }
-        let count = devices.len();
+    /// All GPUs, or the one numbered `index`; of graphics drivers, the best. The first has been tried out.
+    pub(super) fn take(self, index: Option<usize>) -> Result<Taken, Refusal> {
+        let mut devices = self.find()?;
+        let last = devices.len() - 1;
         match index {
-            Some(index) if index < count => devices = vec![devices.swap_remove(index)],
+            Some(index) if index <= last => devices = vec![devices.swap_remove(index)],
             Some(index) => {
-                return Err(format!(
-                    "there is no number {index}, only 0 to {}",
-                    count - 1
-                ));
+                let what = format!("there is no number {index}; the last is {last}");
+                return Err((what, "leave the number out"));
             }
             // A laptop's second adapter is no match for its first.
             None if self == Self::Wgpu => devices.truncate(1),
             None => {}
         }
-        let names = devices.iter().map(try_out).collect::<Result<Vec<_>, _>>()?;
-        let name = match &names[..] {
-            [name] => name.clone(),
-            names => format!(
-                "{} GPUs, taken by the ranks in turn: {}",
-                names.len(),
-                names.join(", ")
-            ),
+        let first = try_out(&devices[0]).map_err(|what| (what, self.needs()))?;
+        let more = match devices.len() {
+            1 => String::new(),
+            count => format!(" and {} more, taken by the ranks in turn", count - 1),
         };
-        let imitation = if devices.iter().any(is_imitation) {
+        let imitation = if is_imitation(&devices[0]) {
             ", a graphics driver that imitates a GPU on the CPU"
         } else {
             ""
         };
-        Ok((devices, format!("{name} ({}{imitation})", self.name())))
+        Ok((
+            devices,
+            format!("{first}{more} ({}{imitation})", self.name()),
+        ))
     }
 
     /// As [`Self::take`], but no graphics driver that only imitates a GPU: the CPU itself is faster.
-    pub(super) fn take_hardware(self) -> Result<Taken, String> {
-        match self.find().first() {
-            Some(best) if is_imitation(best) => {
-                Err("its graphics driver only imitates a GPU on the CPU".into())
-            }
-            _ => self.take(None),
+    pub(super) fn take_hardware(self) -> Result<Taken, Refusal> {
+        if is_imitation(&self.find()?[0]) {
+            let what = "its graphics driver only imitates a GPU on the CPU";
+            return Err((what.into(), "name it to take it all the same"));
         }
+        self.take(None)
     }
 
-    /// The devices that are there, the best first. Opens none of them.
-    fn find(self) -> Vec<Device> {
-        match self {
+    /// The devices that are there, at least one, the best first. Opens none of them.
+    fn find(self) -> Result<Vec<Device>, Refusal> {
+        let find = || match self {
             #[cfg(feature = "rocm")]
             Self::Rocm => Device::enumerate(DeviceType::Rocm).into_vec(),
             #[cfg(feature = "cuda")]
@@ -117,6 +113,11 @@ impl Runtime {
             Self::Wgpu => adapters(),
             #[allow(unreachable_patterns)]
             _ => Vec::new(),
+        };
+        match without_panic(find) {
+            Ok(devices) if devices.is_empty() => Err((self.absent().into(), self.needs())),
+            Ok(devices) => Ok(devices),
+            Err(panic) => Err((format!("{}: {panic}", self.absent()), self.needs())),
         }
     }
 }
@@ -153,8 +154,6 @@ fn is_imitation(_device: &Device) -> bool {
 }
 
 /// Computes a sum on a device. Gives the device's name, or says what went wrong.
-///
-/// CubeCL panics where a driver is there but a compiler or a permission is not, so this is the place to find out.
 fn try_out(device: &Device) -> Result<String, String> {
     let sum = || {
         let two = Tensor::<1>::ones([1], device).add_scalar(1.0);
@@ -164,8 +163,8 @@ fn try_out(device: &Device) -> Result<String, String> {
             other => Err(format!("1 + 1 gave {other:?}")),
         }
     };
-    catch_unwind(AssertUnwindSafe(sum))
-        .unwrap_or_else(|panic| Err(text_of(panic.as_ref())))
+    without_panic(sum)
+        .flatten()
         .map_err(|what| format!("{device:?} is there but does not work: {what}"))
 }
 
@@ -181,9 +180,13 @@ fn name(device: &Device) -> String {
     format!("{device:?}")
 }
 
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a panic without a message")
-        .into()
+/// What `body` gives, or the message of its panic: CubeCL panics where a driver is there but a compiler or a permission
+/// is not.
+fn without_panic<T>(body: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("a panic without a message")
+            .into()
+    })
 }
