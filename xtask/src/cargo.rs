@@ -47,21 +47,19 @@ impl Cargo {
         ])
     }
 
-    /// Clippy on what the GPU features compile, and rustfmt and clippy on the stand-in for a crate of theirs, which no
-    /// other command reaches.
+    /// Clippy on what the GPU features compile, and rustfmt on the stand-in for a crate of theirs, which is no member.
     pub fn clippy_gpu(&self) -> Result<()> {
         const PATCH: &str = "patches/cubecl-llvm/Cargo.toml";
-        let deny = ["--", "-D", "warnings"];
         self.run(&["fmt", "--manifest-path", PATCH, "--check"])?;
-        for package in ["cubecl-llvm", "burn-frontier"] {
-            let all_targets = ["--all-targets", "--package", package];
-            let features = [
-                "--features",
-                "burn-frontier/wgpu,burn-frontier/cuda,burn-frontier/rocm",
-            ];
-            self.run(&[&["clippy"], &all_targets[..], &features, &deny].concat())?;
-        }
-        Ok(())
+        self.run(&[
+            "clippy",
+            "--all-targets",
+            "--features",
+            "wgpu,cuda,rocm",
+            "--",
+            "-D",
+            "warnings",
+        ])
     }
 
     /// The training that compares a GPU with the CPU, on what the graphics driver offers.
