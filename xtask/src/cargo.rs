@@ -82,6 +82,22 @@ impl Cargo {
         self.run(&all)
     }
 
+    /// The program that checks the kernels. It is frontier-kernels' own, so that xtask builds without CubeCL.
+    pub fn hip(&self, update: bool, filter: &str) -> Result<()> {
+        let mut all = vec![
+            "run",
+            "--quiet",
+            "--package",
+            "frontier-kernels",
+            "--bin",
+            "hip",
+            "--",
+        ];
+        all.extend(update.then_some("--update"));
+        all.extend((!filter.is_empty()).then_some(filter));
+        self.run(&all)
+    }
+
     /// The documentation of the workspace, with warnings as errors.
     ///
     /// Selecting the examples brings in the development dependencies, and with them the features that clippy compiled:
