@@ -2,11 +2,18 @@
 
 use crate::error::Result;
 use crate::hip::emit::Source;
+use crate::{adamw, cross_entropy, norm, rotary};
 
 /// The kernels, family by family. A name ends with its target.
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
 pub fn sources() -> Result<Vec<Source>> {
-    Ok(Vec::new())
+    let families = [
+        norm::sources()?,
+        cross_entropy::sources()?,
+        rotary::sources()?,
+        adamw::sources()?,
+    ];
+    Ok(families.into_iter().flatten().collect())
 }

@@ -11,8 +11,15 @@
     clippy::useless_conversion
 )]
 
+pub mod adamw;
+mod argument;
 pub mod catalog;
+pub mod cross_entropy;
+pub mod device;
 pub mod error;
 pub mod hip;
 pub mod matrix;
+pub mod norm;
 pub mod random;
+pub mod rotary;
+pub mod rows;
