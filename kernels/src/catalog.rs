@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::hip::emit::Source;
-use crate::{adamw, cross_entropy, norm, rotary};
+use crate::{adamw, cross_entropy, gemm, norm, rotary};
 
 /// The kernels, family by family. A name ends with its target.
 ///
@@ -10,6 +10,7 @@ use crate::{adamw, cross_entropy, norm, rotary};
 /// A kernel that CubeCL cannot render.
 pub fn sources() -> Result<Vec<Source>> {
     let families = [
+        gemm::sources()?,
         norm::sources()?,
         cross_entropy::sources()?,
         rotary::sources()?,

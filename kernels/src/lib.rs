@@ -17,6 +17,7 @@ pub mod catalog;
 pub mod cross_entropy;
 pub mod device;
 pub mod error;
+pub mod gemm;
 pub mod hip;
 pub mod matrix;
 pub mod norm;
