@@ -65,12 +65,13 @@ impl Cargo {
         ])
     }
 
-    /// The training that compares a GPU with the CPU, on what the graphics driver offers.
+    /// The library's tests and the training that compare a GPU with the CPU, on what the graphics driver offers.
     pub fn test_gpu(&self) -> Result<()> {
         self.run(&[
             "test",
             "--features",
             "wgpu",
+            "--lib",
             "--test",
             "gpu",
             "--",

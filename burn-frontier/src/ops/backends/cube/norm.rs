@@ -107,3 +107,67 @@ impl Saved {
         })
     }
 }
+
+#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    use crate::ops::norm::{layer_norm, rms_norm};
+
+    fn values(count: usize, seed: u32) -> Vec<f32> {
+        let mut s = seed;
+        let next = || {
+            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            s as f32 / 2f32.powi(31) - 1.0
+        };
+        std::iter::repeat_with(next).take(count).collect()
+    }
+
+    fn leaf<const D: usize>(shape: [usize; D], seed: u32, device: &Device) -> Tensor<D> {
+        let data = TensorData::new(values(shape.iter().product(), seed), shape);
+        Tensor::from_data(data, device).autodiff().require_grad()
+    }
+
+    /// Output and gradients of the norm of x `[2, 3, 37]`.
+    fn results(layer: bool, device: &Device) -> Vec<f32> {
+        let (x, weight) = (leaf([2, 3, 37], 1, device), leaf([37], 2, device));
+        let bias = leaf([37], 3, device);
+        let y = match layer {
+            true => layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-5),
+            false => rms_norm(x.clone(), weight.clone(), 1e-5) + bias.clone().unsqueeze(),
+        };
+        let gradients = (y.clone() * leaf([2, 3, 37], 4, device)).sum().backward();
+        let vector = |data: TensorData| data.try_to_vec::<f32>().unwrap();
+        let mut all = vector(y.into_data());
+        all.extend(vector(x.grad(&gradients).unwrap().into_data()));
+        all.extend(vector(weight.grad(&gradients).unwrap().into_data()));
+        all.extend(vector(bias.grad(&gradients).unwrap().into_data()));
+        all
+    }
+
+    #[test]
+    fn norms_on_a_gpu_are_the_kernels_and_equal_the_composition() {
+        let Ok(gpu) = crate::device::choose(Some("wgpu")) else {
+            assert!(std::env::var_os("CI").is_none(), "no Vulkan adapter");
+            eprintln!("skipped: wgpu finds no adapter");
+            return;
+        };
+        let gpu = gpu.of_rank(0);
+        let x = leaf([2, 3, 37], 1, &gpu).without_autodiff();
+        let weight = leaf([37], 2, &gpu).without_autodiff();
+        assert!(
+            norm(&x, &weight, None, 1e-5).is_some(),
+            "the kernels refused"
+        );
+        for layer in [true, false] {
+            let cpu = results(layer, &Device::flex());
+            for (own, expected) in results(layer, &gpu).into_iter().zip(cpu) {
+                assert!(
+                    (own - expected).abs() < 2e-5 * (1.0 + expected.abs()),
+                    "{own} {expected}"
+                );
+            }
+        }
+    }
+}
