@@ -2,6 +2,7 @@
 
 use burn::tensor::{Bool, Device, Tensor, activation};
 
+use super::backends;
 use super::dropout::Dropout;
 use super::gradient::with_gradient;
 
@@ -31,15 +32,24 @@ pub fn attention(
     options: &AttentionOptions,
 ) -> Tensor<4> {
     let [q, k, v] = [&query, &key, &value].map(|x| x.clone().without_autodiff());
-    let state = probabilities(q.clone(), k.clone(), options);
-    let output = output(&state, &v);
-    let kept = (!options.recompute).then_some(state);
     let options = options.clone();
     let inputs = [
         query.into_dispatch(),
         key.into_dispatch(),
         value.into_dispatch(),
     ];
+    if let Some((output, fused)) = backends::attention(&q, &k, &v, &options) {
+        return with_gradient(inputs, output, move |g| {
+            let gradients = fused(g.clone()).unwrap_or_else(|| {
+                let state = probabilities(q.clone(), k.clone(), &options);
+                backward(q, k, v, state, g, options.scale)
+            });
+            gradients.map(|x| Some(x.into_dispatch()))
+        });
+    }
+    let state = probabilities(q.clone(), k.clone(), &options);
+    let output = output(&state, &v);
+    let kept = (!options.recompute).then_some(state);
     with_gradient(inputs, output, move |g| {
         let state = kept.unwrap_or_else(|| probabilities(q.clone(), k.clone(), &options));
         backward(q, k, v, state, g, options.scale).map(|x| Some(x.into_dispatch()))

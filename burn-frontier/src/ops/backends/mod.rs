@@ -5,12 +5,12 @@
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 mod cube;
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
-pub(crate) use cube::norm::norm;
+pub(crate) use cube::{attention::attention, norm::norm};
 
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
 mod none;
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
-pub(crate) use none::norm;
+pub(crate) use none::{attention, norm};
 
 use burn::tensor::Tensor;
 
@@ -26,3 +26,6 @@ pub(crate) struct NormGradients {
 
 /// From a norm's output gradient to its gradients.
 pub(crate) type NormBackward = Box<dyn FnOnce(Tensor<3>) -> Option<NormGradients> + Send>;
+
+/// From the output's gradient to those of query, key and value.
+pub(crate) type AttentionBackward = Box<dyn FnOnce(Tensor<4>) -> Option<[Tensor<4>; 3]> + Send>;

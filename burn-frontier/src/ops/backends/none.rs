@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use super::NormBackward;
+use super::{AttentionBackward, NormBackward};
+use crate::ops::attention::AttentionOptions;
 
 pub(crate) fn norm(
     _x: &Tensor<3>,
@@ -10,5 +11,14 @@ pub(crate) fn norm(
     _bias: Option<&Tensor<1>>,
     _epsilon: f64,
 ) -> Option<(Tensor<3>, NormBackward)> {
+    None
+}
+
+pub(crate) fn attention(
+    _query: &Tensor<4>,
+    _key: &Tensor<4>,
+    _value: &Tensor<4>,
+    _options: &AttentionOptions,
+) -> Option<(Tensor<4>, AttentionBackward)> {
     None
 }
