@@ -173,11 +173,14 @@ fn attend<
         inputs, wave, work, geometry, comptime!(plan.clone()),
     );
     // A step prepares the scores of the tile after its own.
-    let plain = max(clear, 1u32) - 1;
-    for tile in 0..plain {
-        step::<E, NA, NB, ND, NP, WK, WV, SK, SV>(
-            inputs, &mut memory, wave, work, geometry, tile, Next::Seen, comptime!(plan.clone()),
-        );
+    let mut plain = 0u32.runtime();
+    if comptime!(!plan.along_rows()) {
+        plain = max(clear, 1u32) - 1;
+        for tile in 0..plain {
+            step::<E, NA, NB, ND, NP, WK, WV, SK, SV>(
+                inputs, &mut memory, wave, work, geometry, tile, Next::Seen, comptime!(plan.clone()),
+            );
+        }
     }
     for tile in plain..tiles - 1 {
         step::<E, NA, NB, ND, NP, WK, WV, SK, SV>(

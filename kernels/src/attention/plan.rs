@@ -189,8 +189,10 @@ impl Plan {
 fn shape(instruction: &Instruction, head_dim: usize) -> (usize, usize) {
     let bytes = instruction.operand.bytes();
     match (instruction.unit, bytes, head_dim) {
-        // Two tiles of K and V within 16 KiB.
-        (Unit::Fma, ..) => (4, (4096 / (bytes * head_dim.next_power_of_two())).clamp(4, 16)),
+        // Two tiles of K and V within 16 KiB, and a text of moderate length, since each lane's products are unrolled.
+        (Unit::Fma, _, 0..=32) => (4, 16),
+        (Unit::Fma, _, 33..=64) => (4, 8),
+        (Unit::Fma, ..) => (4, 4),
         (Unit::Mfma { .. }, 2, 0..=32) => (4, 64),
         (Unit::Mfma { .. }, 2, 33..=64) => (8, 64),
         (Unit::Mfma { .. }, 2, 65..=80) if instruction.m == 16 => (8, 64),

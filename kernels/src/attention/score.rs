@@ -208,13 +208,17 @@ pub(crate) fn kept(
             }
         }
     } else {
+        // Two groups of lanes take the even and the odd rows.
+        let odd = lane_part(lane, rows) == 1;
         #[unroll]
-        for e in 0..count {
-            let key = first_key + lane_part(lane, rows) + comptime!(rows.offset(e) as u32);
-            let words = words(site, query, key, geometry);
-            let low = select(key % 2 == 0, words.extract(0usize), words.extract(1usize));
-            let high = select(key % 2 == 0, words.extract(2usize), words.extract(3usize));
-            keep[e] = select(key / 2 % 2 == 0, low, high) >= geometry.threshold;
+        for block in 0..comptime!(count / 2) {
+            let words = words(site, query, first_key + comptime!(4 * block as u32), geometry);
+            #[unroll]
+            for e in 0..2usize {
+                let even = words.extract(comptime!(2 * e));
+                let word = select(odd, words.extract(comptime!(2 * e + 1)), even);
+                keep[comptime!(2 * block + e)] = word >= geometry.threshold;
+            }
         }
     }
     keep

@@ -6,12 +6,12 @@ use cubecl_core::prelude::*;
 
 use super::super::problem::{BiasStrides, Geometry};
 use super::super::score::{bias_base, sequence};
-use super::kernels::{GradientStrides, key_rows, query_rows};
+use super::ends::{GradientStrides, key_column, own_keys, query_stream};
 use super::layout::Lane;
-use super::plan::{Form, Plan};
-use super::score::{Column, Place, biases};
-use super::sweep::{Own, Stages, Stream, Sums, sweep};
-use super::tiles::{Tiles, own_fragments};
+use super::plan::Plan;
+use super::score::Place;
+use super::sweep::{Stages, Sums, sweep};
+use super::tiles::Tiles;
 
 /// Which batch entries and heads share an entry of a bias.
 #[derive(CubeType, CubeLaunch, Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,7 +33,11 @@ impl Shared {
     pub fn new(strides: BiasStrides, batch: u32, heads: u32) -> Self {
         Self {
             batch,
-            entries: if strides.batch == 0 { batch } else { strides.divisor },
+            entries: if strides.batch == 0 {
+                batch
+            } else {
+                strides.divisor
+            },
             heads,
             members: if strides.head == 0 { heads } else { 1 },
             strides,
@@ -54,7 +58,17 @@ impl Shared {
             query,
             key,
         } = self.strides;
-        [self.batch, self.entries, self.heads, self.members, divisor, batch, head, query, key]
+        [
+            self.batch,
+            self.entries,
+            self.heads,
+            self.members,
+            divisor,
+            batch,
+            head,
+            query,
+            key,
+        ]
     }
 }
 
@@ -90,31 +104,20 @@ pub(super) fn pair<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P: 
     let mut tiles = Tiles::<E, W>::new(plan);
     let mut sums = Sums::<ND>::new(plan);
     for batch in entry..min(entry + shared.entries, shared.batch) {
-        let sequence = sequence(batch, &geometry, cumulative_queries, cumulative_keys, plan.variant);
+        let sequence = sequence(
+            batch,
+            &geometry,
+            cumulative_queries,
+            cumulative_keys,
+            plan.variant,
+        );
         if first < sequence.keys && query < sequence.queries {
             for head in head..head + shared.members {
                 let place = Place::new(&sequence, head, samples, &geometry, plan);
                 let kv_head = head / geometry.group;
-                let k_rows = key_rows(&sequence, kv_head, &geometry.k, plan);
-                let v_rows = key_rows(&sequence, kv_head, &geometry.v, plan);
-                let own = Own::<E, NB> {
-                    x: own_fragments::<E, V, NB>(k, &k_rows, key, plan),
-                    y: own_fragments::<E, V, NB>(v, &v_rows, key, plan),
-                };
-                let mut term = f32::new(0.0);
-                if comptime!(plan.has_bias(Form::Keys)) {
-                    term = biases(bias1, bias2, &geometry, &place, 0u32, key, Form::Keys, plan);
-                }
-                let stream = Stream {
-                    x: query_rows(&sequence, head, &geometry.q, plan),
-                    y: query_rows(&sequence, head, &gradient.o, plan),
-                    statistics: query_rows(&sequence, head, &geometry.lse, plan),
-                };
-                let column = Column {
-                    position: key,
-                    term,
-                    delta: f32::new(0.0),
-                };
+                let own = own_keys::<E, V, NB>(k, v, &sequence, kv_head, key, &geometry, plan);
+                let stream = query_stream(&sequence, head, &geometry, &gradient, plan);
+                let column = key_column(bias1, bias2, &geometry, &place, key, plan);
                 let stages = Stages {
                     from: CUBE_POS_Y,
                     middle: CUBE_POS_Y + 1,

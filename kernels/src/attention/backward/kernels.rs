@@ -4,71 +4,19 @@ use cubecl_core as cubecl;
 use cubecl_core::ir::ElemType;
 use cubecl_core::prelude::*;
 
-use super::super::problem::{Geometry, Problem, Strides};
-use super::super::score::{self, key_base, keys_seen_below, keys_seen_by_all, query_base, sequence,
+use super::super::problem::Geometry;
+use super::super::score::{self, keys_seen_below, keys_seen_by_all, query_base, sequence};
+use super::ends::{
+    GradientStrides, key_column, key_rows, own_keys, query_rows, query_stream, write,
 };
 use super::layout::Lane;
-use super::plan::{Form, Plan};
-use super::score::{Column, Place, biases};
+use super::plan::Plan;
+use super::score::{Column, Place};
 use super::sweep::{Own, Stages, Stream, Sums, sweep};
-use super::tiles::{Rows, Tiles, own_fragments};
-use crate::hip::run::Scalars;
+use super::tiles::{Tiles, own_fragments};
 use crate::matrix::lanes::{Join, join_column};
 use crate::matrix::math::LOG2_E;
 use crate::matrix::vector::from_elements;
-
-/// Where the gradients lie, in elements.
-#[derive(CubeType, CubeLaunch, Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct GradientStrides {
-    /// Of the gradient of O.
-    pub o: Strides,
-    /// Of the gradient of Q.
-    pub q: Strides,
-    /// Of the gradient of K.
-    pub k: Strides,
-    /// Of the gradient of V.
-    pub v: Strides,
-}
-
-impl GradientStrides {
-    /// Of gradients that lie as Q, K, V and O do.
-    pub fn like(problem: &Problem) -> Self {
-        Self {
-            o: problem.o,
-            q: problem.q,
-            k: problem.k,
-            v: problem.v,
-        }
-    }
-
-    /// The scalars in the order of the kernels' parameters, after those of `geometry`.
-    pub fn scalars(&self, geometry: &Geometry) -> Scalars {
-        let mut scalars = geometry.scalars();
-        let tensors = [self.o, self.q, self.k, self.v];
-        scalars.u32.extend(tensors.into_iter().flat_map(|s| [s.batch, s.head, s.row]));
-        scalars
-    }
-}
-
-/// The queries of `sequence` in a tensor of `strides`.
-#[cube]
-pub(super) fn query_rows(sequence: &score::Sequence, head: u32, strides: &Strides, #[comptime] plan: Plan) -> Rows {
-    Rows {
-        base: query_base(sequence, head, strides, plan.variant),
-        stride: strides.row,
-        count: sequence.queries,
-    }
-}
-
-/// The keys of `sequence` in a tensor of `strides`.
-#[cube]
-pub(super) fn key_rows(sequence: &score::Sequence, head: u32, strides: &Strides, #[comptime] plan: Plan) -> Rows {
-    Rows {
-        base: key_base(sequence, head, strides, plan.variant),
-        stride: strides.row,
-        count: sequence.keys,
-    }
-}
 
 /// What the other kernels need of each query: its log-sum-exp negated and to base 2 (-inf where it sees nothing, so that it
 /// has no probabilities), and the negated sum of dO O.
@@ -88,7 +36,13 @@ pub(super) fn statistics<E: Numeric, V: Size>(
 ) {
     let lanes = comptime!(plan.statistics_lanes() as u32);
     let width = comptime!(plan.width as u32);
-    let sequence = sequence(CUBE_POS_Z, &geometry, cumulative_queries, cumulative_keys, plan.variant);
+    let sequence = sequence(
+        CUBE_POS_Z,
+        &geometry,
+        cumulative_queries,
+        cumulative_keys,
+        plan.variant,
+    );
     let query = CUBE_POS_X * comptime!(plan.units() as u32 / lanes) + UNIT_POS / lanes;
     let row = min(query, max(sequence.queries, 1u32) - 1);
     let of = query_base(&sequence, CUBE_POS_Y, &geometry.o, plan.variant) + row * geometry.o.row;
@@ -143,34 +97,27 @@ pub(super) fn key_value<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size
     #[define(E)] _element: ElemType,
     #[define(V, W, NA, NB, ND, P)] _sizes: [usize; 6],
 ) {
-    let sequence = sequence(CUBE_POS_Z, &geometry, cumulative_queries, cumulative_keys, plan.variant);
+    let sequence = sequence(
+        CUBE_POS_Z,
+        &geometry,
+        cumulative_queries,
+        cumulative_keys,
+        plan.variant,
+    );
     let first = CUBE_POS_X * comptime!(plan.columns() as u32);
     if first < sequence.keys {
         let lane = Lane::new(plan.instruction);
         let wave = UNIT_POS / comptime!(plan.instruction.lanes as u32);
         let key = first + wave * comptime!(plan.instruction.n as u32) + lane.column;
-        let k_rows = key_rows(&sequence, CUBE_POS_Y, &geometry.k, plan);
-        let v_rows = key_rows(&sequence, CUBE_POS_Y, &geometry.v, plan);
-        let own = Own::<E, NB> {
-            x: own_fragments::<E, V, NB>(k, &k_rows, key, plan),
-            y: own_fragments::<E, V, NB>(v, &v_rows, key, plan),
-        };
+        let own = own_keys::<E, V, NB>(k, v, &sequence, CUBE_POS_Y, key, &geometry, plan);
         let mut tiles = Tiles::<E, W>::new(plan);
         let mut sums = Sums::<ND>::new(plan);
         let stages = query_stages(&sequence, first, plan);
         for member in 0..geometry.group {
             let head = CUBE_POS_Y * geometry.group + member;
             let place = Place::new(&sequence, head, samples, &geometry, plan);
-            let mut term = f32::new(0.0);
-            if comptime!(plan.has_bias(Form::Keys)) {
-                term = biases(bias1, bias2, &geometry, &place, 0u32, key, Form::Keys, plan);
-            }
-            let stream = Stream {
-                x: query_rows(&sequence, head, &geometry.q, plan),
-                y: query_rows(&sequence, head, &gradient.o, plan),
-                statistics: query_rows(&sequence, head, &geometry.lse, plan),
-            };
-            let column = Column { position: key, term, delta: f32::new(0.0) };
+            let stream = query_stream(&sequence, head, &geometry, &gradient, plan);
+            let column = key_column(bias1, bias2, &geometry, &place, key, plan);
             sums.column[0] = 0.0;
             sweep::<E, V, W, NA, NB, ND, P>(
                 q,
@@ -200,9 +147,25 @@ pub(super) fn key_value<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size
         }
         if key < sequence.keys {
             let rows = key_rows(&sequence, CUBE_POS_Y, &gradient.k, plan);
-            write(&sums.x, k_gradient, &rows, key, &lane, geometry.scale * comptime!(plan.lowering()), plan);
+            write(
+                &sums.x,
+                k_gradient,
+                &rows,
+                key,
+                &lane,
+                geometry.scale * comptime!(plan.lowering()),
+                plan,
+            );
             let rows = key_rows(&sequence, CUBE_POS_Y, &gradient.v, plan);
-            write(&sums.y, v_gradient, &rows, key, &lane, comptime!(plan.lowering()).runtime(), plan);
+            write(
+                &sums.y,
+                v_gradient,
+                &rows,
+                key,
+                &lane,
+                comptime!(plan.lowering()).runtime(),
+                plan,
+            );
         }
     }
 }
@@ -218,9 +181,17 @@ fn query_stages(sequence: &score::Sequence, first: u32, #[comptime] plan: Plan) 
         let from = positive(first + sequence.queries, sequence.keys) / rows;
         let full = positive(last + sequence.queries, sequence.keys).div_ceil(rows);
         let middle = min(full, to);
-        Stages { from: min(from, middle), middle, to }
+        Stages {
+            from: min(from, middle),
+            middle,
+            to,
+        }
     } else {
-        Stages { from: 0u32.runtime(), middle: 0u32.runtime(), to }
+        Stages {
+            from: 0u32.runtime(),
+            middle: 0u32.runtime(),
+            to,
+        }
     }
 }
 
@@ -250,10 +221,20 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
     #[define(E)] _element: ElemType,
     #[define(V, W, NA, NB, ND, P)] _sizes: [usize; 6],
 ) {
-    let sequence = sequence(CUBE_POS_Z, &geometry, cumulative_queries, cumulative_keys, plan.variant);
+    let sequence = sequence(
+        CUBE_POS_Z,
+        &geometry,
+        cumulative_queries,
+        cumulative_keys,
+        plan.variant,
+    );
     let columns = comptime!(plan.columns() as u32);
     // The longest rows of a causal mask first.
-    let tile = if comptime!(plan.variant.causal) { positive(CUBE_COUNT_X, CUBE_POS_X + 1) } else { CUBE_POS_X };
+    let tile = if comptime!(plan.variant.causal) {
+        positive(CUBE_COUNT_X, CUBE_POS_X + 1)
+    } else {
+        CUBE_POS_X
+    };
     let first = tile * columns;
     let (head, kv_head) = (CUBE_POS_Y, CUBE_POS_Y / geometry.group);
     if first < sequence.queries {
@@ -263,8 +244,18 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
         let rows = query_rows(&sequence, head, &geometry.lse, plan);
         let pair = statistics[(rows.base + min(query, rows.count - 1) * rows.stride) as usize];
         let own = Own::<E, NB> {
-            x: own_fragments::<E, V, NB>(q, &query_rows(&sequence, head, &geometry.q, plan), query, plan),
-            y: own_fragments::<E, V, NB>(o_gradient, &query_rows(&sequence, head, &gradient.o, plan), query, plan),
+            x: own_fragments::<E, V, NB>(
+                q,
+                &query_rows(&sequence, head, &geometry.q, plan),
+                query,
+                plan,
+            ),
+            y: own_fragments::<E, V, NB>(
+                o_gradient,
+                &query_rows(&sequence, head, &gradient.o, plan),
+                query,
+                plan,
+            ),
         };
         let mut tiles = Tiles::<E, W>::new(plan);
         let mut sums = Sums::<ND>::new(plan);
@@ -297,7 +288,15 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
         );
         if query < sequence.queries {
             let rows = query_rows(&sequence, head, &gradient.q, plan);
-            write(&sums.x, q_gradient, &rows, query, &lane, geometry.scale * comptime!(plan.lowering()), plan);
+            write(
+                &sums.x,
+                q_gradient,
+                &rows,
+                query,
+                &lane,
+                geometry.scale * comptime!(plan.lowering()),
+                plan,
+            );
         }
     }
 }
@@ -312,36 +311,5 @@ fn key_stages(sequence: &score::Sequence, first: u32, #[comptime] plan: Plan) ->
         from: 0u32.runtime(),
         middle: all / rows,
         to: some.div_ceil(rows),
-    }
-}
-
-/// Writes a lane's column of sums, `[head_dim]`, to `row`.
-#[cube]
-fn write<E: Numeric, V: Size, ND: Size>(
-    sums: &Array<Vector<f32, ND>>,
-    to: &mut [Vector<E, V>],
-    rows: &Rows,
-    row: u32,
-    lane: &Lane,
-    factor: f32,
-    #[comptime] plan: Plan,
-) {
-    let (instruction, width) = comptime!((plan.instruction, plan.width));
-    let base = rows.base + row * rows.stride;
-    #[unroll]
-    for dt in 0..comptime!(plan.padded() / instruction.m) {
-        #[unroll]
-        for part in 0..comptime!(instruction.d.elements / width) {
-            let d = lane.first + comptime!((dt * instruction.m + part * width) as u32);
-            let mut elements = Sequence::<E>::new();
-            #[unroll]
-            for e in 0..width {
-                let sum = sums[dt].extract(comptime!(part * width + e));
-                elements.push(E::cast_from(sum * factor));
-            }
-            if d < comptime!(plan.variant.head_dim as u32) {
-                to[((base + d) / comptime!(width as u32)) as usize] = from_elements(&elements);
-            }
-        }
     }
 }

@@ -7,7 +7,8 @@ use super::super::problem::{
     BiasStrides, BiasStridesLaunch, Geometry, GeometryLaunch, Problem, Strides, StridesLaunch,
 };
 use super::bias::{Shared, SharedLaunch, mask, pair};
-use super::kernels::{GradientStrides, GradientStridesLaunch, key_value, query, statistics};
+use super::ends::{GradientStrides, GradientStridesLaunch};
+use super::kernels::{key_value, query, statistics};
 use super::plan::{Form, Plan, Plans, Workspace};
 use crate::error::{Error, Result};
 use crate::hip::emit::elem_type;
@@ -102,20 +103,42 @@ fn check(
         ("K", &b.k, of_keys(p.k), element),
         ("V", &b.v, of_keys(p.v), element),
         ("O", &b.o, of_queries(p.o), element),
-        ("the gradient of O", &b.o_gradient, of_queries(gradient.o), element),
+        (
+            "the gradient of O",
+            &b.o_gradient,
+            of_queries(gradient.o),
+            element,
+        ),
         ("dQ", &b.q_gradient, of_queries(gradient.q), element),
         ("dK", &b.k_gradient, of_keys(gradient.k), element),
         ("dV", &b.v_gradient, of_keys(gradient.v), element),
         ("the log-sum-exp", &b.lse, lse, 4),
-        ("the workspace of statistics", &b.statistics, work.statistics, 4),
+        (
+            "the workspace of statistics",
+            &b.statistics,
+            work.statistics,
+            4,
+        ),
     ] {
         longer(name, buffer.len(), least, bytes)?;
     }
     let entries = p.batch as usize;
     for (name, buffer, least) in [
-        ("the cumulative queries", &b.cumulative_queries, if p.packed { entries + 1 } else { 0 }),
-        ("the cumulative keys", &b.cumulative_keys, if p.packed { entries + 1 } else { 0 }),
-        ("the samples", &b.samples, if p.dropout.is_some() { entries } else { 0 }),
+        (
+            "the cumulative queries",
+            &b.cumulative_queries,
+            if p.packed { entries + 1 } else { 0 },
+        ),
+        (
+            "the cumulative keys",
+            &b.cumulative_keys,
+            if p.packed { entries + 1 } else { 0 },
+        ),
+        (
+            "the samples",
+            &b.samples,
+            if p.dropout.is_some() { entries } else { 0 },
+        ),
         ("the workspace of sums", &b.key_sums, work.key_sums),
     ] {
         longer(name, buffer.as_ref().map_or(0, BufferArg::len), least, 4)?;
@@ -123,7 +146,12 @@ fn check(
     for i in 0..2 {
         let Some(strides) = p.bias[i] else { continue };
         let least = bias_span(strides, problem);
-        longer("a bias", b.bias[i].as_ref().map_or(0, BufferArg::len), least, element)?;
+        longer(
+            "a bias",
+            b.bias[i].as_ref().map_or(0, BufferArg::len),
+            least,
+            element,
+        )?;
         if let Some(result) = &b.bias_gradient[i] {
             longer("the gradient of a bias", result.len(), least, 4)?;
         }
@@ -138,7 +166,10 @@ fn span(s: Strides, batch: u32, heads: u32, rows: u32, width: u32, packed: bool)
     }
     let (batch, rows) = if packed { (1, 1) } else { (batch, rows) };
     let last = [(batch, s.batch), (heads, s.head), (rows, s.row)];
-    let last: u64 = last.iter().map(|&(n, stride)| u64::from(n - 1) * u64::from(stride)).sum();
+    let last: u64 = last
+        .iter()
+        .map(|&(n, stride)| u64::from(n - 1) * u64::from(stride))
+        .sum();
     last as usize + width as usize
 }
 
@@ -149,7 +180,9 @@ fn bias_span(s: BiasStrides, p: &Problem) -> usize {
         (p.queries, s.query),
         (p.keys, s.key),
     ];
-    let last = last.iter().map(|&(n, stride)| u64::from(n.saturating_sub(1)) * u64::from(stride));
+    let last = last
+        .iter()
+        .map(|&(n, stride)| u64::from(n.saturating_sub(1)) * u64::from(stride));
     last.sum::<u64>() as usize + 1
 }
 
@@ -394,7 +427,13 @@ fn bias_strides(s: BiasStrides) -> BiasStridesLaunch {
 }
 
 fn shared(s: Shared) -> SharedLaunch {
-    SharedLaunch::new(s.batch, s.entries, s.heads, s.members, bias_strides(s.strides))
+    SharedLaunch::new(
+        s.batch,
+        s.entries,
+        s.heads,
+        s.members,
+        bias_strides(s.strides),
+    )
 }
 
 fn geometry(g: &Geometry) -> GeometryLaunch {

@@ -7,8 +7,8 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
-use crate::matrix::instruction::{Instruction, Unit};
 use super::plan::{BLOCK, Plan};
+use crate::matrix::instruction::{Instruction, Unit};
 use crate::matrix::lanes::lane_part;
 use crate::matrix::narrow::narrow;
 use crate::matrix::vector::from_elements;
@@ -85,8 +85,10 @@ impl Lane {
         let lane = UNIT_POS % comptime!(instruction.lanes as u32);
         let depth = comptime!((instruction.k / instruction.a.column.modulo) as u32);
         let d_row = lane_part(lane, instruction.d.row);
-        let (scale, n) =
-            comptime!((instruction.d.row.scale.max(1) as u32, instruction.d.elements as u32));
+        let (scale, n) = comptime!((
+            instruction.d.row.scale.max(1) as u32,
+            instruction.d.elements as u32
+        ));
         let row = lane_part(lane, instruction.a.row);
         Lane {
             row,
@@ -123,12 +125,8 @@ pub(super) fn feed<E: Numeric, NB: Size, P: Size>(
         let mut elements = Sequence::<E>::new();
         #[unroll]
         for quad in 0..comptime!(nb / 4) {
-            let quad = narrow::<E, Const<4>, Const<2>>(
-                &whole,
-                comptime!(4 * quad),
-                plan.element,
-                target,
-            );
+            let quad =
+                narrow::<E, Const<4>, Const<2>>(&whole, comptime!(4 * quad), plan.element, target);
             #[unroll]
             for e in 0..4usize {
                 elements.push(quad.extract(e));

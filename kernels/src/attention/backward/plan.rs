@@ -1,7 +1,7 @@
 //! What is compiled into a kernel of the backward pass.
 
 use super::super::problem::{BiasStrides, Problem, Variant};
-use super::kernels::GradientStrides;
+use super::ends::GradientStrides;
 use crate::error::{Error, Result};
 use crate::matrix::instruction::{Element, INSTRUCTIONS, Instruction, Target, Unit};
 use crate::matrix::narrow::widening;
@@ -108,7 +108,11 @@ impl Plan {
             role,
             // Of 512 units a compiler for CDNA expects two waves a SIMD, and multiplies from and to the 256 registers that are
             // left; with fewer units it copies between the two register files.
-            waves: if head_dim <= most_of_two_waves(role, element) { 8 } else { 4 },
+            waves: if head_dim <= most_of_two_waves(role, element) {
+                8
+            } else {
+                4
+            },
             row_tiles: if head_dim <= 64 { 64 } else { 32 } / instruction.m,
             width,
             key_sums: false,
@@ -146,7 +150,11 @@ impl Plan {
     }
 
     fn f16_lift(&self) -> f32 {
-        if self.element == Element::F16 { 6.0 } else { 0.0 }
+        if self.element == Element::F16 {
+            6.0
+        } else {
+            0.0
+        }
     }
 
     /// Lanes that share a query in the sum of dO O.
@@ -213,7 +221,12 @@ impl Plan {
 
     /// Elements from one turned row to the next.
     pub fn turned_pitch(&self) -> usize {
-        self.rows() + self.pad(if self.rows() % 32 == 0 { 2 * BLOCK } else { BLOCK })
+        self.rows()
+            + self.pad(if self.rows() % 32 == 0 {
+                2 * BLOCK
+            } else {
+                BLOCK
+            })
     }
 
     fn pad(&self, turned: usize) -> usize {

@@ -30,7 +30,9 @@ pub fn backward(problem: &Problem, inputs: &Inputs, o_gradient: &[f64]) -> Gradi
         let o = &o_gradient[row.o..row.o + d];
         let product = |v: usize| -> f64 { o.iter().zip(&inputs.v[v..]).map(|(o, v)| o * v).sum() };
         let seen = || row.keys.iter().zip(&row.probabilities).zip(&row.kept);
-        let delta: f64 = seen().map(|(([_, v], p), kept)| p * kept * product(*v)).sum();
+        let delta: f64 = seen()
+            .map(|(([_, v], p), kept)| p * kept * product(*v))
+            .sum();
         for ((([k, v], p), kept), bias) in seen().zip(&row.bias_at) {
             let ds = p * (kept * product(*v) - delta);
             for c in 0..d {

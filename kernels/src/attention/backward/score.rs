@@ -85,7 +85,10 @@ pub(super) fn biases<E: Numeric>(
     #[comptime] plan: Plan,
 ) -> f32 {
     let (sequence, head) = (&place.sequence, place.head);
-    let (query, key) = (min(query, sequence.queries - 1), min(key, sequence.keys - 1));
+    let (query, key) = (
+        min(query, sequence.queries - 1),
+        min(key, sequence.keys - 1),
+    );
     let mut sum = f32::new(0.0);
     if comptime!(plan.bias[0] == Some(form)) {
         let base = bias_base(sequence.batch, head, &geometry.bias1);
@@ -150,11 +153,7 @@ pub(super) fn probabilities<E: Numeric, ND: Size>(
 
 /// P as V is multiplied by it: after dropout.
 #[cube]
-pub(super) fn used(
-    p: &Array<f32>,
-    kept: &Array<f32>,
-    #[comptime] plan: Plan,
-) -> Array<f32> {
+pub(super) fn used(p: &Array<f32>, kept: &Array<f32>, #[comptime] plan: Plan) -> Array<f32> {
     let n = comptime!(plan.instruction.d.elements);
     let mut used = Array::<f32>::new(n);
     #[unroll]
@@ -220,8 +219,16 @@ pub(super) fn kept(
         for r in 0..n {
             if comptime!(rows_are_queries(plan)) {
                 let words = words(geometry, place, row + comptime!(r as u32), column / 4);
-                let low = select(column % 2 == 0, words.extract(0usize), words.extract(1usize));
-                let high = select(column % 2 == 0, words.extract(2usize), words.extract(3usize));
+                let low = select(
+                    column % 2 == 0,
+                    words.extract(0usize),
+                    words.extract(1usize),
+                );
+                let high = select(
+                    column % 2 == 0,
+                    words.extract(2usize),
+                    words.extract(3usize),
+                );
                 let word = select(column % 4 < 2, low, high);
                 factors[r] = factor(geometry, word);
             } else if comptime!(r % 4 == 0) {

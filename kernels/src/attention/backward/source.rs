@@ -3,12 +3,13 @@
 use cubecl_core::CubeKernel;
 use cubecl_core::ir::ElemType;
 
-use super::bias::{SharedCompilationArg, mask, pair};
-use super::kernels::{GradientStridesCompilationArg, key_value, query, statistics};
-use super::plan::{BLOCK, Form, Plan, Role};
 use super::super::problem::{
     BiasStridesCompilationArg, GeometryCompilationArg, Problem, StridesCompilationArg, Variant,
 };
+use super::bias::{SharedCompilationArg, mask, pair};
+use super::ends::GradientStridesCompilationArg;
+use super::kernels::{key_value, query, statistics};
+use super::plan::{BLOCK, Form, Plan, Role};
 use crate::error::Result;
 use crate::hip::emit::{Setting, Source, buffer, elem_type, emit};
 use crate::matrix::instruction::{Element, Target, Unit};
@@ -107,7 +108,9 @@ impl Plan {
         build: impl FnOnce(Setting, ElemType) -> K,
     ) -> Result<Source> {
         let element = elem_type(self.element);
-        emit(name, self.target, [self.units() as u32, 1, 1], |s| build(s, element))
+        emit(name, self.target, [self.units() as u32, 1, 1], |s| {
+            build(s, element)
+        })
     }
 
     /// The kernel as HIP.
@@ -159,7 +162,17 @@ impl Plan {
         let name = format!("attention_backward_mask_{:?}", self.target).to_lowercase();
         self.emit(name, |s, _| {
             let packed = self.variant.packed;
-            mask::Mask::new(s.settings, s.device, s.target, buffer(), buffer(), buffer(), (), SHARED, packed)
+            mask::Mask::new(
+                s.settings,
+                s.device,
+                s.target,
+                buffer(),
+                buffer(),
+                buffer(),
+                (),
+                SHARED,
+                packed,
+            )
         })
     }
 }
@@ -176,7 +189,13 @@ pub fn sources() -> Result<Vec<Source>> {
             if target == Target::Gfx1100 && element == Element::F32 {
                 continue;
             }
-            for (head_dim, causal) in [(64, false), (64, true), (128, false), (128, true), (200, true)] {
+            for (head_dim, causal) in [
+                (64, false),
+                (64, true),
+                (128, false),
+                (128, true),
+                (200, true),
+            ] {
                 let problem = Problem::new(1, 1, 1024, 1024, head_dim).causal(causal);
                 for role in [Role::KeyValue, Role::Query] {
                     sources.push(Plan::choose(target, element, &problem, role, BLOCK)?.source()?);

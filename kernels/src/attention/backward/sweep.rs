@@ -120,7 +120,19 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
         terms: Array::new(2usize),
     };
     if stages.from < stages.to {
-        fetch_stage(x, y, statistics, bias1, bias2, stream, geometry, place, stages.from * rows, &mut stage, plan);
+        fetch_stage(
+            x,
+            y,
+            statistics,
+            bias1,
+            bias2,
+            stream,
+            geometry,
+            place,
+            stages.from * rows,
+            &mut stage,
+            plan,
+        );
     }
     #[unroll]
     for part in 0..2usize {
@@ -133,7 +145,19 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
             sync_cube();
             store_stage(&stage, tiles, plan);
             // Before the barrier, which the compiler moves no load across: the next stage is on its way during this one.
-            fetch_stage(x, y, statistics, bias1, bias2, stream, geometry, place, (at + 1) * rows, &mut stage, plan);
+            fetch_stage(
+                x,
+                y,
+                statistics,
+                bias1,
+                bias2,
+                stream,
+                geometry,
+                place,
+                (at + 1) * rows,
+                &mut stage,
+                plan,
+            );
             sync_cube();
             step::<E, W, NA, NB, ND, P>(
                 tiles,
@@ -219,7 +243,18 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     for t in 0..comptime!(plan.row_tiles) {
         let s = multiply::<E, W, NA, NB, ND>(&tiles.x, &own.x, lane, t, plan);
         let p = probabilities::<E, ND>(
-            s, &tiles.terms, bias1, bias2, geometry, place, column, lane, stage, t, masked, plan,
+            s,
+            &tiles.terms,
+            bias1,
+            bias2,
+            geometry,
+            place,
+            column,
+            lane,
+            stage,
+            t,
+            masked,
+            plan,
         );
         let dp = multiply::<E, W, NA, NB, ND>(&tiles.y, &own.y, lane, t, plan);
         let kept = kept(geometry, place, lane, column, stage, t, plan);

@@ -186,8 +186,8 @@ fn element<E: Numeric, V: Size>(
     #[comptime] plan: Plan,
 ) -> E {
     let width = comptime!(plan.width);
-    let vector = registers
-        [comptime!(l * block_vectors(plan) + row * (BLOCK / width) + column / width)];
+    let vector =
+        registers[comptime!(l * block_vectors(plan) + row * (BLOCK / width) + column / width)];
     vector.extract(comptime!(column % width))
 }
 
