@@ -1,7 +1,26 @@
-//! Kernels for AMD's matrix cores.
+//! GPU kernels written once in Rust, over a matrix-core layer of our own.
 //!
-//! What is here: the matrix instructions of CDNA2 and CDNA3 as data, and the maps that say which element of a matrix
-//! each lane holds ([`matrix`]). The kernels themselves, and their emission as HIP C++, come with a later change: this
-//! crate runs nothing on a GPU yet.
+//! [`matrix`] has the matrix instructions as data, their register maps, and the operations that CubeCL lacks: MFMA on CDNA,
+//! `exp2`, scheduling hints. [`hip`] writes kernels as HIP C++ and proves what can be proved without an AMD GPU.
 
+// `#[cube]` functions are Rust, but not all of Rust: what clippy proposes instead does not expand.
+#![allow(
+    clippy::manual_is_multiple_of,
+    clippy::needless_range_loop,
+    clippy::too_many_arguments,
+    clippy::useless_conversion
+)]
+
+pub mod adamw;
+mod argument;
+pub mod catalog;
+pub mod cross_entropy;
+pub mod device;
+pub mod error;
+pub mod gemm;
+pub mod hip;
 pub mod matrix;
+pub mod norm;
+pub mod random;
+pub mod rotary;
+pub mod rows;

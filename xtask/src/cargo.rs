@@ -7,6 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+/// The crate of the kernels, always with the same features: with others, Cargo would compile CubeCL once more.
+const KERNELS: [&str; 4] = ["--package", "frontier-kernels", "--features", "wgpu"];
+
 /// The Cargo that started us, at the root of the workspace.
 pub struct Cargo {
     program: OsString,
@@ -62,12 +65,13 @@ impl Cargo {
         ])
     }
 
-    /// The training that compares a GPU with the CPU, on what the graphics driver offers.
+    /// The library's tests and the training that compare a GPU with the CPU, on what the graphics driver offers.
     pub fn test_gpu(&self) -> Result<()> {
         self.run(&[
             "test",
             "--features",
             "wgpu",
+            "--lib",
             "--test",
             "gpu",
             "--",
@@ -75,10 +79,25 @@ impl Cargo {
         ])
     }
 
-    /// The tests of every member but burn-frontier, which `cargo test` at the root covers.
+    /// The tests of every member but burn-frontier, which `cargo test` at the root covers; those of the kernels also on what
+    /// the graphics driver offers.
     pub fn test_others(&self, arguments: &[&str]) -> Result<()> {
-        let mut all = vec!["test", "--workspace", "--exclude", "burn-frontier"];
-        all.extend(arguments);
+        for member in [&KERNELS[..], &["--package", "xtask"]] {
+            let mut all = vec!["test"];
+            all.extend(member);
+            all.extend(arguments);
+            self.run(&all)?;
+        }
+        Ok(())
+    }
+
+    /// The program that checks the kernels. It is frontier-kernels' own, so that xtask builds without CubeCL.
+    pub fn hip(&self, update: bool, filter: &str) -> Result<()> {
+        let mut all = vec!["run", "--quiet"];
+        all.extend(KERNELS);
+        all.extend(["--bin", "hip", "--"]);
+        all.extend(update.then_some("--update"));
+        all.extend((!filter.is_empty()).then_some(filter));
         self.run(&all)
     }
 

@@ -24,7 +24,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// What the gate runs after `cargo test`: structure, tests of the other members, doc, smoke.
+    /// What the gate runs after `cargo test`: structure, tests of the other members, hip, doc, smoke.
     Ci,
     /// Check the rules of the source: file length, `unsafe`, machine paths, pinned dependencies, forgotten targets.
     Structure,
@@ -49,6 +49,15 @@ enum Task {
     Gpu,
     /// Run the example gpt_1t as a user does: train, resume, and a configuration that cannot run.
     Smoke,
+    /// Compile every kernel for its GPU, check it, and compare its static figures with kernels/isa.md.
+    Hip {
+        /// Write the figures to kernels/isa.md.
+        #[arg(long)]
+        update: bool,
+        /// Only kernels whose name contains this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
     /// Run the benchmarks; what follows is passed on: `cargo xtask bench -- FILTER`.
     Bench {
         /// Arguments for the benchmark programs.
@@ -74,6 +83,7 @@ fn run(task: Task) -> Result<()> {
         Task::Ci => {
             timed("structure", || structure::check(&root))?;
             timed("tests of the other members", || cargo.test_others(&[]))?;
+            timed("hip", || cargo.hip(false, ""))?;
             timed("doc", || cargo.doc())?;
             timed("smoke", || smoke::run(&cargo))
         }
@@ -95,6 +105,7 @@ fn run(task: Task) -> Result<()> {
             timed("training on a GPU", || cargo.test_gpu())
         }
         Task::Smoke => smoke::run(&cargo),
+        Task::Hip { update, filter } => cargo.hip(update, &filter),
         Task::Bench { arguments } => {
             let mut all = vec!["bench", "--benches", "--"];
             all.extend(arguments.iter().map(String::as_str));

@@ -3,6 +3,7 @@
 
 use burn::tensor::{Tensor, module};
 
+use super::backends;
 use super::gradient::with_gradient;
 
 /// `(x - mean) / sqrt(var + epsilon) * weight + bias`.
@@ -14,18 +15,28 @@ pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64
         x.clone().without_autodiff(),
         weight.clone().without_autodiff(),
     );
-    let y = module::layer_norm(
-        x0.clone(),
-        w0.clone(),
-        Some(bias.clone().without_autodiff()),
-        epsilon,
-    );
+    let b0 = bias.clone().without_autodiff();
+    let (y, fused) = match backends::norm(&x0, &w0, Some(&b0), epsilon) {
+        Some((y, backward)) => (y, Some(backward)),
+        None => (
+            module::layer_norm(x0.clone(), w0.clone(), Some(b0), epsilon),
+            None,
+        ),
+    };
     let inputs = [
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
     ];
     with_gradient(inputs, y, move |g| {
+        if let Some(fused) = fused.and_then(|backward| backward(g.clone())) {
+            let bias = fused.bias.map(Tensor::into_dispatch);
+            return [
+                Some(fused.x.into_dispatch()),
+                Some(fused.weight.into_dispatch()),
+                bias,
+            ];
+        }
         let centered = x0.clone() - x0.mean_dim(2);
         let deviation = (centered.clone() * centered.clone())
             .mean_dim(2)
@@ -55,8 +66,17 @@ pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, epsilon: f64) -> Tensor<3> {
         weight.clone().without_autodiff(),
     );
     let root = move |x: Tensor<3>| (x.clone() * x).mean_dim(2).add_scalar(epsilon).sqrt();
-    let y = x0.clone() / root(x0.clone()) * w0.clone().unsqueeze();
+    let (y, fused) = match backends::norm(&x0, &w0, None, epsilon) {
+        Some((y, backward)) => (y, Some(backward)),
+        None => (x0.clone() / root(x0.clone()) * w0.clone().unsqueeze(), None),
+    };
     with_gradient([x.into_dispatch(), weight.into_dispatch()], y, move |g| {
+        if let Some(fused) = fused.and_then(|backward| backward(g.clone())) {
+            return [
+                Some(fused.x.into_dispatch()),
+                Some(fused.weight.into_dispatch()),
+            ];
+        }
         let deviation = root(x0.clone());
         let normal = x0 / deviation.clone();
         let d_weight = sum_tokens(g.clone() * normal.clone());

@@ -1,21 +1,64 @@
-//! The MFMA instructions of CDNA2 and CDNA3 as data: `D = A B + C`, computed by one wave of 64 lanes.
+//! Matrix instructions as data: `D = A B + C`, computed by the lanes of one wave.
 //!
-//! Listed are the dense single-block forms with the largest inner dimension for f16, bf16, f32, f64 and i8.
-//! Sources: AMD's CDNA2 and CDNA3 instruction set documents and matrix instruction calculator.
+//! Listed are the dense single-block MFMA forms with the largest inner dimension for f16, bf16, f32, f64 and i8 of CDNA2 and
+//! CDNA3, RDNA3's WMMA, NVIDIA's `mma.sync`, and plain multiply-add for a device that has no matrix unit.
+//! Sources: AMD's CDNA2, CDNA3 and RDNA3 instruction set documents and matrix instruction calculator; NVIDIA's PTX ISA,
+//! "Matrix fragments for mma.m16n8k16".
 
-/// Lanes of a wave.
-pub const WAVE: usize = 64;
+use super::map::{Axis, Map};
 
 /// Clock cycles of a pass.
 pub const CLOCKS_PER_PASS: usize = 4;
 
-/// A GPU architecture.
+/// What a kernel is generated for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
     /// CDNA2: MI210, MI250, MI250X.
     Gfx90a,
     /// CDNA3: MI300A, MI300X.
     Gfx942,
+    /// RDNA3: RX 7900 and its kind.
+    Gfx1100,
+    /// NVIDIA, compute capability 8.0 or newer.
+    Cuda,
+    /// Anything else that CubeCL reaches: nothing is assumed, not even a plane size.
+    Portable,
+}
+
+impl Target {
+    /// Whether the kernel is rendered as HIP, so that operations of this crate may stand in it.
+    pub const fn is_hip(self) -> bool {
+        matches!(self, Self::Gfx90a | Self::Gfx942 | Self::Gfx1100)
+    }
+
+    /// The compiler's name of an AMD architecture.
+    pub const fn gfx(self) -> Option<&'static str> {
+        match self {
+            Self::Gfx90a => Some("gfx90a"),
+            Self::Gfx942 => Some("gfx942"),
+            Self::Gfx1100 => Some("gfx1100"),
+            Self::Cuda | Self::Portable => None,
+        }
+    }
+
+    /// Lanes of a wave that exchange values; 1 where no plane operation is assumed.
+    pub const fn lanes(self) -> usize {
+        match self {
+            Self::Gfx90a | Self::Gfx942 => 64,
+            Self::Gfx1100 | Self::Cuda => 32,
+            Self::Portable => 1,
+        }
+    }
+
+    /// Shared memory that every device of the kind has a workgroup, bytes.
+    pub const fn shared_memory(self) -> usize {
+        match self {
+            Self::Gfx90a | Self::Gfx942 | Self::Gfx1100 => 64 << 10,
+            Self::Cuda => 48 << 10,
+            // WebGPU's guaranteed limit is 16 KiB.
+            Self::Portable => 16 << 10,
+        }
+    }
 }
 
 /// The type of a matrix's elements.
@@ -45,13 +88,43 @@ impl Element {
             Self::F64 => 64,
         }
     }
+
+    /// Size in bytes.
+    pub const fn bytes(self) -> usize {
+        self.bits() / 8
+    }
+}
+
+/// What executes the product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// CDNA's matrix cores, by a compiler builtin.
+    Mfma {
+        /// The builtin.
+        builtin: &'static str,
+        /// Passes of [`CLOCKS_PER_PASS`] clocks on gfx90a, if it has the instruction.
+        gfx90a: Option<usize>,
+        /// Passes on gfx942, if it has the instruction.
+        gfx942: Option<usize>,
+    },
+    /// RDNA3's matrix unit, by a compiler builtin.
+    Wmma {
+        /// The builtin.
+        builtin: &'static str,
+    },
+    /// CubeCL's manual matrix product on NVIDIA (`mma.sync`), transposed: our A is its B, so that D feeds B as in MFMA.
+    Mma,
+    /// A loop of multiply-adds in each lane.
+    Fma,
 }
 
 /// A matrix instruction: A is `[m, k]`, B `[k, n]`, C and D `[m, n]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Instruction {
-    /// Compiler builtin that emits it.
-    pub builtin: &'static str,
+    /// What executes it.
+    pub unit: Unit,
+    /// Lanes that take part.
+    pub lanes: usize,
     /// Rows of A and D.
     pub m: usize,
     /// Columns of B and D.
@@ -62,18 +135,31 @@ pub struct Instruction {
     pub operand: Element,
     /// Element type of C and D.
     pub accumulator: Element,
-    /// Passes on gfx90a, if it has the instruction.
-    gfx90a: Option<usize>,
-    /// Passes on gfx942, if it has the instruction.
-    gfx942: Option<usize>,
+    /// Where A's elements lie.
+    pub a: Map,
+    /// Where B's elements lie.
+    pub b: Map,
+    /// Where C's and D's elements lie.
+    pub d: Map,
 }
 
 impl Instruction {
     /// Passes of [`CLOCKS_PER_PASS`] clocks that it occupies the matrix unit of a SIMD; `None` where it does not exist.
     pub const fn passes(&self, target: Target) -> Option<usize> {
-        match target {
-            Target::Gfx90a => self.gfx90a,
-            Target::Gfx942 => self.gfx942,
+        match (self.unit, target) {
+            (Unit::Mfma { gfx90a, .. }, Target::Gfx90a) => gfx90a,
+            (Unit::Mfma { gfx942, .. }, Target::Gfx942) => gfx942,
+            _ => None,
+        }
+    }
+
+    /// Whether `target` can execute it.
+    pub const fn exists_on(&self, target: Target) -> bool {
+        match self.unit {
+            Unit::Mfma { .. } => self.passes(target).is_some(),
+            Unit::Wmma { .. } => matches!(target, Target::Gfx1100),
+            Unit::Mma => matches!(target, Target::Cuda),
+            Unit::Fma => true,
         }
     }
 
@@ -82,28 +168,18 @@ impl Instruction {
         2 * self.m * self.n * self.k
     }
 
-    /// Elements of A, and as many of B, that a lane holds.
-    pub const fn operand_elements(&self) -> usize {
-        self.m * self.k / WAVE
-    }
-
-    /// Elements of D, and as many of C, that a lane holds.
-    pub const fn accumulator_elements(&self) -> usize {
-        self.m * self.n / WAVE
-    }
-
     /// 32-bit registers a lane for A, and as many for B. Element `e` begins at bit `e * operand.bits()`.
     pub const fn operand_registers(&self) -> usize {
-        self.operand_elements() * self.operand.bits() / 32
+        self.a.elements * self.operand.bits() / 32
     }
 
     /// 32-bit registers a lane for D, and as many for C. Element `e` begins at bit `e * accumulator.bits()`.
     pub const fn accumulator_registers(&self) -> usize {
-        self.accumulator_elements() * self.accumulator.bits() / 32
+        self.d.elements * self.accumulator.bits() / 32
     }
 }
 
-/// A square form, with its passes on gfx90a and gfx942.
+/// A square MFMA form. Lanes run along the outer dimension first (rows of A, columns of B and D), then along the other one.
 const fn mfma(
     builtin: &'static str,
     side: usize,
@@ -111,15 +187,96 @@ const fn mfma(
     (operand, accumulator): (Element, Element),
     (gfx90a, gfx942): (Option<usize>, Option<usize>),
 ) -> Instruction {
+    let lanes = 64;
+    let groups = lanes / side;
+    let fragment = k / groups;
+    let outer = Axis::lanes(1, side, 1);
+    let inner = Axis::lanes(side, groups, fragment).elements(fragment, fragment, 0);
+    // Consecutive rows of D in one lane, before the next lane's rows follow.
+    let run = match accumulator {
+        Element::F64 => 1,
+        _ => 4,
+    };
+    let rows = Axis::lanes(side, groups, run).elements(side * side / lanes, run, run * groups);
     Instruction {
-        builtin,
+        unit: Unit::Mfma {
+            builtin,
+            gfx90a,
+            gfx942,
+        },
+        lanes,
         m: side,
         n: side,
         k,
         operand,
         accumulator,
-        gfx90a,
-        gfx942,
+        a: Map::new(fragment, outer, inner),
+        b: Map::new(fragment, inner, outer),
+        d: Map::new(side * side / lanes, rows, outer),
+    }
+}
+
+/// RDNA3's WMMA: lanes 16 to 31 repeat the A and B of lanes 0 to 15; the rows of D alternate between the halves.
+const fn wmma(builtin: &'static str, operand: Element) -> Instruction {
+    let outer = Axis::lanes(1, 16, 1);
+    let inner = Axis::lanes(1, 1, 0).elements(16, 16, 0);
+    let rows = Axis::lanes(16, 2, 1).elements(8, 1, 2);
+    Instruction {
+        unit: Unit::Wmma { builtin },
+        lanes: 32,
+        m: 16,
+        n: 16,
+        k: 16,
+        operand,
+        accumulator: Element::F32,
+        a: Map::new(16, outer, inner),
+        b: Map::new(16, inner, outer),
+        d: Map::new(8, rows, outer),
+    }
+}
+
+/// NVIDIA's `mma.sync.m16n8k16`, transposed: `[8, 16] [16, 16]`.
+const fn mma(operand: Element) -> Instruction {
+    let outer = Axis::lanes(4, 8, 1);
+    let inner = Axis::lanes(1, 4, 2);
+    Instruction {
+        unit: Unit::Mma,
+        lanes: 32,
+        m: 8,
+        n: 16,
+        k: 16,
+        operand,
+        accumulator: Element::F32,
+        a: Map::new(4, outer, inner.table(4, [0, 1, 8, 9, 0, 0, 0, 0])),
+        b: Map::new(
+            8,
+            inner.table(8, [0, 1, 0, 1, 8, 9, 8, 9]),
+            outer.table(8, [0, 0, 8, 8, 0, 0, 8, 8]),
+        ),
+        d: Map::new(
+            4,
+            inner.table(4, [0, 1, 0, 1, 0, 0, 0, 0]),
+            outer.table(4, [0, 0, 8, 8, 0, 0, 0, 0]),
+        ),
+    }
+}
+
+/// Plain multiply-adds: a lane has a column of B and D, and four rows of A that all lanes share.
+const fn fma(operand: Element) -> Instruction {
+    let rows = Axis::lanes(1, 1, 0).elements(4, 4, 0);
+    let none = Axis::lanes(1, 1, 0);
+    let columns = Axis::lanes(1, 32, 1);
+    Instruction {
+        unit: Unit::Fma,
+        lanes: 32,
+        m: 4,
+        n: 32,
+        k: 1,
+        operand,
+        accumulator: Element::F32,
+        a: Map::new(4, rows, none),
+        b: Map::new(1, none, columns),
+        d: Map::new(4, rows, columns),
     }
 }
 
@@ -129,9 +286,9 @@ const F32: (Element, Element) = (Element::F32, Element::F32);
 const F64: (Element, Element) = (Element::F64, Element::F64);
 const I8: (Element, Element) = (Element::I8, Element::I32);
 
-/// The instructions that kernels may use.
+/// The instructions that kernels may use; of those that a target has, the larger tile stands first.
 #[rustfmt::skip] // A table: one instruction a line.
-pub const INSTRUCTIONS: [Instruction; 11] = [
+pub const INSTRUCTIONS: [Instruction; 18] = [
     mfma("__builtin_amdgcn_mfma_f32_32x32x8f16", 32, 8, F16, (Some(16), Some(8))),
     mfma("__builtin_amdgcn_mfma_f32_16x16x16f16", 16, 16, F16, (Some(8), Some(4))),
     mfma("__builtin_amdgcn_mfma_f32_32x32x8bf16_1k", 32, 8, BF16, (Some(16), Some(8))),
@@ -143,26 +300,35 @@ pub const INSTRUCTIONS: [Instruction; 11] = [
     mfma("__builtin_amdgcn_mfma_i32_16x16x16i8", 16, 16, I8, (Some(8), None)),
     mfma("__builtin_amdgcn_mfma_i32_32x32x16_i8", 32, 16, I8, (None, Some(8))),
     mfma("__builtin_amdgcn_mfma_i32_16x16x32_i8", 16, 32, I8, (None, Some(4))),
+    wmma("__builtin_amdgcn_wmma_f32_16x16x16_f16_w32", Element::F16),
+    wmma("__builtin_amdgcn_wmma_f32_16x16x16_bf16_w32", Element::Bf16),
+    mma(Element::F16),
+    mma(Element::Bf16),
+    fma(Element::F16),
+    fma(Element::Bf16),
+    fma(Element::F32),
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const CDNA: [Target; 2] = [Target::Gfx90a, Target::Gfx942];
+
     /// Operations a clock and compute unit (four SIMDs), as AMD publishes them.
     fn peak(target: Target, operand: Element) -> usize {
         match (target, operand) {
             (_, Element::F32 | Element::F64) => 256,
             (Target::Gfx90a, _) => 1024,
-            (Target::Gfx942, Element::F16 | Element::Bf16) => 2048,
-            (Target::Gfx942, _) => 4096,
+            (_, Element::F16 | Element::Bf16) => 2048,
+            _ => 4096,
         }
     }
 
     #[test]
     fn passes_give_the_published_rate_of_each_target() {
         for instruction in INSTRUCTIONS {
-            for target in [Target::Gfx90a, Target::Gfx942] {
+            for target in CDNA {
                 let Some(passes) = instruction.passes(target) else {
                     continue;
                 };
@@ -177,8 +343,8 @@ mod tests {
     }
 
     #[test]
-    fn every_type_has_both_tile_sizes_on_both_targets_but_f64_has_one() {
-        for target in [Target::Gfx90a, Target::Gfx942] {
+    fn every_type_has_both_tile_sizes_on_cdna_but_f64_has_one() {
+        for target in CDNA {
             for (operand, sides) in [
                 (Element::F16, vec![32, 16]),
                 (Element::Bf16, vec![32, 16]),
@@ -201,8 +367,12 @@ mod tests {
     fn builtins_are_named_after_their_shape() {
         for instruction in INSTRUCTIONS {
             let Instruction { m, n, k, .. } = instruction;
-            let shape = format!("_{m}x{n}x{k}");
-            assert!(instruction.builtin.contains(&shape), "{instruction:?}");
+            if let Unit::Mfma { builtin, .. } = instruction.unit {
+                assert!(
+                    builtin.contains(&format!("_{m}x{n}x{k}")),
+                    "{instruction:?}"
+                );
+            }
         }
     }
 
@@ -210,11 +380,16 @@ mod tests {
     fn registers_a_lane_are_those_of_the_isa() {
         let registers: Vec<_> = INSTRUCTIONS
             .iter()
+            .filter(|i| i.unit != Unit::Fma)
             .map(|i| (i.operand_registers(), i.accumulator_registers()))
             .collect();
         let half = [(2, 16), (2, 4), (2, 16), (2, 4)];
         let full_and_double = [(1, 16), (1, 4), (2, 8)];
         let integer = [(1, 16), (1, 4), (2, 16), (2, 4)];
-        assert_eq!(registers, [&half[..], &full_and_double, &integer].concat());
+        let others = [(8, 8), (8, 8), (2, 4), (2, 4)];
+        assert_eq!(
+            registers,
+            [&half[..], &full_and_double, &integer, &others].concat()
+        );
     }
 }

@@ -1,110 +1,124 @@
 //! Which element of a matrix each lane holds: (lane, element of the lane) to (row, column).
-//!
-//! Lanes run along the outer dimension first (rows of A, columns of B and D), then along the other one. Sources as in
-//! [`super::instruction`].
 
-use super::instruction::{Element, Instruction, WAVE};
+/// A coordinate as a function of lane and element: `scale * (lane / divide % modulo) + offset of the element`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Axis {
+    /// Lanes that share a value before it changes.
+    pub divide: usize,
+    /// Values that the lanes take.
+    pub modulo: usize,
+    /// Distance of two neighbouring values.
+    pub scale: usize,
+    offsets: [u8; 16],
+}
 
-impl Instruction {
-    /// Row and column of A, `(i, k)`, that `lane` (`0..64`) holds as its `element`
-    /// (`0..` [`Instruction::operand_elements`]).
-    pub const fn a(&self, lane: usize, element: usize) -> (usize, usize) {
-        (
-            lane % self.m,
-            lane / self.m * self.operand_elements() + element,
-        )
-    }
-
-    /// Row and column of B, `(k, j)`, that `lane` holds as its `element`.
-    pub const fn b(&self, lane: usize, element: usize) -> (usize, usize) {
-        (
-            lane / self.n * self.operand_elements() + element,
-            lane % self.n,
-        )
-    }
-
-    /// Row and column of C and D, `(i, j)`, that `lane` holds as its `element`
-    /// (`0..` [`Instruction::accumulator_elements`]).
-    pub const fn d(&self, lane: usize, element: usize) -> (usize, usize) {
-        let (lanes_a_column, run) = (WAVE / self.n, self.run());
-        let row = run * (lanes_a_column * (element / run) + lane / self.n) + element % run;
-        (row, lane % self.n)
-    }
-
-    /// Consecutive rows of D in one lane, before the next lane's rows follow.
-    const fn run(&self) -> usize {
-        match self.accumulator {
-            Element::F64 => 1,
-            _ => 4,
+impl Axis {
+    /// The part that depends on the lane; every element has offset 0.
+    pub const fn lanes(divide: usize, modulo: usize, scale: usize) -> Self {
+        Self {
+            divide,
+            modulo,
+            scale,
+            offsets: [0; 16],
         }
     }
 
-    /// Whether D, converted to the operand type, can be the B of the same instruction without moving between lanes:
-    /// elements `E s .. E (s + 1)` of D, `E` = [`Instruction::operand_elements`], are B's fragment for rows
-    /// `k s .. k (s + 1)` of D.
-    ///
-    /// So attention needs no exchange between its two products: `S^T = K Q^T` leaves scores in D, and `O^T = V^T P^T`
-    /// takes them as B.
-    pub fn d_feeds_b(&self) -> bool {
-        let fragment = self.operand_elements();
-        (0..WAVE).all(|lane| {
-            (0..self.accumulator_elements()).all(|element| {
-                let (k, j) = self.b(lane, element % fragment);
-                self.d(lane, element) == (self.k * (element / fragment) + k, j)
-            })
-        })
+    /// With `count` elements that count up in runs of `run`, the runs `stride` apart.
+    pub const fn elements(mut self, count: usize, run: usize, stride: usize) -> Self {
+        let mut e = 0;
+        while e < count {
+            self.offsets[e] = (e / run * stride + e % run) as u8;
+            e += 1;
+        }
+        self
+    }
+
+    /// With the offsets of the first `count` elements written out.
+    pub const fn table(mut self, count: usize, offsets: [u8; 8]) -> Self {
+        let mut e = 0;
+        while e < count {
+            self.offsets[e] = offsets[e];
+            e += 1;
+        }
+        self
+    }
+
+    /// What `element` adds to the coordinate of its lane.
+    pub const fn offset(&self, element: usize) -> usize {
+        self.offsets[element] as usize
+    }
+
+    /// The coordinate of `element` in `lane`.
+    pub const fn at(&self, lane: usize, element: usize) -> usize {
+        self.scale * (lane / self.divide % self.modulo) + self.offset(element)
+    }
+}
+
+/// Where one matrix lies in the registers of a wave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Map {
+    /// Elements that a lane holds.
+    pub elements: usize,
+    /// Row of an element.
+    pub row: Axis,
+    /// Column of an element.
+    pub column: Axis,
+}
+
+impl Map {
+    /// A map of `elements` a lane.
+    pub const fn new(elements: usize, row: Axis, column: Axis) -> Self {
+        Self {
+            elements,
+            row,
+            column,
+        }
+    }
+
+    /// Row and column of `element` (`0..elements`) of `lane`.
+    pub const fn at(&self, lane: usize, element: usize) -> (usize, usize) {
+        (self.row.at(lane, element), self.column.at(lane, element))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
-    use super::super::instruction::{INSTRUCTIONS, Target};
+    use super::super::instruction::{INSTRUCTIONS, Instruction, Unit};
     use super::*;
 
-    /// The map reaches every element of a `rows x columns` matrix, each exactly once.
-    fn assert_bijection(
-        (rows, columns): (usize, usize),
-        elements: usize,
-        map: impl Fn(usize, usize) -> (usize, usize),
-    ) {
-        let lanes = 0..WAVE;
-        let held: Vec<_> = lanes
-            .flat_map(|lane| (0..elements).map(move |e| (lane, e)))
+    /// The map reaches every element of a `rows x columns` matrix, each `copies` times.
+    fn assert_covers((rows, columns): (usize, usize), lanes: usize, map: Map, copies: usize) {
+        let mut reached = BTreeMap::new();
+        for lane in 0..lanes {
+            for e in 0..map.elements {
+                *reached.entry(map.at(lane, e)).or_insert(0) += 1;
+            }
+        }
+        let all: BTreeMap<_, _> = (0..rows)
+            .flat_map(|r| (0..columns).map(move |c| ((r, c), copies)))
             .collect();
-        let reached: BTreeSet<_> = held.iter().map(|&(lane, e)| map(lane, e)).collect();
-        let all: BTreeSet<_> = (0..rows)
-            .flat_map(|r| (0..columns).map(move |c| (r, c)))
-            .collect();
-        assert_eq!(held.len(), rows * columns);
         assert_eq!(reached, all);
     }
 
-    fn named(builtin: &str) -> Instruction {
-        *INSTRUCTIONS
-            .iter()
-            .find(|i| i.builtin.ends_with(builtin))
-            .unwrap()
+    fn named(name: &str) -> Instruction {
+        let has = |i: &&Instruction| matches!(i.unit, Unit::Mfma { builtin, .. } if builtin.ends_with(name));
+        *INSTRUCTIONS.iter().find(has).unwrap()
     }
 
     #[test]
-    fn each_map_holds_every_element_of_its_matrix_once() {
+    fn each_map_is_a_bijection_onto_its_tile_except_where_lanes_repeat() {
         for i in INSTRUCTIONS {
-            assert_bijection((i.m, i.k), i.operand_elements(), |lane, e| i.a(lane, e));
-            assert_bijection((i.k, i.n), i.operand_elements(), |lane, e| i.b(lane, e));
-            assert_bijection((i.m, i.n), i.accumulator_elements(), |lane, e| i.d(lane, e));
-        }
-    }
-
-    #[test]
-    fn b_is_laid_out_as_the_transpose_of_a() {
-        for i in INSTRUCTIONS {
-            for (lane, e) in (0..WAVE).flat_map(|l| (0..i.operand_elements()).map(move |e| (l, e)))
-            {
-                let (row, k) = i.a(lane, e);
-                assert_eq!(i.b(lane, e), (k, row), "{i:?}");
-            }
+            // WMMA repeats A and B in the upper lanes; with plain multiply-adds all lanes share A.
+            let (a, b) = match i.unit {
+                Unit::Wmma { .. } => (2, 2),
+                Unit::Fma => (i.lanes, 1),
+                Unit::Mfma { .. } | Unit::Mma => (1, 1),
+            };
+            assert_covers((i.m, i.k), i.lanes, i.a, a);
+            assert_covers((i.k, i.n), i.lanes, i.b, b);
+            assert_covers((i.m, i.n), i.lanes, i.d, 1);
         }
     }
 
@@ -112,31 +126,45 @@ mod tests {
     fn single_entries_are_where_the_isa_puts_them() {
         // Written out by hand: A[5][6], B[6][5] and D[13][1] of the 32x32x8 form.
         let wide = named("32x32x8f16");
-        assert_eq!(wide.a(37, 2), (5, 6));
-        assert_eq!(wide.b(37, 2), (6, 5));
-        assert_eq!(wide.d(33, 5), (13, 1));
+        assert_eq!(wide.a.at(37, 2), (5, 6));
+        assert_eq!(wide.b.at(37, 2), (6, 5));
+        assert_eq!(wide.d.at(33, 5), (13, 1));
         // The 16x16 form: lanes 16..32 hold rows 4..8 of D.
         let small = named("16x16x16f16");
-        assert_eq!(small.a(18, 3), (2, 7));
-        assert_eq!(small.d(16, 0), (4, 0));
-        assert_eq!(small.d(63, 3), (15, 15));
+        assert_eq!(small.a.at(18, 3), (2, 7));
+        assert_eq!(small.d.at(16, 0), (4, 0));
+        assert_eq!(small.d.at(63, 3), (15, 15));
         // Double precision: neighbouring rows lie in neighbouring groups of 16 lanes.
         let double = named("16x16x4f64");
-        assert_eq!(double.d(16, 0), (1, 0));
-        assert_eq!(double.d(0, 1), (4, 0));
-        assert_eq!(double.d(50, 2), (11, 2));
+        assert_eq!(double.d.at(16, 0), (1, 0));
+        assert_eq!(double.d.at(0, 1), (4, 0));
+        assert_eq!(double.d.at(50, 2), (11, 2));
     }
 
     #[test]
-    fn the_accumulator_of_every_half_precision_form_feeds_b() {
+    fn nvidia_entries_are_the_transposed_ones_of_the_ptx_isa() {
+        let mma = INSTRUCTIONS.iter().find(|i| i.unit == Unit::Mma).unwrap();
+        // PTX: lane 5 is group 1, thread 1. Its a2 is A[1 + 8][2], b3 is B[2 + 1 + 8][1], c3 is C[1 + 8][2 + 1].
+        assert_eq!(mma.b.at(5, 2), (2, 9));
+        assert_eq!(mma.a.at(5, 3), (1, 11));
+        assert_eq!(mma.d.at(5, 3), (3, 9));
+    }
+
+    /// Attention multiplies a second time with what the first product left in D: element `e` of D becomes element
+    /// `e % fragment` of a B whose rows are taken in the order in which D holds them. That needs no exchange if the lanes
+    /// that hold a column in D hold it in B too, and if A's lane groups are those of D's rows.
+    #[test]
+    fn the_accumulator_feeds_b_without_an_exchange_except_on_rdna3() {
         for i in INSTRUCTIONS {
-            // Four rows of D lie in one lane, so a fragment must hold four of k (one of k for f64's single rows).
-            let expected = match i.operand {
-                Element::F16 | Element::Bf16 | Element::F64 => true,
-                Element::I8 => i.passes(Target::Gfx90a).is_some(),
-                Element::F32 | Element::I32 => false,
-            };
-            assert_eq!(i.d_feeds_b(), expected, "{i:?}");
+            let same_columns =
+                (i.b.column.divide, i.b.column.modulo) == (i.d.column.divide, i.d.column.modulo);
+            let same_groups =
+                (i.a.column.divide, i.a.column.modulo) == (i.d.row.divide, i.d.row.modulo);
+            assert_eq!(
+                same_columns && same_groups,
+                !matches!(i.unit, Unit::Wmma { .. }),
+                "{i:?}"
+            );
         }
     }
 }

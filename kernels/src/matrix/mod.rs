@@ -2,3 +2,19 @@
 
 pub mod instruction;
 pub mod map;
+
+// CubeCL's macros write public items beside each function, without documentation.
+#[allow(missing_docs)]
+pub mod hint;
+#[allow(missing_docs)]
+pub mod lanes;
+#[allow(missing_docs)]
+pub mod load;
+#[allow(missing_docs)]
+pub mod math;
+#[allow(missing_docs)]
+pub mod narrow;
+#[allow(missing_docs)]
+pub mod product;
+#[allow(missing_docs)]
+pub mod vector;

@@ -1,0 +1,64 @@
+//! What a device's kernels are generated for.
+
+use cubecl_core::client::Client;
+
+use crate::matrix::instruction::Target;
+
+/// A target and why it was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// What kernels are generated for.
+    pub target: Target,
+    /// One sentence for the user.
+    pub reason: String,
+}
+
+/// The target of a device.
+pub fn choose(client: &Client) -> Choice {
+    let identity = &client.properties().identity;
+    of(client.name(), &identity.name, &identity.fingerprint)
+}
+
+/// `runtime` is CubeCL's name of it; the fingerprint of an AMD GPU names its architecture.
+fn of(runtime: &str, device: &str, fingerprint: &str) -> Choice {
+    let has = |arch: &str| fingerprint.contains(arch);
+    let (target, why) = match runtime {
+        "hip" if has("gfx90a") => (Target::Gfx90a, "CDNA2: MFMA instructions, wave of 64"),
+        "hip" if has("gfx94") => (Target::Gfx942, "CDNA3: MFMA instructions, wave of 64"),
+        "hip" if has("gfx110") => (Target::Gfx1100, "RDNA3: WMMA instructions, wave of 32"),
+        "hip" => (
+            Target::Portable,
+            "an AMD GPU whose matrix instructions are not in the table: plain multiply-adds",
+        ),
+        "cuda" => (Target::Cuda, "NVIDIA: warp of 32"),
+        _ => (
+            Target::Portable,
+            "nothing is assumed of it: plain multiply-adds, no plane operations",
+        ),
+    };
+    Choice {
+        target,
+        reason: format!("{device} ({runtime}) is {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_gets_the_kernels_of_its_architecture() {
+        for (runtime, fingerprint, target) in [
+            ("hip", "hip-kernel_gfx90a:sramecc+:xnack-", Target::Gfx90a),
+            ("hip", "hip-kernel_gfx942:sramecc+", Target::Gfx942),
+            ("hip", "hip-kernel_gfx1100", Target::Gfx1100),
+            ("hip", "hip-kernel_gfx1030", Target::Portable),
+            ("cuda", "sm_90", Target::Cuda),
+            ("wgpu<spirv>", "llvmpipe", Target::Portable),
+        ] {
+            let choice = of(runtime, "a GPU", fingerprint);
+            assert_eq!(choice.target, target, "{fingerprint}");
+            assert!(choice.reason.contains("a GPU"), "{}", choice.reason);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The main loop: a workgroup's tile of `A B`, summed over K.
+//!
+//! While a wave multiplies with one tile of K, the next one is on its way into registers; shared memory holds one tile. The
+//! last reads of a tile stand before its last products, and the first reads of the next before them too, so that the matrix
+//! unit is fed across both barriers.
+
+use cubecl_core as cubecl;
+use cubecl_core::prelude::*;
+
+use super::multiply::multiply;
+use super::order::interleave;
+use super::plan::Plan;
+use super::product::{Job, Place};
+use super::side::{Side, bring, bring_edge, put, side, take};
+use super::stage::add_rows;
+use super::tile::Role;
+
+/// Adds to `sums` the product of the job's rows of A and columns of B over its tiles of K, of which only the last may reach
+/// beyond K.
+#[cube]
+pub fn accumulate<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
+    left: &[Vector<E, WA>],
+    right: &[Vector<E, WB>],
+    job: &Job,
+    own: &Place,
+    sums: &mut Array<Vector<f32, ND>>,
+    row_sums: &mut Array<f32>,
+    #[comptime] plan: Plan,
+) {
+    let depth = comptime!(plan.tiling.depth as u32);
+    let mut a = side::<E, WA, V>(&job.a, job.row, own.row, own.lane, Role::Rows, plan);
+    let mut b = side::<E, WB, V>(
+        &job.b,
+        job.column,
+        own.column,
+        own.lane,
+        Role::Columns,
+        plan,
+    );
+    // The last tile first, so that the loop checks nothing.
+    let last = (job.first + job.count - 1) * depth;
+    bring_edge(&mut a, left, &job.a, last, Role::Rows, plan);
+    bring_edge(&mut b, right, &job.b, last, Role::Columns, plan);
+    put(&mut a, Role::Rows, plan);
+    put(&mut b, Role::Columns, plan);
+    if comptime!(plan.row_sums) {
+        add_rows(&a.brought, row_sums, comptime!(plan.operand(Role::Rows)));
+    }
+    sync_cube();
+    take(&mut a, 0usize, Role::Rows, plan);
+    take(&mut b, 0usize, Role::Columns, plan);
+    for t in 0..job.count - 1 {
+        let k = (job.first + t) * depth;
+        bring(&mut a, left, &job.a, k, Role::Rows, plan);
+        bring(&mut b, right, &job.b, k, Role::Columns, plan);
+        turn::<E, WA, WB, V, NA, NB, ND>(&mut a, &mut b, sums, row_sums, plan);
+        interleave(plan);
+    }
+    #[unroll]
+    for r in 0..comptime!(plan.reads()) {
+        if comptime!(r + 1 < plan.reads()) {
+            take(&mut a, comptime!(r + 1), Role::Rows, plan);
+            take(&mut b, comptime!(r + 1), Role::Columns, plan);
+        }
+        products::<E, V, NA, NB, ND>(
+            &a.taken,
+            &b.taken,
+            sums,
+            r,
+            comptime!((0, plan.steps())),
+            plan,
+        );
+    }
+}
+
+/// Multiplies with the tile in shared memory, of which the first read is in registers, and puts the one that was brought in its
+/// place, of which it takes the first read.
+#[cube]
+fn turn<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
+    a: &mut Side<E, WA, V>,
+    b: &mut Side<E, WB, V>,
+    sums: &mut Array<Vector<f32, ND>>,
+    row_sums: &mut Array<f32>,
+    #[comptime] plan: Plan,
+) {
+    let (reads, steps) = comptime!((plan.reads(), plan.steps()));
+    #[unroll]
+    for r in 1..reads {
+        take(a, r, Role::Rows, plan);
+        take(b, r, Role::Columns, plan);
+        if comptime!(r + 1 < reads) {
+            products::<E, V, NA, NB, ND>(
+                &a.taken,
+                &b.taken,
+                sums,
+                comptime!(r - 1),
+                comptime!((0, steps)),
+                plan,
+            );
+        }
+    }
+    let before_last = comptime!(reads - 2);
+    products::<E, V, NA, NB, ND>(
+        &a.taken,
+        &b.taken,
+        sums,
+        before_last,
+        comptime!((0, steps / 2)),
+        plan,
+    );
+    // All of the tile is in registers.
+    sync_cube();
+    put(a, Role::Rows, plan);
+    put(b, Role::Columns, plan);
+    if comptime!(plan.row_sums) {
+        add_rows(&a.brought, row_sums, comptime!(plan.operand(Role::Rows)));
+    }
+    products::<E, V, NA, NB, ND>(
+        &a.taken,
+        &b.taken,
+        sums,
+        before_last,
+        comptime!((steps / 2, steps)),
+        plan,
+    );
+    sync_cube();
+    take(a, reads, Role::Rows, plan);
+    take(b, reads, Role::Columns, plan);
+    products::<E, V, NA, NB, ND>(
+        &a.taken,
+        &b.taken,
+        sums,
+        comptime!(reads - 1),
+        comptime!((0, steps)),
+        plan,
+    );
+}
+
+/// The products of some steps (`from`, `to`) of a read.
+#[cube]
+fn products<E: Numeric, V: Size, NA: Size, NB: Size, ND: Size>(
+    a: &Sequence<Array<Vector<E, V>>>,
+    b: &Sequence<Array<Vector<E, V>>>,
+    sums: &mut Array<Vector<f32, ND>>,
+    #[comptime] read: usize,
+    #[comptime] steps: (usize, usize),
+    #[comptime] plan: Plan,
+) {
+    let (from, to) = steps;
+    #[unroll]
+    for step in from..to {
+        multiply::<E, V, NA, NB, ND>(
+            a.index(comptime!(read % 2)),
+            b.index(comptime!(read % 2)),
+            sums,
+            step,
+            plan,
+        );
+    }
+}

@@ -1,0 +1,43 @@
+//! Matrix products with what follows them: `C = epilogue(A B)`, accumulated in f32.
+//!
+//! A [`Plan`] says what is computed and how; [`launch`] runs it on a device, [`Plan::source`] writes it as HIP C++. A linear layer
+//! `y = x W^T + bias` is layout [`Layout::Nt`]; its gradients are `dx = dy W` ([`Layout::Nn`]) and `dW += dy^T x`
+//! ([`Layout::Tn`], [`Epilogue::accumulate`]) with the bias's gradient beside it ([`Plan::row_sums`]). K may be split over
+//! workgroups ([`Plan::split`]; the parts are added in order, so results do not vary), and many products of different shapes may
+//! be one launch ([`grouped`]).
+//!
+//! Source of the method: tiles in shared memory and registers as in CUTLASS (github.com/NVIDIA/cutlass, "Efficient GEMM"); the
+//! lanes' maps are those of [`crate::matrix`].
+
+mod choose;
+pub mod launch;
+pub mod plan;
+pub mod problem;
+pub mod reference;
+pub mod source;
+pub mod tile;
+
+// CubeCL's macros write public items beside each function and structure, without documentation.
+#[allow(missing_docs)]
+mod accumulate;
+#[allow(missing_docs)]
+mod epilogue;
+#[allow(missing_docs)]
+pub mod grouped;
+#[allow(missing_docs)]
+mod multiply;
+#[allow(missing_docs)]
+mod order;
+#[allow(missing_docs)]
+mod product;
+#[allow(missing_docs)]
+mod reduce;
+mod request;
+#[allow(missing_docs)]
+mod side;
+#[allow(missing_docs)]
+mod stage;
+
+pub use plan::Plan;
+pub use problem::{Activation, Epilogue, Layout, Shape};
+pub use source::sources;

@@ -1,0 +1,172 @@
+//! What a GEMM kernel is generated from, and what follows from that.
+
+use super::problem::{Epilogue, Layout};
+use super::tile::{BLOCK, Fragment, Operand, Role, Tiling};
+use crate::matrix::instruction::{Element, Instruction, Target};
+
+/// What a GEMM kernel is generated from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// The GPU.
+    pub target: Target,
+    /// What multiplies.
+    pub instruction: Instruction,
+    /// Type of A, B, bias, residual and pre-activation: f16, bf16 or f32.
+    pub element: Element,
+    /// Type of C: `element` or f32.
+    pub output: Element,
+    /// How A and B lie.
+    pub layout: Layout,
+    /// How the work is divided.
+    pub tiling: Tiling,
+    /// Elements that an access of A and B in global memory takes: powers of two that divide the distance of neighbouring rows
+    /// and of batches, and the extent along a row.
+    pub width: (usize, usize),
+    /// What follows the product.
+    pub epilogue: Epilogue,
+    /// Sums of the rows of A^T (the gradient of a bias, where A is the gradient of a linear layer's output) are left in a
+    /// workspace. Layout [`Layout::Tn`] only.
+    pub row_sums: bool,
+    /// K is split: f32 sums of each part are left in a workspace, and the epilogue is the reduction's.
+    pub split: bool,
+}
+
+impl Plan {
+    /// Elements of a chunk: 16 bytes, but not more than the four of WebGPU's vectors where nothing is known.
+    pub const fn chunk(&self) -> usize {
+        match self.target {
+            Target::Portable => 4,
+            _ => 16 / self.element.bytes(),
+        }
+    }
+
+    /// What the product's kernel does: with a split plan the rest is the reduction's.
+    pub fn tile_epilogue(&self) -> Epilogue {
+        if self.split {
+            Epilogue::default()
+        } else {
+            self.epilogue
+        }
+    }
+
+    /// Type of what the product's kernel writes.
+    pub const fn tile_output(&self) -> Element {
+        if self.split {
+            Element::F32
+        } else {
+            self.output
+        }
+    }
+
+    /// Whether a workgroup computes two sums for each element that it writes.
+    pub const fn paired(&self) -> bool {
+        self.epilogue.activation.paired() && !self.split
+    }
+
+    /// Columns of the matrix of sums, for `n` columns of C.
+    pub const fn columns(&self, n: usize) -> usize {
+        if self.epilogue.activation.paired() {
+            2 * n
+        } else {
+            n
+        }
+    }
+
+    /// Rows and columns of sums that a wave has.
+    pub const fn wave_tile(&self) -> (usize, usize) {
+        (
+            self.tiling.tiles.0 * self.instruction.m,
+            self.tiling.tiles.1 * self.instruction.n,
+        )
+    }
+
+    /// Rows and columns of sums that a workgroup has.
+    pub const fn workgroup_tile(&self) -> (usize, usize) {
+        let (rows, columns) = self.wave_tile();
+        (self.tiling.waves.0 * rows, self.tiling.waves.1 * columns)
+    }
+
+    /// Rows and columns of C that a workgroup has.
+    pub const fn result_tile(&self) -> (usize, usize) {
+        let (rows, columns) = self.workgroup_tile();
+        (rows, if self.paired() { columns / 2 } else { columns })
+    }
+
+    /// Units of a workgroup.
+    pub const fn units(&self) -> usize {
+        self.tiling.waves.0 * self.tiling.waves.1 * self.instruction.lanes
+    }
+
+    /// An operand's tile.
+    pub const fn operand(&self, role: Role) -> Operand {
+        let (rows, columns) = self.workgroup_tile();
+        let (outer, width) = match role {
+            Role::Rows => (rows, self.width.0),
+            Role::Columns => (columns, self.width.1),
+        };
+        let paired = matches!(role, Role::Columns) && self.paired();
+        Operand {
+            outer,
+            depth: self.tiling.depth,
+            chunk: self.chunk(),
+            width,
+            along_k: self.layout.along_k(role),
+            units: self.units(),
+            pair: if paired {
+                Some(self.wave_tile().1)
+            } else {
+                None
+            },
+        }
+    }
+
+    /// An operand's fragment.
+    pub fn fragment(&self, role: Role) -> Fragment {
+        Fragment::of(&self.instruction, role, self.chunk())
+    }
+
+    /// A wave's tiles along an operand's dimension of C, and the extent of one.
+    pub const fn tiles(&self, role: Role) -> (usize, usize) {
+        match role {
+            Role::Rows => (self.tiling.tiles.0, self.instruction.m),
+            Role::Columns => (self.tiling.tiles.1, self.instruction.n),
+        }
+    }
+
+    /// How often a lane reads of a tile in shared memory.
+    pub fn reads(&self) -> usize {
+        self.tiling.depth / self.fragment(Role::Rows).depth
+    }
+
+    /// Instructions along K that a read serves.
+    pub fn steps(&self) -> usize {
+        self.fragment(Role::Rows).steps
+    }
+
+    /// Chunks that a lane holds of an operand.
+    pub fn held(&self, role: Role) -> usize {
+        let fragment = self.fragment(role);
+        self.tiles(role).0 * fragment.outers.len() * fragment.chunks
+    }
+
+    /// Tiles of K; one of zeros if there is nothing to sum.
+    pub const fn depth_tiles(&self, k: usize) -> usize {
+        let tiles = k.div_ceil(self.tiling.depth);
+        if tiles == 0 { 1 } else { tiles }
+    }
+
+    /// Sums of A's rows that a unit holds.
+    pub const fn row_sums_held(&self) -> usize {
+        if self.row_sums {
+            self.operand(Role::Rows).turns() * BLOCK
+        } else {
+            1
+        }
+    }
+
+    /// Bytes of shared memory.
+    pub const fn shared_memory(&self) -> usize {
+        let (rows, columns) = self.workgroup_tile();
+        (rows + columns) * self.tiling.depth * self.element.bytes()
+    }
+}

@@ -1,0 +1,10 @@
+//! Kernels as HIP C++, and what can be proved of them without an AMD GPU: [`emit`] writes the text, [`compile`] compiles
+//! it for its GPU, [`isa`] reads the assembly, [`table`] keeps the figures, [`run`] executes the same text on the CPU.
+
+pub mod compile;
+pub mod emit;
+pub mod isa;
+pub mod run;
+pub mod table;
+mod text;
+mod tools;

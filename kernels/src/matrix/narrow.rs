@@ -1,0 +1,103 @@
+//! A wave's f32 results as the f16 or bf16 operands of its next product, at one instruction a pair.
+//!
+//! The instruction drops the low bits. What that loses on average, [`widening`] adds beforehand: a factor of `1 + ln(2) u`, with
+//! `u` half a unit in the last place of 1, centres the error of numbers whose logarithm is spread evenly. A kernel that gets
+//! its numbers from `exp2` adds it to the exponent, for nothing.
+
+use cubecl_core as cubecl;
+use cubecl_core::ir::{
+    CanMaterialize, NoMemoryEffect, NoSideEffects, attributes::BoolAttr, pliron, prelude::*,
+};
+use cubecl_core::prelude::*;
+use cubecl_cpp::shared::{CppValue, operation::OpToCPP};
+use cubecl_cpp::target::Hip;
+use pliron::builtin::types::{IntegerType, Signedness};
+
+use super::instruction::{Element, Target};
+
+/// Two f32, rounded toward zero, in the halves of a u32.
+#[cube_op(name = "frontier.narrow")]
+#[result_ty(fixed = IntegerType::get(ctx, 32, Signedness::Unsigned).to_handle())]
+#[op_traits(CanMaterialize, NoMemoryEffect, NoSideEffects)]
+pub struct NarrowOp {
+    /// The low half.
+    pub low: Value,
+    /// The high half.
+    pub high: Value,
+    /// To bf16, else to f16.
+    pub brain: BoolAttr,
+}
+
+#[op_interface_impl]
+impl OpToCPP<Hip> for NarrowOp {
+    fn to_cpp(&self, ctx: &Context) -> String {
+        let result = self.get_result(ctx).fmt_left(ctx);
+        let (low, high) = (self.low(ctx).name(ctx), self.high(ctx).name(ctx));
+        let bits = |value| format!("__builtin_bit_cast(unsigned, {value})");
+        match self.brain(ctx).0 {
+            true => format!(
+                "{result} = __builtin_amdgcn_perm({}, {}, 0x07060302u);\n",
+                bits(high),
+                bits(low)
+            ),
+            false => format!(
+                "{result} = __builtin_bit_cast(unsigned, __builtin_amdgcn_cvt_pkrtz({low}, {high}));\n"
+            ),
+        }
+    }
+}
+
+#[cube]
+#[allow(unused_variables)]
+fn hip_narrow(low: f32, high: f32, #[comptime] brain: bool) -> u32 {
+    intrinsic!(|scope| {
+        let (low, high) = (low.read_value(scope), high.read_value(scope));
+        let op = NarrowOp::new(scope.ctx_mut(), low, high, BoolAttr(brain));
+        scope.register_with_result(&op).into()
+    })
+}
+
+/// Whether `narrow()` to `element` drops bits on `target`; elsewhere it is an ordinary conversion.
+pub const fn truncates(element: Element, target: Target) -> bool {
+    target.is_hip() && matches!(element, Element::F16 | Element::Bf16)
+}
+
+/// The logarithm to base 2 of the factor by which numbers are made greater before `narrow()`.
+pub const fn widening(element: Element, target: Target) -> f32 {
+    match element {
+        _ if !truncates(element, target) => 0.0,
+        Element::F16 => 1.0 / 2048.0,
+        _ => 1.0 / 256.0,
+    }
+}
+
+/// `values[first..first + N]` as a fragment of `element`. `E` is its type, `P` half of `N`.
+#[cube]
+pub fn narrow<E: Numeric, N: Size, P: Size>(
+    values: &Array<f32>,
+    #[comptime] first: usize,
+    #[comptime] element: Element,
+    #[comptime] target: Target,
+) -> Vector<E, N> {
+    if comptime!(truncates(element, target)) {
+        let mut pairs = Vector::<u32, P>::zero();
+        #[unroll]
+        for i in 0..pairs.vector_size() {
+            let at = comptime!(first + 2 * i);
+            let pair = hip_narrow(
+                values[at],
+                values[comptime!(at + 1)],
+                comptime!(matches!(element, Element::Bf16)),
+            );
+            pairs.insert(i, pair);
+        }
+        Vector::<E, N>::reinterpret(pairs)
+    } else {
+        let mut fragment = Vector::<E, N>::zero();
+        #[unroll]
+        for i in 0..fragment.vector_size() {
+            fragment.insert(i, E::cast_from(values[comptime!(first + i)]));
+        }
+        fragment
+    }
+}

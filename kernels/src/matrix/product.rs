@@ -1,0 +1,164 @@
+//! `D = A B + C` on fragments: the one operation that a kernel sees, whatever executes it.
+
+use cubecl_core as cubecl;
+use cubecl_core::cmma::MmaDefinition;
+use cubecl_core::ir::attributes::IndexAttr;
+use cubecl_core::ir::{CanMaterialize, NoMemoryEffect, NoSideEffects, pliron, prelude::*};
+use cubecl_core::prelude::*;
+use cubecl_cpp::shared::ty::TypeExtCPP;
+use cubecl_cpp::shared::{CppValue, operation::OpToCPP};
+use cubecl_cpp::target::Hip;
+
+use super::instruction::{Element, INSTRUCTIONS, Instruction, Unit};
+
+/// An MFMA or WMMA instruction: entry `index` of [`INSTRUCTIONS`].
+#[cube_op(name = "frontier.matrix")]
+#[result_ty(same_as = c)]
+#[op_traits(CanMaterialize, NoMemoryEffect, NoSideEffects)]
+pub struct MatrixOp {
+    /// The fragment of A.
+    pub a: Value,
+    /// The fragment of B.
+    pub b: Value,
+    /// The fragment of C.
+    pub c: Value,
+    /// Which instruction.
+    pub index: IndexAttr,
+}
+
+/// A compiler's vector type of `count` elements, or the scalar if there is one.
+fn vector(scalar: &str, count: usize) -> String {
+    match count {
+        1 => scalar.to_owned(),
+        _ => format!("__attribute__((__ext_vector_type__({count}))) {scalar}"),
+    }
+}
+
+/// How the builtin wants its operand.
+fn operand_type(element: Element, count: usize) -> String {
+    match element {
+        Element::F16 => vector("_Float16", count),
+        // The builtins take the bits of a bf16 as a short.
+        Element::Bf16 => vector("short", count),
+        Element::F32 => vector("float", count),
+        Element::F64 => vector("double", count),
+        Element::I8 if count == 4 => "int".to_owned(),
+        Element::I8 => "long".to_owned(),
+        Element::I32 => vector("int", count),
+    }
+}
+
+#[op_interface_impl]
+impl OpToCPP<Hip> for MatrixOp {
+    fn to_cpp(&self, ctx: &Context) -> String {
+        let instruction = &INSTRUCTIONS[self.index(ctx).0];
+        // MFMA broadcasts and permutes blocks by three more arguments: none here.
+        let (builtin, rest) = match instruction.unit {
+            Unit::Mfma { builtin, .. } => (builtin, ", 0, 0, 0"),
+            Unit::Wmma { builtin } => (builtin, ""),
+            Unit::Mma | Unit::Fma => unreachable!("not registered as this operation"),
+        };
+        let result = self.get_result(ctx);
+        let bits =
+            |ty: &str, value: Value| format!("__builtin_bit_cast({ty}, {})", value.name(ctx));
+        let operand = operand_type(instruction.operand, instruction.a.elements);
+        let accumulator = operand_type(instruction.accumulator, instruction.d.elements);
+        format!(
+            "{} = __builtin_bit_cast({}, {builtin}({}, {}, {}{rest}));\n",
+            result.fmt_left(ctx),
+            result.get_type(ctx).to_cpp(ctx),
+            bits(&operand, self.a(ctx)),
+            bits(&operand, self.b(ctx)),
+            bits(&accumulator, self.c(ctx)),
+        )
+    }
+}
+
+#[cube]
+fn builtin<E: Numeric, D: Numeric, NA: Size, NB: Size, ND: Size>(
+    a: Vector<E, NA>,
+    b: Vector<E, NB>,
+    c: Vector<D, ND>,
+    #[comptime] instruction: Instruction,
+) -> Vector<D, ND> {
+    intrinsic!(|scope| {
+        let index = INSTRUCTIONS.iter().position(|i| *i == instruction);
+        let index = index.expect("kernels take their instructions from the table");
+        let (a, b, c) = (
+            a.read_value(scope),
+            b.read_value(scope),
+            c.read_value(scope),
+        );
+        let op = MatrixOp::new(scope.ctx_mut(), a, b, c, IndexAttr(index));
+        scope.register_with_result(&op).into()
+    })
+}
+
+/// The fragment as registers of two elements, as CubeCL's manual product takes it.
+#[cube]
+fn pairs<E: Numeric, N: Size>(fragment: Vector<E, N>) -> Array<Vector<E, Const<2>>> {
+    let count = fragment.vector_size().comptime();
+    let mut registers = Array::<Vector<E, Const<2>>>::new(comptime!(count / 2));
+    #[unroll]
+    for r in 0..comptime!(count / 2) {
+        let mut pair = Vector::<E, Const<2>>::zero();
+        pair.insert(0usize, fragment.extract(comptime!(2 * r)));
+        pair.insert(1usize, fragment.extract(comptime!(2 * r + 1)));
+        registers[r] = pair;
+    }
+    registers
+}
+
+/// A product by CubeCL's manual matrix instruction on NVIDIA, transposed: `D^T = B^T A^T`.
+#[cube]
+fn transposed<E: Numeric, D: Numeric, NA: Size, NB: Size, ND: Size>(
+    a: Vector<E, NA>,
+    b: Vector<E, NB>,
+    c: Vector<D, ND>,
+    #[comptime] instruction: Instruction,
+) -> Vector<D, ND> {
+    let (a, b) = (pairs::<E, NA>(a), pairs::<E, NB>(b));
+    let mut registers = pairs::<D, ND>(c);
+    let mma = MmaDefinition::<E, E, D>::new(instruction.n, instruction.m, instruction.k);
+    mma.execute_inplace(&b, &a, &mut registers);
+    let mut d = Vector::<D, ND>::zero();
+    #[unroll]
+    for e in 0..c.vector_size() {
+        d.insert(e, registers[comptime!(e / 2)].extract(comptime!(e % 2)));
+    }
+    d
+}
+
+/// A product by multiply-adds: every element of D is of the lane's own fragments.
+#[cube]
+fn fma<E: Numeric, D: Numeric, NA: Size, NB: Size, ND: Size>(
+    a: Vector<E, NA>,
+    b: Vector<E, NB>,
+    c: Vector<D, ND>,
+) -> Vector<D, ND> {
+    let mut d = c;
+    let b = D::cast_from(b.extract(0usize));
+    #[unroll]
+    for e in 0..c.vector_size() {
+        d.insert(e, d.extract(e) + D::cast_from(a.extract(e)) * b);
+    }
+    d
+}
+
+/// `a b + c`, of the fragments that the lanes of a wave hold by the maps of `instruction`.
+///
+/// Vector sizes are those of the maps: `NA` = `a.elements`, `NB` = `b.elements`, `ND` = `d.elements`. Every lane of the wave
+/// must take part. Accumulates in `D`; with f16 and bf16, gfx90a flushes subnormal numbers.
+#[cube]
+pub fn product<E: Numeric, D: Numeric, NA: Size, NB: Size, ND: Size>(
+    a: Vector<E, NA>,
+    b: Vector<E, NB>,
+    c: Vector<D, ND>,
+    #[comptime] instruction: Instruction,
+) -> Vector<D, ND> {
+    match instruction.unit {
+        Unit::Mfma { .. } | Unit::Wmma { .. } => builtin::<E, D, NA, NB, ND>(a, b, c, instruction),
+        Unit::Mma => transposed::<E, D, NA, NB, ND>(a, b, c, instruction),
+        Unit::Fma => fma::<E, D, NA, NB, ND>(a, b, c),
+    }
+}

@@ -1,0 +1,206 @@
+//! Layer norm (arXiv 1607.06450) and RMS norm (arXiv 1910.07467) over the last dimension, of `s = dropout(x) + residual`.
+//!
+//! The forward kernel reads x (and the residual) once and writes y (and s) once: a row is kept in registers between its
+//! statistics and its normalisation. Saved for backward are s and, per row, mean and 1 / deviation in f32. The backward
+//! kernel reads the gradient of y and s once, and leaves each workgroup's part of the gradients of weight and bias, which
+//! a second kernel adds up in a fixed order.
+
+use crate::error::{Error, Result};
+use crate::matrix::instruction::{Element, Target};
+use crate::random;
+use crate::rows::Rows;
+
+// CubeCL's macros write public items beside each kernel, without documentation.
+#[allow(missing_docs)]
+mod backward;
+#[allow(missing_docs)]
+mod dropout;
+#[allow(missing_docs)]
+mod forward;
+pub mod launch;
+#[allow(missing_docs)]
+mod opaque;
+#[allow(missing_docs)]
+mod reduce;
+pub mod reference;
+mod source;
+
+pub use source::sources;
+
+/// Registers of 32 bits in which a unit of the forward kernel may keep its part of a row: half of those that it has in a
+/// workgroup of 1024.
+const REGISTERS: usize = 64;
+/// The same for the backward kernel, with the sums over rows, in a workgroup of 512.
+const REGISTERS_BACKWARD: usize = 176;
+
+/// Which norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// `(s - mean) / sqrt(variance + epsilon) * weight + bias`.
+    Layer,
+    /// `s / sqrt(mean(s^2) + epsilon) * weight`.
+    Rms,
+}
+
+/// What is to be computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Problem {
+    /// Which norm.
+    pub kind: Kind,
+    /// Elements of a row.
+    pub hidden: usize,
+    /// Whether a residual is added to x.
+    pub residual: bool,
+    /// Whether x is dropped out first.
+    pub dropout: bool,
+}
+
+/// The kernels of one problem on one target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// What the kernels are generated for.
+    pub target: Target,
+    /// Type of every tensor but the statistics and the gradients of weight and bias, which are f32.
+    pub element: Element,
+    /// What is computed.
+    pub problem: Problem,
+    /// How the forward kernel deals out rows.
+    pub forward: Rows,
+    /// How the backward kernel does.
+    pub backward: Rows,
+    /// Workgroups of the backward kernel, at most.
+    pub most_groups: u32,
+}
+
+/// Where the rows of a launch stand in the global batch, and what dropout does to them. Element `d` of token `t` of sample
+/// `s` takes the random word of site `s`, row `t`, `d` (see [`crate::random`]), so that no layout changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Dropout {
+    /// Of the run, the step and the name of the place in the model.
+    pub key: [u32; 2],
+    /// Probability that an element is dropped, in [0, 1).
+    pub probability: f64,
+    /// Rows of a sample.
+    pub tokens: u32,
+    /// The first row's token, where a rank has a part of the sequence.
+    pub first: u32,
+}
+
+impl Dropout {
+    /// A smaller random word drops its element.
+    pub fn threshold(&self) -> u32 {
+        random::threshold(self.probability)
+    }
+
+    /// Factor of what is kept.
+    pub fn scale(&self) -> f32 {
+        (1.0 / (1.0 - self.probability)) as f32
+    }
+}
+
+/// A kernel of the family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// Input to output.
+    Forward,
+    /// Gradient of the output to that of the input.
+    Backward,
+    /// Gradients of weight and bias.
+    Reduce,
+}
+
+impl Plan {
+    /// The kernels for `problem`.
+    pub fn choose(target: Target, element: Element, problem: Problem) -> Self {
+        // Compute units, each of which holds workgroups of 512 units altogether: enough loads under way.
+        let compute_units = match target {
+            Target::Gfx90a => 110,
+            Target::Gfx942 => 304,
+            Target::Gfx1100 => 96,
+            Target::Cuda => 132,
+            Target::Portable => 16,
+        };
+        let backward = Rows::choose(target, element, problem.hidden, 2, 512);
+        Self {
+            target,
+            element,
+            problem,
+            forward: Rows::choose(target, element, problem.hidden, 8, 1024),
+            backward,
+            most_groups: compute_units * (512 / backward.units),
+        }
+    }
+
+    /// Registers of a vector of `width` elements.
+    fn registers(&self, width: usize) -> usize {
+        (width * self.element.bits()).div_ceil(32)
+    }
+
+    /// Whether the forward kernel keeps rows in registers; it reads longer ones again.
+    fn forward_in_registers(&self) -> bool {
+        self.forward.chunks() as usize * self.registers(self.forward.vector) <= REGISTERS
+    }
+
+    /// Whether the backward kernel keeps rows, and the sums over rows, in registers.
+    fn backward_in_registers(&self) -> bool {
+        let vector = self.backward.vector;
+        let chunk = 2 * self.registers(vector) + self.parts() as usize * vector;
+        self.backward.chunks() as usize * chunk <= REGISTERS_BACKWARD
+    }
+
+    /// Workgroups of the backward kernel for so many rows.
+    pub fn groups(&self, rows: u32) -> u32 {
+        rows.div_ceil(self.backward.per_workgroup())
+            .min(self.most_groups)
+    }
+
+    /// Statistics of a row.
+    pub fn stats(&self) -> usize {
+        match self.problem.kind {
+            Kind::Layer => 2,
+            Kind::Rms => 1,
+        }
+    }
+
+    /// Elements that tell the samples' numbers, if there is dropout.
+    fn samples(&self, rows: usize, dropout: &Dropout) -> Result<Option<usize>> {
+        match (self.problem.dropout, dropout.tokens as usize) {
+            (false, _) => Ok(None),
+            (true, tokens) if tokens > 0 && rows % tokens == 0 => Ok(Some(2 * rows / tokens)),
+            (true, tokens) => Err(Error::argument(
+                "norm",
+                format!("{rows} rows are no whole number of samples of {tokens} tokens"),
+                "set `tokens` to the rows of a sample",
+            )),
+        }
+    }
+
+    /// Whether the norm's input is not x itself.
+    fn fused(&self) -> bool {
+        self.problem.residual || self.problem.dropout
+    }
+
+    /// Vectors of the backward kernel in registers: two a chunk.
+    fn backward_held(&self) -> usize {
+        match self.backward_in_registers() {
+            true => 2 * self.backward.chunks() as usize,
+            false => 1,
+        }
+    }
+
+    /// Gradients that are summed over rows: of weight and bias.
+    fn parts(&self) -> u32 {
+        match self.problem.kind {
+            Kind::Layer => 2,
+            Kind::Rms => 1,
+        }
+    }
+
+    /// Vectors of shared memory in which the rows of a workgroup are added up.
+    fn joined(&self) -> usize {
+        match self.backward.per_workgroup() {
+            1 => 1,
+            _ => (self.parts() * self.backward.vectors()) as usize,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The device, and its buffers.
+
+use std::io::Write;
+use std::sync::OnceLock;
+
+use cubecl_core::client::Client;
+use cubecl_core::prelude::BufferArg;
+use cubecl_core::server::Handle;
+use cubecl_runtime::runtime::Runtime;
+use cubecl_wgpu::{WgpuDevice, WgpuRuntime};
+use frontier_kernels::hip::emit::elem_type;
+use frontier_kernels::matrix::instruction::Element;
+
+use crate::cases::unpack;
+
+/// A device that wgpu reaches.
+pub struct Device {
+    pub client: Client,
+}
+
+/// A buffer of a number of elements.
+pub struct Buffer {
+    handle: Handle,
+    count: usize,
+    element: Element,
+}
+
+impl Device {
+    /// The device; none, with a line that says so, where there is no adapter.
+    ///
+    /// # Panics
+    /// In CI, where these tests must run.
+    pub fn find() -> Option<Self> {
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        let found = *FOUND.get_or_init(|| !<WgpuRuntime>::enumerate_all_devices().is_empty());
+        if !found {
+            let reason = "wgpu finds no adapter; Mesa's software Vulkan is one: apt-get install mesa-vulkan-drivers";
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{reason}");
+            say(&format!("skipped: {reason}"));
+            return None;
+        }
+        Some(Self {
+            client: <WgpuRuntime>::client(&WgpuDevice::default()),
+        })
+    }
+
+    /// The types that it computes with.
+    pub fn elements(&self) -> Vec<Element> {
+        let supported = |element: &Element| {
+            let supported = self.client.properties().supports_type(elem_type(*element));
+            if !supported {
+                say(&format!(
+                    "skipped for {element:?}: the device does not have it"
+                ));
+            }
+            supported
+        };
+        [Element::F32, Element::F16, Element::Bf16]
+            .into_iter()
+            .filter(supported)
+            .collect()
+    }
+
+    /// A buffer with these bytes.
+    pub fn buffer(&self, element: Element, bytes: &[u8]) -> Buffer {
+        Buffer {
+            handle: self.client.create_from_slice(bytes),
+            count: bytes.len() / element.bytes(),
+            element,
+        }
+    }
+}
+
+/// Writes a line that is seen even where a test passes.
+fn say(line: &str) {
+    // Without a standard error nobody reads it.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+impl Buffer {
+    /// As a launch takes it.
+    pub fn arg(&self) -> BufferArg {
+        // SAFETY: the buffer was made with this length.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.count) }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self, device: &Device) -> Vec<u8> {
+        device
+            .client
+            .read_one_unchecked(self.handle.clone())
+            .to_vec()
+    }
+
+    /// Its numbers.
+    pub fn numbers(&self, device: &Device) -> Vec<f64> {
+        unpack(self.element, &self.bytes(device))
+    }
+}

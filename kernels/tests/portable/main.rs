@@ -1,0 +1,11 @@
+//! The kernels on a device that wgpu finds, through `launch`: in CI Mesa's software Vulkan. One module a family.
+
+#![allow(missing_docs)]
+
+mod adamw;
+#[path = "../cases/mod.rs"]
+mod cases;
+mod cross_entropy;
+mod device;
+mod norm;
+mod rotary;
