@@ -5,6 +5,7 @@
 
 mod harness;
 
+use burn::tensor::DType;
 use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
@@ -54,6 +55,15 @@ fn four_ranks_that_share_a_gpu_follow_the_cpu() {
         steps: 5,
         ..Run::single(GptConfig::new(2, 32, 4, 61, 16).modern().with_kv_heads(2))
     });
+}
+
+#[test]
+fn a_type_that_a_gpu_cannot_compute_in_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    gpu.check_dtype(DType::F32).unwrap();
+    // The shading language of wgpu has no such type.
+    let refusal = gpu.check_dtype(DType::BF16).unwrap_err().to_string();
+    assert!(refusal.contains("fp32"), "{refusal}");
 }
 
 #[test]

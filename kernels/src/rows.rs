@@ -93,7 +93,7 @@ impl Rows {
         self.units / self.row_units
     }
 
-    /// Values of shared memory for [`join_row`].
+    /// Values of shared memory for `join_row`.
     pub const fn shared(&self, target: Target) -> usize {
         (self.units as usize / target.lanes()).next_power_of_two()
     }
