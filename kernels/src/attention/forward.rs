@@ -18,10 +18,10 @@ use cubecl_core::prelude::*;
 use self::copy::Rows;
 use self::products::{lane, queries};
 use self::softmax::{lift, nothing_seen};
-use self::steps::{Inputs, inputs, Next, Wave, Work, begin, step, zeros};
+use self::steps::{Inputs, Next, Wave, Work, begin, inputs, step, zeros};
 
-use super::plan::Plan;
 use super::arguments::GEOMETRY;
+use super::plan::Plan;
 use super::problem::Geometry;
 use super::score::{
     self, bias_base, key_base, keys_seen_below, keys_seen_by_all, query_base, sequence, site,
@@ -66,7 +66,13 @@ pub(crate) fn forward<
     #[define(NA, NB, ND, NP, WQ, WK, WV, WO, SK, SV)] _sizes: [usize; 10],
 ) {
     let (variant, block) = comptime!((plan.variant, plan.queries() as u32));
-    let sequence = sequence(CUBE_POS_Z, &geometry, cumulative_queries, cumulative_keys, variant);
+    let sequence = sequence(
+        CUBE_POS_Z,
+        &geometry,
+        cumulative_queries,
+        cumulative_keys,
+        variant,
+    );
     let first = position(CUBE_POS_X, CUBE_COUNT_X, comptime!(variant.causal)) * block;
     if first < sequence.queries {
         let work = place(sequence, first, &geometry, samples, comptime!(plan.clone()));
@@ -78,12 +84,25 @@ pub(crate) fn forward<
                 + work.query * geometry.q.row;
             let valid = work.query < work.sequence.queries;
             let begin = row / comptime!(plan.width as u32);
-            queries(q, begin, valid, work.lane.group, &mut wave.queries, comptime!(plan.clone()));
+            queries(
+                q,
+                begin,
+                valid,
+                work.lane.group,
+                &mut wave.queries,
+                comptime!(plan.clone()),
+            );
             let clear = keys_seen_by_all(&work.sequence, first, comptime!(variant.causal))
                 / comptime!(plan.keys as u32);
             let inputs = inputs::<E, WK, WV>(k, v, bias1, bias2);
             attend::<E, NA, NB, ND, NP, WK, WV, SK, SV>(
-                &inputs, &mut wave, &work, &geometry, clear, tiles, comptime!(plan.clone()),
+                &inputs,
+                &mut wave,
+                &work,
+                &geometry,
+                clear,
+                tiles,
+                comptime!(plan.clone()),
             );
         }
         finish::<E, NB, ND, WO>(o, lse, &wave, &work, &geometry, plan);
@@ -128,7 +147,8 @@ fn place(
     let value_width = comptime!(plan.value_copy().width as u32);
     let last = max(sequence.keys, 1u32) - 1;
     Work {
-        query: first + wave * comptime!(instruction.n as u32)
+        query: first
+            + wave * comptime!(instruction.n as u32)
             + lane_part(lane.lane, instruction.d.column),
         lane,
         keys: Rows {
@@ -170,26 +190,64 @@ fn attend<
     #[comptime] plan: Plan,
 ) {
     let mut memory = begin::<E, NA, NB, ND, WK, WV, SK, SV>(
-        inputs, wave, work, geometry, comptime!(plan.clone()),
+        inputs,
+        wave,
+        work,
+        geometry,
+        comptime!(plan.clone()),
     );
     // A step prepares the scores of the tile after its own.
-    let mut plain = 0u32.runtime();
-    if comptime!(!plan.along_rows()) {
-        plain = max(clear, 1u32) - 1;
-        for tile in 0..plain {
+    if comptime!(plan.along_rows()) {
+        // One text for all steps, so that it is moderate; the last prepares scores that are masked.
+        for tile in 0..tiles {
             step::<E, NA, NB, ND, NP, WK, WV, SK, SV>(
-                inputs, &mut memory, wave, work, geometry, tile, Next::Seen, comptime!(plan.clone()),
+                inputs,
+                &mut memory,
+                wave,
+                work,
+                geometry,
+                tile,
+                Next::Masked,
+                comptime!(plan.clone()),
             );
         }
-    }
-    for tile in plain..tiles - 1 {
+    } else {
+        let plain = max(clear, 1u32) - 1;
+        for tile in 0..plain {
+            step::<E, NA, NB, ND, NP, WK, WV, SK, SV>(
+                inputs,
+                &mut memory,
+                wave,
+                work,
+                geometry,
+                tile,
+                Next::Seen,
+                comptime!(plan.clone()),
+            );
+        }
+        for tile in plain..tiles - 1 {
+            step::<E, NA, NB, ND, NP, WK, WV, SK, SV>(
+                inputs,
+                &mut memory,
+                wave,
+                work,
+                geometry,
+                tile,
+                Next::Masked,
+                comptime!(plan.clone()),
+            );
+        }
         step::<E, NA, NB, ND, NP, WK, WV, SK, SV>(
-            inputs, &mut memory, wave, work, geometry, tile, Next::Masked, comptime!(plan.clone()),
+            inputs,
+            &mut memory,
+            wave,
+            work,
+            geometry,
+            tiles - 1,
+            Next::None,
+            comptime!(plan.clone()),
         );
     }
-    step::<E, NA, NB, ND, NP, WK, WV, SK, SV>(
-        inputs, &mut memory, wave, work, geometry, tiles - 1, Next::None, comptime!(plan.clone()),
-    );
 }
 
 /// Writes the lane's part of O, and the log-sum-exp. A query that has seen nothing gets zeros, and -inf.
@@ -208,7 +266,11 @@ fn finish<E: Numeric, NB: Size, ND: Size, WO: Size>(
     let some = sum > 0.0;
     // What narrowing dropped again is in the sum only.
     let widened = comptime!(widening(plan.element, plan.narrowing()).exp2());
-    let factor = select(some, reciprocal(sum, target) * widened * geometry.keep_scale, 0.0);
+    let factor = select(
+        some,
+        reciprocal(sum, target) * widened * geometry.keep_scale,
+        0.0,
+    );
     if work.query < work.sequence.queries {
         let row = query_base(&work.sequence, CUBE_POS_Y, &geometry.o, variant)
             + work.query * geometry.o.row;

@@ -47,10 +47,18 @@ impl Buffers {
             ("K", Some(&self.k), p.k.span(p, p.kv_heads, keys, d)),
             ("V", Some(&self.v), p.v.span(p, p.kv_heads, keys, d)),
             ("O", Some(&self.o), p.o.span(p, p.heads, rows, d)),
-            ("the log-sum-exp", Some(&self.lse), p.lse.span(p, p.heads, rows, 1)),
+            (
+                "the log-sum-exp",
+                Some(&self.lse),
+                p.lse.span(p, p.heads, rows, 1),
+            ),
             ("the first bias", self.bias[0].as_ref(), bias[0]),
             ("the second bias", self.bias[1].as_ref(), bias[1]),
-            ("cumulative queries", self.cumulative_queries.as_ref(), packed),
+            (
+                "cumulative queries",
+                self.cumulative_queries.as_ref(),
+                packed,
+            ),
             ("cumulative keys", self.cumulative_keys.as_ref(), packed),
             ("samples", self.samples.as_ref(), samples),
         ] {
@@ -69,7 +77,11 @@ pub fn launch(client: &Client, plan: &Plan, problem: &Problem, buffers: Buffers)
     if plan.variant != fitting.variant || plan.width > fitting.width {
         return Err(Error::argument(
             OPERATION,
-            format!("the plan is {}, the problem needs {}", plan.name(), fitting.name()),
+            format!(
+                "the plan is {}, the problem needs {}",
+                plan.name(),
+                fitting.name()
+            ),
             "choose the plan for this problem",
         ));
     }

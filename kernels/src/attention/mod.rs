@@ -21,6 +21,4 @@ mod score;
 
 pub use launch::{Buffers, launch};
 pub use plan::{Plan, sources};
-pub use problem::{
-    BiasStrides, Dropout, Geometry, MAX_HEAD_DIM, Problem, Strides, Variant,
-};
+pub use problem::{BiasStrides, Dropout, Geometry, MAX_HEAD_DIM, Problem, Strides, Variant};

@@ -1,6 +1,6 @@
 //! How a forward kernel is laid out for a target.
 
-use super::problem::{Problem, Variant};
+use super::problem::{BiasStrides, Problem, Variant};
 use crate::error::{Error, Result};
 use crate::hip::emit::Source;
 use crate::matrix::instruction::{Element, INSTRUCTIONS, Instruction, Target, Unit};
@@ -216,7 +216,11 @@ fn instruction(target: Target, element: Element, head_dim: usize) -> Result<Inst
         Unit::Fma => usize::MAX,
         _ => head_dim.next_multiple_of(i.m),
     };
-    let found = INSTRUCTIONS.iter().filter(usable).filter(feeds).filter(fits);
+    let found = INSTRUCTIONS
+        .iter()
+        .filter(usable)
+        .filter(feeds)
+        .filter(fits);
     found.min_by_key(padded).copied().ok_or_else(|| {
         Error::argument(
             "attention",
@@ -231,19 +235,37 @@ fn instruction(target: Target, element: Element, head_dim: usize) -> Result<Inst
 /// # Errors
 /// A kernel that CubeCL cannot render.
 pub fn sources() -> Result<Vec<Source>> {
+    let sizes = [
+        (64, false),
+        (64, true),
+        (128, false),
+        (128, true),
+        (200, true),
+    ];
     let mut sources = Vec::new();
-    let elements = [Element::Bf16, Element::F16, Element::F32];
     for target in [Target::Gfx90a, Target::Gfx942, Target::Gfx1100] {
-        for (head_dim, causal) in [(64, false), (64, true), (128, false), (128, true), (200, true)]
-        {
-            for element in elements {
-                if target == Target::Gfx1100 && element == Element::F32 {
-                    continue;
-                }
+        let wmma = target == Target::Gfx1100;
+        let elements = [Element::Bf16, Element::F16, Element::F32];
+        // RDNA3 multiplies no f32, and spills registers at a head dimension of 200.
+        for element in elements.into_iter().take(if wmma { 2 } else { 3 }) {
+            for (head_dim, causal) in sizes.into_iter().take(if wmma { 4 } else { 5 }) {
                 let problem = Problem::new(1, 1, 1024, 1024, head_dim).causal(causal);
                 sources.push(Plan::choose(target, element, &problem)?.source()?);
             }
         }
+    }
+    // The Evoformer's attention: a mask and pair biases.
+    for target in [Target::Gfx90a, Target::Gfx942] {
+        let mut evoformer = Problem::new(1, 4, 256, 256, 32);
+        evoformer.bias = [0, 256].map(|query| {
+            let key = 1;
+            Some(BiasStrides {
+                query,
+                key,
+                ..BiasStrides::default()
+            })
+        });
+        sources.push(Plan::choose(target, Element::Bf16, &evoformer)?.source()?);
     }
     Ok(sources)
 }

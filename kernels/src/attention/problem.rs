@@ -306,13 +306,20 @@ impl Problem {
             );
         }
         const SHORT: u32 = 1 << 24;
-        let rows = [(self.k, self.keys), (self.v, self.keys), (self.q, self.queries)];
+        let rows = [
+            (self.k, self.keys),
+            (self.v, self.keys),
+            (self.q, self.queries),
+        ];
         let most = rows.map(|(s, rows)| u64::from(rows) * u64::from(s.row));
         if rows.iter().any(|&(s, rows)| rows.max(s.row) >= SHORT)
             || most.iter().any(|&span| span >= 1 << 30)
         {
             return refuse(
-                format!("{} queries and {} keys, rows up to {} elements apart", self.queries, self.keys, self.k.row),
+                format!(
+                    "{} queries and {} keys, rows up to {} elements apart",
+                    self.queries, self.keys, self.k.row
+                ),
                 "give a head's rows fewer than 2^30 elements, fewer than 2^24 rows, and strides below 2^24",
             );
         }

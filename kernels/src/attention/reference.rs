@@ -133,7 +133,10 @@ pub fn forward(problem: &Problem, inputs: &Inputs) -> (Vec<f64>, Vec<f64>) {
     let d = problem.head_dim as usize;
     let rows = rows(problem, inputs);
     let end = |row: fn(&Row) -> usize| rows.iter().map(row).max().unwrap_or_default();
-    let (mut o, mut lse) = (vec![0.0; end(|r| r.o) + d], vec![0.0; end(|r| r.lse_at) + 1]);
+    let (mut o, mut lse) = (
+        vec![0.0; end(|r| r.o) + d],
+        vec![0.0; end(|r| r.lse_at) + 1],
+    );
     for row in &rows {
         lse[row.lse_at] = row.lse;
         for ((p, kept), [_, v]) in row.probabilities.iter().zip(&row.kept).zip(&row.keys) {

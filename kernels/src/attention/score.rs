@@ -85,12 +85,7 @@ pub(crate) fn key_base(
 
 /// Whether `query` sees `key`, by the mask alone.
 #[cube]
-pub(crate) fn visible(
-    sequence: &Sequence,
-    query: u32,
-    key: u32,
-    #[comptime] causal: bool,
-) -> bool {
+pub(crate) fn visible(sequence: &Sequence, query: u32, key: u32, #[comptime] causal: bool) -> bool {
     if comptime!(causal) {
         // Both sides have queries added, so that nothing is negative.
         key < sequence.keys && key + sequence.queries <= query + sequence.keys
@@ -101,11 +96,7 @@ pub(crate) fn visible(
 
 /// Keys that a query below `queries` (`first + rows` of a tile, say) can see: those from the result on, none does.
 #[cube]
-pub(crate) fn keys_seen_below(
-    sequence: &Sequence,
-    queries: u32,
-    #[comptime] causal: bool,
-) -> u32 {
+pub(crate) fn keys_seen_below(sequence: &Sequence, queries: u32, #[comptime] causal: bool) -> u32 {
     if comptime!(causal) {
         let last = min(queries, sequence.queries) + sequence.keys;
         select(last > sequence.queries, last - sequence.queries, 0u32)
@@ -116,11 +107,7 @@ pub(crate) fn keys_seen_below(
 
 /// Keys that every query from `query` on sees.
 #[cube]
-pub(crate) fn keys_seen_by_all(
-    sequence: &Sequence,
-    query: u32,
-    #[comptime] causal: bool,
-) -> u32 {
+pub(crate) fn keys_seen_by_all(sequence: &Sequence, query: u32, #[comptime] causal: bool) -> u32 {
     if comptime!(causal) {
         let end = query + 1 + sequence.keys;
         let seen = select(end > sequence.queries, end - sequence.queries, 0u32);
@@ -212,7 +199,12 @@ pub(crate) fn kept(
         let odd = lane_part(lane, rows) == 1;
         #[unroll]
         for block in 0..comptime!(count / 2) {
-            let words = words(site, query, first_key + comptime!(4 * block as u32), geometry);
+            let words = words(
+                site,
+                query,
+                first_key + comptime!(4 * block as u32),
+                geometry,
+            );
             #[unroll]
             for e in 0..2usize {
                 let even = words.extract(comptime!(2 * e));

@@ -113,7 +113,7 @@ impl Plan {
             } else {
                 4
             },
-            row_tiles: if head_dim <= 64 { 64 } else { 32 } / instruction.m,
+            row_tiles: rows(&instruction, head_dim) / instruction.m,
             width,
             key_sums: false,
         };
@@ -280,6 +280,15 @@ fn instruction(
             "use f16, bf16 or f32",
         )
     })
+}
+
+/// Rows that are staged at a time. RDNA3's fragments take twice the registers of others, and leave fewer for staging.
+fn rows(instruction: &Instruction, head_dim: usize) -> usize {
+    match (instruction.unit, head_dim) {
+        (Unit::Wmma { .. }, _) => 16,
+        (_, 0..=64) => 64,
+        _ => 32,
+    }
 }
 
 /// Largest head dimension for which two waves a SIMD find room for their sums and fragments.

@@ -55,7 +55,11 @@ impl Copy {
     /// Turn, row of the item and part of the piece of access `index`.
     fn access(&self, index: usize) -> (usize, usize, usize) {
         let parts = self.piece / self.width;
-        (index / parts / self.rows, index / parts % self.rows, index % parts)
+        (
+            index / parts / self.rows,
+            index / parts % self.rows,
+            index % parts,
+        )
     }
 
     /// 32-bit words of an access.

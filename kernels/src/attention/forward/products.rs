@@ -62,7 +62,15 @@ pub(crate) fn queries<E: Numeric, W: Size, NB: Size>(
             let chunk = comptime!((at / QUAD / unit * groups) as u32) + group;
             let element = chunk * comptime!((unit * QUAD) as u32);
             let within = comptime!(at / QUAD % unit);
-            let quad = load_quad(q, begin, element, valid, within, comptime!(plan.width), head_dim);
+            let quad = load_quad(
+                q,
+                begin,
+                element,
+                valid,
+                within,
+                comptime!(plan.width),
+                head_dim,
+            );
             fragment.push(quad.extract(comptime!(at % QUAD)));
         }
         fragments[s] = from_elements::<E, NB>(&fragment);

@@ -82,7 +82,10 @@ pub(crate) fn take<E: Numeric, NB: Size, ND: Size, WK: Size, WV: Size>(
     }
     #[unroll]
     for pair in comptime!(pairs.0)..comptime!(pairs.1) {
-        let (even, odd) = (wave.scores[comptime!(2 * pair)], wave.scores[comptime!(2 * pair + 1)]);
+        let (even, odd) = (
+            wave.scores[comptime!(2 * pair)],
+            wave.scores[comptime!(2 * pair + 1)],
+        );
         wave.state.most = max(wave.state.most, max(even, odd));
     }
 }
@@ -122,7 +125,14 @@ pub(crate) fn kept_of(
         #[unroll]
         for t in 0..comptime!(plan.score_tiles()) {
             let first = first + comptime!((t * instruction.m) as u32);
-            let keep = kept(&work.site, work.query, first, work.lane.lane, geometry, instruction);
+            let keep = kept(
+                &work.site,
+                work.query,
+                first,
+                work.lane.lane,
+                geometry,
+                instruction,
+            );
             #[unroll]
             for e in 0..count {
                 all[comptime!(t * count + e)] = keep[e];

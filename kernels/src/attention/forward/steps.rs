@@ -3,9 +3,9 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+use super::copy::{Rows, fetch, locate, store};
 use super::products::{Lane, Order, in_b, read};
 use super::softmax::{State, exponentials, kept_of, pack, refer, scale, take};
-use super::copy::{Rows, fetch, locate, store};
 use super::tile::Quad;
 use crate::attention::plan::Plan;
 use crate::attention::problem::Geometry;
@@ -140,7 +140,14 @@ fn store_items<E: Numeric, WK: Size, WV: Size, SK: Size, SV: Size>(
         } else {
             let (layout, turn) = comptime!((plan.value_layout(), item - keys.turns()));
             let base = value_half * comptime!(layout.len() as u32);
-            store::<E, WV, SV>(&mut tiles.values, base, &tiles.next_values, turn, values, layout);
+            store::<E, WV, SV>(
+                &mut tiles.values,
+                base,
+                &tiles.next_values,
+                turn,
+                values,
+                layout,
+            );
         }
     }
 }
@@ -227,35 +234,128 @@ pub(crate) fn begin<
     };
     let size = comptime!(plan.keys as u32);
     let (keys, values) = comptime!((plan.key_copy(), plan.value_copy()));
-    let (items, accesses) = comptime!((keys.turns() + values.turns(), keys.accesses() + values.accesses()));
+    let (items, accesses) = comptime!((
+        keys.turns() + values.turns(),
+        keys.accesses() + values.accesses()
+    ));
     let target = comptime!(plan.target);
     let mut of_k = Array::<u32>::new(comptime!(keys.accesses()));
     let mut of_v = Array::<u32>::new(comptime!(values.accesses()));
-    find(&mut of_k, &mut of_v, work, 0u32, 0u32, comptime!((0, accesses)), comptime!(plan.clone()));
-    fetch(inputs.k, &work.keys, &of_k, &mut tiles.next_keys, keys, target);
-    fetch(inputs.v, &work.values, &of_v, &mut tiles.next_values, values, target);
-    store_items::<E, WK, WV, SK, SV>(&mut tiles, 0u32, 0u32, comptime!((0, items)), comptime!(plan.clone()));
-    find(&mut of_k, &mut of_v, work, size, size, comptime!((0, accesses)), comptime!(plan.clone()));
-    fetch(inputs.k, &work.keys, &of_k, &mut tiles.next_keys, keys, target);
-    fetch(inputs.v, &work.values, &of_v, &mut tiles.next_values, values, target);
+    find(
+        &mut of_k,
+        &mut of_v,
+        work,
+        0u32,
+        0u32,
+        comptime!((0, accesses)),
+        comptime!(plan.clone()),
+    );
+    fetch(
+        inputs.k,
+        &work.keys,
+        &of_k,
+        &mut tiles.next_keys,
+        keys,
+        target,
+    );
+    fetch(
+        inputs.v,
+        &work.values,
+        &of_v,
+        &mut tiles.next_values,
+        values,
+        target,
+    );
+    store_items::<E, WK, WV, SK, SV>(
+        &mut tiles,
+        0u32,
+        0u32,
+        comptime!((0, items)),
+        comptime!(plan.clone()),
+    );
+    find(
+        &mut of_k,
+        &mut of_v,
+        work,
+        size,
+        size,
+        comptime!((0, accesses)),
+        comptime!(plan.clone()),
+    );
+    fetch(
+        inputs.k,
+        &work.keys,
+        &of_k,
+        &mut tiles.next_keys,
+        keys,
+        target,
+    );
+    fetch(
+        inputs.v,
+        &work.values,
+        &of_v,
+        &mut tiles.next_values,
+        values,
+        target,
+    );
     let key_items = comptime!((0, keys.turns()));
     store_items::<E, WK, WV, SK, SV>(&mut tiles, 1u32, 1u32, key_items, comptime!(plan.clone()));
-    locate(&work.keys, 2 * size, &mut of_k, comptime!((0, keys.accesses())), keys);
-    fetch(inputs.k, &work.keys, &of_k, &mut tiles.next_keys, keys, target);
+    locate(
+        &work.keys,
+        2 * size,
+        &mut of_k,
+        comptime!((0, keys.accesses())),
+        keys,
+    );
+    fetch(
+        inputs.k,
+        &work.keys,
+        &of_k,
+        &mut tiles.next_keys,
+        keys,
+        target,
+    );
     sync_cube();
     let order = comptime!(plan.key_order());
     let mut products = zeros::<ND>(comptime!(plan.score_tiles()));
     let mut a = Array::<Vector<E, NA>>::new(comptime!(order.products()));
     #[unroll]
     for i in 0..comptime!(order.reads) {
-        read(&tiles.keys, 0u32, &work.lane, &mut a, i, order, key_layout, comptime!(plan.clone()));
+        read(
+            &tiles.keys,
+            0u32,
+            &work.lane,
+            &mut a,
+            i,
+            order,
+            key_layout,
+            comptime!(plan.clone()),
+        );
         #[unroll]
         for s in 0..comptime!(order.steps) {
-            multiply(&a, &wave.queries, &mut products, i, s, order, comptime!(plan.clone()));
+            multiply(
+                &a,
+                &wave.queries,
+                &mut products,
+                i,
+                s,
+                order,
+                comptime!(plan.clone()),
+            );
         }
     }
     let pairs = comptime!((0, plan.pairs()));
-    take(inputs, wave, &products, work, geometry, 0u32, pairs, Next::Masked, plan);
+    take(
+        inputs,
+        wave,
+        &products,
+        work,
+        geometry,
+        0u32,
+        pairs,
+        Next::Masked,
+        plan,
+    );
     tiles
 }
 
@@ -318,7 +418,16 @@ pub(crate) fn step<
     let most = join_column(wave.state.most, Join::Max, comptime!(plan.instruction));
     sync_cube();
     let probabilities = score::<E, NA, NB, ND, NP, SK, SV>(
-        tiles, wave, &mut products, &mut values, most, work, geometry, tile, next, comptime!(plan.clone()),
+        tiles,
+        wave,
+        &mut products,
+        &mut values,
+        most,
+        work,
+        geometry,
+        tile,
+        next,
+        comptime!(plan.clone()),
     );
     let (order, layout) = comptime!((plan.value_order(), plan.value_layout()));
     let copying = comptime!(Copying::of(&plan));
@@ -330,23 +439,78 @@ pub(crate) fn step<
     #[unroll]
     for i in 0..comptime!(order.reads) {
         let ahead = comptime!(i + plan.ahead());
-        read(&tiles.values, base, &work.lane, &mut values, ahead, order, layout, comptime!(plan.clone()));
+        read(
+            &tiles.values,
+            base,
+            &work.lane,
+            &mut values,
+            ahead,
+            order,
+            layout,
+            comptime!(plan.clone()),
+        );
         #[unroll]
         for s in 0..comptime!(order.steps) {
-            multiply(&values, &probabilities, &mut wave.output, i, s, order, comptime!(plan.clone()));
+            multiply(
+                &values,
+                &probabilities,
+                &mut wave.output,
+                i,
+                s,
+                order,
+                comptime!(plan.clone()),
+            );
             if comptime!(next != Next::None) {
                 let (at, count) = comptime!((i * order.steps + s, order.products()));
                 let (items, accesses) = comptime!(copying.after(at));
-                store_items::<E, WK, WV, SK, SV>(tiles, half, 1 - half, items, comptime!(plan.clone()));
+                store_items::<E, WK, WV, SK, SV>(
+                    tiles,
+                    half,
+                    1 - half,
+                    items,
+                    comptime!(plan.clone()),
+                );
                 let (key, value) = ((tile + 3) * size, (tile + 2) * size);
-                find(&mut of_k, &mut of_v, work, key, value, accesses, comptime!(plan.clone()));
+                find(
+                    &mut of_k,
+                    &mut of_v,
+                    work,
+                    key,
+                    value,
+                    accesses,
+                    comptime!(plan.clone()),
+                );
                 if comptime!(copying.reads_after(at)) {
-                    fetch(inputs.k, &work.keys, &of_k, &mut tiles.next_keys, keys, target);
-                    fetch(inputs.v, &work.values, &of_v, &mut tiles.next_values, value_copy, target);
+                    fetch(
+                        inputs.k,
+                        &work.keys,
+                        &of_k,
+                        &mut tiles.next_keys,
+                        keys,
+                        target,
+                    );
+                    fetch(
+                        inputs.v,
+                        &work.values,
+                        &of_v,
+                        &mut tiles.next_values,
+                        value_copy,
+                        target,
+                    );
                 }
                 let pairs = comptime!(late_part(plan.pairs(), count, at));
                 let first = (tile + 1) * size;
-                take(inputs, wave, &products, work, geometry, first, pairs, next, comptime!(plan.clone()));
+                take(
+                    inputs,
+                    wave,
+                    &products,
+                    work,
+                    geometry,
+                    first,
+                    pairs,
+                    next,
+                    comptime!(plan.clone()),
+                );
             }
             fence(comptime!(plan.target));
         }
@@ -372,10 +536,14 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
     let (value_order, value_layout) = comptime!((plan.value_order(), plan.value_layout()));
     let base = (1 - tile % 2) * comptime!(layout.len() as u32);
     let value_base = tile % 2 * comptime!(value_layout.len() as u32);
-    let keep = kept_of(work, geometry, tile * comptime!(plan.keys as u32), comptime!(plan.clone()));
+    let keep = kept_of(
+        work,
+        geometry,
+        tile * comptime!(plan.keys as u32),
+        comptime!(plan.clone()),
+    );
     let mut probabilities = Array::<f32>::new(comptime!(2 * plan.pairs()));
-    let mut fragments =
-        Array::<Vector<E, NB>>::new(comptime!(plan.keys / plan.instruction.k));
+    let mut fragments = Array::<Vector<E, NB>>::new(comptime!(plan.keys / plan.instruction.k));
     let mut factor = 1.0f32.runtime();
     // Without a next tile, only the reads of V that the second half counts on.
     let reads = comptime!(if next == Next::None { 0 } else { order.reads });
@@ -383,11 +551,26 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
     #[unroll]
     for i in 0..comptime!(reads + plan.ahead()) {
         if comptime!(i < reads) {
-            read(&tiles.keys, base, &work.lane, &mut keys, i, order, layout, comptime!(plan.clone()));
+            read(
+                &tiles.keys,
+                base,
+                &work.lane,
+                &mut keys,
+                i,
+                order,
+                layout,
+                comptime!(plan.clone()),
+            );
         } else {
             let i = comptime!(i - reads);
             read(
-                &tiles.values, value_base, &work.lane, values, i, value_order, value_layout,
+                &tiles.values,
+                value_base,
+                &work.lane,
+                values,
+                i,
+                value_order,
+                value_layout,
                 comptime!(plan.clone()),
             );
         }
@@ -396,15 +579,38 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
             #[unroll]
             for s in 0..comptime!(order.steps) {
                 let (at, count) = comptime!((i * order.steps + s, order.products()));
-                multiply(&keys, &wave.queries, products, i, s, order, comptime!(plan.clone()));
+                multiply(
+                    &keys,
+                    &wave.queries,
+                    products,
+                    i,
+                    s,
+                    order,
+                    comptime!(plan.clone()),
+                );
                 if comptime!(at == late(count)) {
                     factor = refer(wave, most, comptime!(plan.clone()));
                 }
-                scale(wave, factor, comptime!(late_part(plan.output_tiles(), count, at)));
+                scale(
+                    wave,
+                    factor,
+                    comptime!(late_part(plan.output_tiles(), count, at)),
+                );
                 let pairs = comptime!(late_part(plan.pairs(), count, at));
-                exponentials(wave, &mut probabilities, &keep, pairs, comptime!(plan.clone()));
+                exponentials(
+                    wave,
+                    &mut probabilities,
+                    &keep,
+                    pairs,
+                    comptime!(plan.clone()),
+                );
                 if comptime!(!plan.exchanges()) {
-                    pack::<E, NB, NP>(&probabilities, &mut fragments, pairs, comptime!(plan.clone()));
+                    pack::<E, NB, NP>(
+                        &probabilities,
+                        &mut fragments,
+                        pairs,
+                        comptime!(plan.clone()),
+                    );
                 }
                 fence(comptime!(plan.target));
             }
@@ -414,9 +620,20 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
         factor = refer(wave, most, comptime!(plan.clone()));
         scale(wave, factor, comptime!((0, plan.output_tiles())));
         let pairs = comptime!((0, plan.pairs()));
-        exponentials(wave, &mut probabilities, &keep, pairs, comptime!(plan.clone()));
+        exponentials(
+            wave,
+            &mut probabilities,
+            &keep,
+            pairs,
+            comptime!(plan.clone()),
+        );
         if comptime!(!plan.exchanges()) {
-            pack::<E, NB, NP>(&probabilities, &mut fragments, pairs, comptime!(plan.clone()));
+            pack::<E, NB, NP>(
+                &probabilities,
+                &mut fragments,
+                pairs,
+                comptime!(plan.clone()),
+            );
         }
     }
     if comptime!(plan.exchanges()) {

@@ -42,6 +42,14 @@ impl Layout {
         }
     }
 
+    /// [`place`] of quad `quad` of `line`.
+    fn place(&self, line: usize, quad: usize) -> usize {
+        let exchanged = self.exchanged().unwrap_or(1);
+        let mixed = (line / (8 / exchanged)) ^ (line / 8);
+        let chunk = (quad / self.unit) ^ (mixed % exchanged);
+        line * self.stride() + chunk * self.unit + quad % self.unit
+    }
+
     /// Quads of the tile.
     pub fn len(&self) -> usize {
         self.lines * self.stride()
@@ -106,27 +114,26 @@ pub(crate) fn operand<E: Numeric, N: Size>(
     #[comptime] along_rows: bool,
     #[comptime] layout: Layout,
 ) -> Vector<E, N> {
-    let mut fragment = Sequence::<E>::new();
-    let (unit, groups) = comptime!((layout.unit, layout.groups));
-    let count = N::value().comptime();
-    #[unroll]
-    for e in 0..count {
-        // Along rows, groups are one.
-        let (quad, element) = comptime!(match along_rows {
-            true => (row / QUAD, e),
-            false => ((step * count + e) / QUAD, (step * count + e) % QUAD),
-        });
-        let line = if comptime!(along_rows) {
-            comptime!(step as u32).runtime()
-        } else {
-            lane_row + row as u32
-        };
-        let chunk = comptime!((quad / unit * groups) as u32) + group;
-        let within = comptime!(quad % unit);
-        let quad = tile[(base + place(line, chunk, within as u32, layout)) as usize];
-        fragment.push(quad.extract(element));
+    if comptime!(along_rows) {
+        // One quad, at the same place for all lanes.
+        Vector::<E, N>::cast_from(
+            tile[(base + comptime!(layout.place(step, row / QUAD) as u32)) as usize],
+        )
+    } else {
+        let mut fragment = Sequence::<E>::new();
+        let (unit, groups) = comptime!((layout.unit, layout.groups));
+        let count = N::value().comptime();
+        #[unroll]
+        for e in 0..count {
+            let (quad, element) = comptime!(((step * count + e) / QUAD, (step * count + e) % QUAD));
+            let line = lane_row + row as u32;
+            let chunk = comptime!((quad / unit * groups) as u32) + group;
+            let within = comptime!(quad % unit);
+            let quad = tile[(base + place(line, chunk, within as u32, layout)) as usize];
+            fragment.push(quad.extract(element));
+        }
+        from_elements::<E, N>(&fragment)
     }
-    from_elements::<E, N>(&fragment)
 }
 
 /// Quad `within` of the chunk that begins at `element` of a row, which begins at vector `begin`; zeros beyond the row, and
