@@ -14,7 +14,7 @@ pub(crate) const STRIDES: StridesCompilationArg = StridesCompilationArg {
     row: (),
 };
 
-const BIAS: BiasStridesCompilationArg = BiasStridesCompilationArg {
+pub(crate) const BIAS: BiasStridesCompilationArg = BiasStridesCompilationArg {
     divisor: (),
     batch: (),
     head: (),
@@ -63,7 +63,7 @@ impl Strides {
 }
 
 impl BiasStrides {
-    fn launch(self) -> BiasStridesLaunch {
+    pub(crate) fn launch(self) -> BiasStridesLaunch {
         BiasStridesLaunch::new(self.divisor, self.batch, self.head, self.query, self.key)
     }
 
@@ -107,12 +107,13 @@ impl Geometry {
     }
 }
 
-/// Checks that a buffer, if there is one, has `least` elements of `bytes` bytes, and that 32-bit numbers count all of them.
+/// Checks that a buffer, if there is one, has `least` elements, and at most `most`.
 pub(crate) fn holds(
     operation: &'static str,
     name: &str,
     buffer: Option<&BufferArg>,
     least: u64,
+    most: u64,
 ) -> Result<()> {
     let found = buffer.map_or(0, BufferArg::len) as u64;
     if found < least {
@@ -122,10 +123,10 @@ pub(crate) fn holds(
             "pass the buffer that the problem's strides describe",
         ));
     }
-    if found > u64::from(u32::MAX) {
+    if found > most {
         return Err(Error::argument(
             operation,
-            format!("{name} has {found} elements, but places are 32-bit numbers"),
+            format!("{name} has {found} elements, but at most {most} can be addressed"),
             "split the batch",
         ));
     }

@@ -7,7 +7,9 @@
 
 mod copy;
 mod products;
+mod refill;
 mod softmax;
+mod state;
 mod steps;
 mod tile;
 
@@ -18,7 +20,8 @@ use cubecl_core::prelude::*;
 use self::copy::Rows;
 use self::products::{lane, queries};
 use self::softmax::{lift, nothing_seen};
-use self::steps::{Inputs, Next, Wave, Work, begin, inputs, step, zeros};
+use self::state::{Inputs, Next, Wave, Work, inputs};
+use self::steps::{begin, step, zeros};
 
 use super::arguments::GEOMETRY;
 use super::plan::Plan;
@@ -296,7 +299,9 @@ fn finish<E: Numeric, NB: Size, ND: Size, WO: Size>(
             let row = query_base(&work.sequence, CUBE_POS_Y, &geometry.lse, variant)
                 + work.query * geometry.lse.row;
             let value = (wave.state.reference + log2(sum, target) - comptime!(lift(&plan))) * LN_2;
-            lse[row as usize] = select(some, value, f32::new(f32::NEG_INFINITY));
+            // By its bits: WGSL has no infinities.
+            let bits = select(some, u32::reinterpret(value), f32::NEG_INFINITY.to_bits());
+            lse[row as usize] = f32::reinterpret(bits);
         }
     }
 }

@@ -62,7 +62,7 @@ impl Buffers {
             ("cumulative keys", self.cumulative_keys.as_ref(), packed),
             ("samples", self.samples.as_ref(), samples),
         ] {
-            holds(OPERATION, name, buffer, least)?;
+            holds(OPERATION, name, buffer, least, u64::from(u32::MAX))?;
         }
         Ok(())
     }

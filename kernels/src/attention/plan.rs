@@ -36,7 +36,12 @@ impl Plan {
         problem.check()?;
         let variant = problem.variant();
         let tensors = [problem.q, problem.k, problem.v, problem.o];
-        let width = problem.vector_width(16 / element.bytes(), &tensors);
+        // WGSL has vectors of at most four elements.
+        let most = match target {
+            Target::Portable => QUAD,
+            _ => 16 / element.bytes(),
+        };
+        let width = problem.vector_width(most, &tensors);
         let instruction = instruction(target, element, variant.head_dim)?;
         let (waves, keys) = shape(&instruction, variant.head_dim);
         Ok(Self {
@@ -209,7 +214,7 @@ fn shape(instruction: &Instruction, head_dim: usize) -> (usize, usize) {
 /// The instruction with the least padding of `head_dim`, the larger one of two.
 fn instruction(target: Target, element: Element, head_dim: usize) -> Result<Instruction> {
     let usable = |i: &&Instruction| i.operand == element && i.exists_on(target);
-    let feeds = |i: &&Instruction| !matches!(i.unit, Unit::Mma { .. });
+    let feeds = |i: &&Instruction| !matches!(i.unit, Unit::Mma);
     // With 32 queries a wave, long rows would not fit in registers.
     let fits = |i: &&Instruction| head_dim <= 128 || i.n <= 16 || i.unit == Unit::Fma;
     let padded = |i: &&Instruction| match i.unit {

@@ -8,6 +8,9 @@ use crate::matrix::instruction::Instruction;
 use crate::matrix::lanes::{coordinate, lane_part};
 use crate::random::philox_block;
 
+/// A score, to base 2, whose probability is 0. Finite: WGSL has no infinities.
+pub(crate) const UNSEEN: f32 = -3e38;
+
 /// The rows of one batch entry.
 #[derive(CubeType, Clone, Copy)]
 pub(crate) struct Sequence {

@@ -57,7 +57,7 @@ fn check(name: &str, batch: u32, bias1: Option<&str>, bias2: bool) {
     (case.inputs.v, case.o_gradient) = (numbers(3, elements), numbers(6, elements));
     if let Some(kind) = bias1 {
         let drawn = numbers(4, (batch * N * S) as usize);
-        let masked = |at: usize, x: f64| at % S as usize != 0 && (x + 1.0) / 2.0 < 0.3;
+        let masked = |at: usize, x: f64| !at.is_multiple_of(S as usize) && (x + 1.0) / 2.0 < 0.3;
         let value = |(at, &x): (usize, &f64)| match kind {
             "mask" if masked(at, x) => -1e9,
             "mask" => 0.0,

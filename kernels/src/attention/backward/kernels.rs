@@ -5,7 +5,7 @@ use cubecl_core::ir::ElemType;
 use cubecl_core::prelude::*;
 
 use super::super::problem::Geometry;
-use super::super::score::{self, keys_seen_below, keys_seen_by_all, query_base, sequence};
+use super::super::score::{self, UNSEEN, keys_seen_below, keys_seen_by_all, query_base, sequence};
 use super::ends::{
     GradientStrides, key_column, key_rows, own_keys, query_rows, query_stream, write,
 };
@@ -67,7 +67,7 @@ pub(super) fn statistics<E: Numeric, V: Size>(
         let at = query_base(&sequence, CUBE_POS_Y, &geometry.lse, plan.variant)
             + query * geometry.lse.row;
         let lse = lse[at as usize];
-        let term = select(lse == f32::NEG_INFINITY, lse, plan.lift() - lse * LOG2_E);
+        let term = select(lse < UNSEEN, UNSEEN, plan.lift() - lse * LOG2_E);
         let mut pair = Sequence::<f32>::new();
         pair.push(term);
         pair.push(-sum);

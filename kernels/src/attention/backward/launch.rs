@@ -3,15 +3,16 @@
 use cubecl_core::client::Client;
 use cubecl_core::prelude::*;
 
-use super::super::problem::{
-    BiasStrides, BiasStridesLaunch, Geometry, GeometryLaunch, Problem, Strides, StridesLaunch,
-};
+use super::super::arguments::holds;
+use super::super::problem::{GeometryLaunch, Problem, Strides};
 use super::bias::{Shared, SharedLaunch, mask, pair};
 use super::ends::{GradientStrides, GradientStridesLaunch};
 use super::kernels::{key_value, query, statistics};
 use super::plan::{Form, Plan, Plans, Workspace};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hip::emit::elem_type;
+
+const OPERATION: &str = "attention backward";
 
 /// Buffers on the device. Lengths are in elements.
 pub struct Buffers {
@@ -91,117 +92,72 @@ fn check(
     buffers: &Buffers,
 ) -> Result<()> {
     problem.check()?;
-    let p = problem;
-    let of_queries = |s| span(s, p.batch, p.heads, p.queries, p.head_dim, p.packed);
-    let of_keys = |s| span(s, p.batch, p.kv_heads, p.keys, p.head_dim, p.packed);
-    let lse = span(p.lse, p.batch, p.heads, p.queries, 1, p.packed);
-    let b = buffers;
-    let work = Workspace::new(problem, plans, b.lse.len());
+    let (p, b, g) = (problem, buffers, gradient);
+    let of_queries = |s: Strides| s.span(p, p.heads, p.queries, p.head_dim);
+    let of_keys = |s: Strides| s.span(p, p.kv_heads, p.keys, p.head_dim);
+    let work = Workspace::new(p, plans, b.lse.len());
     let element = plans.query.element.bytes();
     for (name, buffer, least, bytes) in [
         ("Q", &b.q, of_queries(p.q), element),
         ("K", &b.k, of_keys(p.k), element),
         ("V", &b.v, of_keys(p.v), element),
         ("O", &b.o, of_queries(p.o), element),
+        ("the gradient of O", &b.o_gradient, of_queries(g.o), element),
+        ("dQ", &b.q_gradient, of_queries(g.q), element),
+        ("dK", &b.k_gradient, of_keys(g.k), element),
+        ("dV", &b.v_gradient, of_keys(g.v), element),
         (
-            "the gradient of O",
-            &b.o_gradient,
-            of_queries(gradient.o),
-            element,
+            "the log-sum-exp",
+            &b.lse,
+            p.lse.span(p, p.heads, p.queries, 1),
+            4,
         ),
-        ("dQ", &b.q_gradient, of_queries(gradient.q), element),
-        ("dK", &b.k_gradient, of_keys(gradient.k), element),
-        ("dV", &b.v_gradient, of_keys(gradient.v), element),
-        ("the log-sum-exp", &b.lse, lse, 4),
         (
             "the workspace of statistics",
             &b.statistics,
-            work.statistics,
+            work.statistics as u64,
             4,
         ),
     ] {
-        longer(name, buffer.len(), least, bytes)?;
+        holds(OPERATION, name, Some(buffer), least, most(bytes))?;
     }
-    let entries = p.batch as usize;
+    let entries = u64::from(p.batch);
+    let packed = if p.packed { entries + 1 } else { 0 };
+    let samples = if p.dropout.is_some() { entries } else { 0 };
     for (name, buffer, least) in [
-        (
-            "the cumulative queries",
-            &b.cumulative_queries,
-            if p.packed { entries + 1 } else { 0 },
-        ),
-        (
-            "the cumulative keys",
-            &b.cumulative_keys,
-            if p.packed { entries + 1 } else { 0 },
-        ),
-        (
-            "the samples",
-            &b.samples,
-            if p.dropout.is_some() { entries } else { 0 },
-        ),
-        ("the workspace of sums", &b.key_sums, work.key_sums),
+        ("the cumulative queries", &b.cumulative_queries, packed),
+        ("the cumulative keys", &b.cumulative_keys, packed),
+        ("the samples", &b.samples, samples),
+        ("the workspace of sums", &b.key_sums, work.key_sums as u64),
     ] {
-        longer(name, buffer.as_ref().map_or(0, BufferArg::len), least, 4)?;
+        holds(OPERATION, name, buffer.as_ref(), least, most(4))?;
     }
     for i in 0..2 {
         let Some(strides) = p.bias[i] else { continue };
-        let least = bias_span(strides, problem);
-        longer(
+        let least = strides.span(p);
+        holds(
+            OPERATION,
             "a bias",
-            b.bias[i].as_ref().map_or(0, BufferArg::len),
+            b.bias[i].as_ref(),
             least,
-            element,
+            most(element),
         )?;
         if let Some(result) = &b.bias_gradient[i] {
-            longer("the gradient of a bias", result.len(), least, 4)?;
+            holds(
+                OPERATION,
+                "the gradient of a bias",
+                Some(result),
+                least,
+                most(4),
+            )?;
         }
     }
     Ok(())
 }
 
-/// Elements from the first to the last of a tensor; of packed ones at least a row.
-fn span(s: Strides, batch: u32, heads: u32, rows: u32, width: u32, packed: bool) -> usize {
-    if batch == 0 || heads == 0 || rows == 0 {
-        return 0;
-    }
-    let (batch, rows) = if packed { (1, 1) } else { (batch, rows) };
-    let last = [(batch, s.batch), (heads, s.head), (rows, s.row)];
-    let last: u64 = last
-        .iter()
-        .map(|&(n, stride)| u64::from(n - 1) * u64::from(stride))
-        .sum();
-    last as usize + width as usize
-}
-
-fn bias_span(s: BiasStrides, p: &Problem) -> usize {
-    let last = [
-        (p.batch.div_ceil(s.divisor), s.batch),
-        (p.heads, s.head),
-        (p.queries, s.query),
-        (p.keys, s.key),
-    ];
-    let last = last
-        .iter()
-        .map(|&(n, stride)| u64::from(n.saturating_sub(1)) * u64::from(stride));
-    last.sum::<u64>() as usize + 1
-}
-
-fn longer(name: &str, found: usize, least: usize, bytes: usize) -> Result<()> {
-    if found < least {
-        return Err(Error::argument(
-            "attention backward",
-            format!("{name} has {found} elements, {least} are needed"),
-            "pass the buffer that the problem's strides describe",
-        ));
-    }
-    if found * bytes > u32::MAX as usize {
-        return Err(Error::argument(
-            "attention backward",
-            format!("{name} has {found} elements of {bytes} bytes"),
-            "split the batch: a buffer must have less than 4 GiB",
-        ));
-    }
-    Ok(())
+/// Elements of `bytes` bytes whose places in bytes are 32-bit numbers.
+fn most(bytes: usize) -> u64 {
+    u64::from(u32::MAX) / bytes as u64
 }
 
 struct Launch<'a> {
@@ -234,12 +190,12 @@ impl Launch<'_> {
     }
 
     fn geometry(&self) -> GeometryLaunch {
-        geometry(&self.problem.geometry())
+        self.problem.geometry().launch()
     }
 
     fn gradient(&self) -> GradientStridesLaunch {
         let GradientStrides { o, q, k, v } = *self.gradient;
-        GradientStridesLaunch::new(strides(o), strides(q), strides(k), strides(v))
+        GradientStridesLaunch::new(o.launch(), q.launch(), k.launch(), v.launch())
     }
 
     fn dim(plan: &Plan) -> CubeDim {
@@ -415,45 +371,9 @@ impl Launch<'_> {
 
 /// Workgroups along x, y, z; `None` if there are none to launch.
 fn grid(x: u32, y: u32, z: u32) -> Option<CubeCount> {
-    (x > 0 && y > 0 && z > 0).then(|| CubeCount::Static(x, y, z))
-}
-
-fn strides(s: Strides) -> StridesLaunch {
-    StridesLaunch::new(s.batch, s.head, s.row)
-}
-
-fn bias_strides(s: BiasStrides) -> BiasStridesLaunch {
-    BiasStridesLaunch::new(s.divisor, s.batch, s.head, s.query, s.key)
+    (x > 0 && y > 0 && z > 0).then_some(CubeCount::Static(x, y, z))
 }
 
 fn shared(s: Shared) -> SharedLaunch {
-    SharedLaunch::new(
-        s.batch,
-        s.entries,
-        s.heads,
-        s.members,
-        bias_strides(s.strides),
-    )
-}
-
-fn geometry(g: &Geometry) -> GeometryLaunch {
-    GeometryLaunch::new(
-        g.group,
-        g.queries,
-        g.keys,
-        strides(g.q),
-        strides(g.k),
-        strides(g.v),
-        strides(g.o),
-        strides(g.lse),
-        bias_strides(g.bias1),
-        bias_strides(g.bias2),
-        g.heads_global,
-        g.first_head,
-        g.threshold,
-        g.key_low,
-        g.key_high,
-        g.scale,
-        g.keep_scale,
-    )
+    SharedLaunch::new(s.batch, s.entries, s.heads, s.members, s.strides.launch())
 }

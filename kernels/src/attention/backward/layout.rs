@@ -99,6 +99,18 @@ impl Lane {
             unplaced: unplace(row, instruction),
         }
     }
+
+    /// The lane as it stands in the tile that begins `rows` behind this one, where rows stand in their own order.
+    pub(super) fn behind(&self, rows: u32) -> Lane {
+        Lane {
+            row: self.row + rows,
+            part: self.part,
+            column: self.column,
+            first: self.first + rows,
+            d_row: self.d_row + rows,
+            unplaced: self.unplaced,
+        }
+    }
 }
 
 /// What is left in D, as the fragments of B whose rows are the tile's rows in the order of a lane's own. `P` is half of `NB`.

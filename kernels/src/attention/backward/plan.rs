@@ -113,7 +113,7 @@ impl Plan {
             } else {
                 4
             },
-            row_tiles: rows(&instruction, head_dim) / instruction.m,
+            row_tiles: rows(&instruction, head_dim, role) / instruction.m,
             width,
             key_sums: false,
         };
@@ -137,6 +137,11 @@ impl Plan {
             false => 0.0,
         };
         widening + self.f16_lift()
+    }
+
+    /// Whether the tiles of a stage are passed over by a loop, not by a text each: plain multiply-adds are many.
+    pub(super) fn loops(&self) -> bool {
+        self.instruction.unit == Unit::Fma && self.role != Role::Pair
     }
 
     /// Whether P and dS are narrowed in pairs.
@@ -283,8 +288,10 @@ fn instruction(
 }
 
 /// Rows that are staged at a time. RDNA3's fragments take twice the registers of others, and leave fewer for staging.
-fn rows(instruction: &Instruction, head_dim: usize) -> usize {
+fn rows(instruction: &Instruction, head_dim: usize, role: Role) -> usize {
     match (instruction.unit, head_dim) {
+        // Pairs are summed in registers, by a text for each.
+        (Unit::Fma, _) if role == Role::Pair => 8,
         (Unit::Wmma { .. }, _) => 16,
         (_, 0..=64) => 64,
         _ => 32,

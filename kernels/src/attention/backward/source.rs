@@ -3,9 +3,8 @@
 use cubecl_core::CubeKernel;
 use cubecl_core::ir::ElemType;
 
-use super::super::problem::{
-    BiasStridesCompilationArg, GeometryCompilationArg, Problem, StridesCompilationArg, Variant,
-};
+use super::super::arguments::{BIAS, GEOMETRY, STRIDES};
+use super::super::problem::{Problem, Variant};
 use super::bias::{SharedCompilationArg, mask, pair};
 use super::ends::GradientStridesCompilationArg;
 use super::kernels::{key_value, query, statistics};
@@ -13,40 +12,6 @@ use super::plan::{BLOCK, Form, Plan, Role};
 use crate::error::Result;
 use crate::hip::emit::{Setting, Source, buffer, elem_type, emit};
 use crate::matrix::instruction::{Element, Target, Unit};
-
-const STRIDES: StridesCompilationArg = StridesCompilationArg {
-    batch: (),
-    head: (),
-    row: (),
-};
-
-const BIAS: BiasStridesCompilationArg = BiasStridesCompilationArg {
-    divisor: (),
-    batch: (),
-    head: (),
-    query: (),
-    key: (),
-};
-
-const GEOMETRY: GeometryCompilationArg = GeometryCompilationArg {
-    group: (),
-    queries: (),
-    keys: (),
-    q: STRIDES,
-    k: STRIDES,
-    v: STRIDES,
-    o: STRIDES,
-    lse: STRIDES,
-    bias1: BIAS,
-    bias2: BIAS,
-    heads_global: (),
-    first_head: (),
-    threshold: (),
-    key_low: (),
-    key_high: (),
-    scale: (),
-    keep_scale: (),
-};
 
 const GRADIENT: GradientStridesCompilationArg = GradientStridesCompilationArg {
     o: STRIDES,

@@ -4,12 +4,14 @@ use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
 use super::super::problem::Geometry;
+use super::super::score::UNSEEN;
 use super::layout::{Lane, feed};
 use super::plan::{Form, Plan, Role};
 use super::score::{
     Column, Place, biases, kept, probabilities, rows_are_queries, score_gradient, used,
 };
 use super::tiles::{Rows, Tiles, fetch, held, rows_fragment, store, turned_fragment};
+use crate::matrix::instruction::Unit;
 use crate::matrix::product::product;
 use crate::matrix::vector::from_elements;
 
@@ -93,6 +95,14 @@ struct Stage<E: Numeric, V: Size> {
     terms: Array<f32>,
 }
 
+/// Parts of a sweep that have their own text: one with a mask, one without; only one where the text is to be moderate.
+fn parts(plan: Plan) -> usize {
+    match plan.instruction.unit {
+        Unit::Fma => 1,
+        _ => 2,
+    }
+}
+
 /// Adds to `sums` what the rows of `stages` contribute; `masked` says which part of them needs a mask.
 #[cube]
 pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
@@ -135,12 +145,18 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
         );
     }
     #[unroll]
-    for part in 0..2usize {
-        let (first, last) = if comptime!(part == 0) {
+    for part in 0..comptime!(parts(plan)) {
+        let (first, last) = if comptime!(parts(plan) == 1) {
+            (stages.from, stages.to)
+        } else if comptime!(part == 0) {
             (stages.from, stages.middle)
         } else {
             (stages.middle, stages.to)
         };
+        let masked = comptime!(match parts(plan) {
+            1 => masked[0] || masked[1],
+            _ => masked[part],
+        });
         for at in first..last {
             sync_cube();
             store_stage(&stage, tiles, plan);
@@ -170,7 +186,7 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
                 column,
                 &lane,
                 at * rows,
-                comptime!(masked[part]),
+                masked,
                 plan,
             );
         }
@@ -201,7 +217,7 @@ fn fetch_stage<E: Numeric, V: Size>(
             + min(row, stream.statistics.count - 1) * stream.statistics.stride;
         let pair = statistics[at as usize];
         // A row that does not exist has no probability left.
-        stage.terms[0] = select(exists, pair.extract(0usize), f32::new(f32::NEG_INFINITY));
+        stage.terms[0] = select(exists, pair.extract(0usize), f32::new(UNSEEN));
         stage.terms[1] = pair.extract(1usize);
     } else if comptime!(plan.has_bias(Form::Keys)) {
         stage.terms[0] = biases(bias1, bias2, geometry, place, 0u32, row, Form::Keys, plan);
@@ -238,44 +254,77 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     #[comptime] masked: bool,
     #[comptime] plan: Plan,
 ) {
-    // Each product runs beside the arithmetic on the one before.
-    #[unroll]
-    for t in 0..comptime!(plan.row_tiles) {
-        let s = multiply::<E, W, NA, NB, ND>(&tiles.x, &own.x, lane, t, plan);
-        let p = probabilities::<E, ND>(
-            s,
-            &tiles.terms,
-            bias1,
-            bias2,
-            geometry,
-            place,
-            column,
-            lane,
-            stage,
-            t,
-            masked,
-            plan,
-        );
-        let dp = multiply::<E, W, NA, NB, ND>(&tiles.y, &own.y, lane, t, plan);
-        let kept = kept(geometry, place, lane, column, stage, t, plan);
-        if comptime!(plan.role == Role::KeyValue) {
-            let used = used(&p, &kept, plan);
-            accumulate::<E, W, NA, NB, ND, P>(&tiles.y_turned, &mut sums.y, &used, lane, t, plan);
+    if comptime!(plan.loops()) {
+        for t in 0..comptime!(plan.row_tiles as u32) {
+            let lane = lane.behind(t * comptime!(plan.instruction.m as u32));
+            tile::<E, W, NA, NB, ND, P>(
+                tiles, own, sums, bias1, bias2, geometry, place, column, &lane, stage, 0usize,
+                masked, plan,
+            );
         }
-        let ds = score_gradient::<ND>(&p, dp, &kept, &tiles.terms, column, lane, t, plan);
-        if comptime!(plan.role == Role::Pair) {
-            add::<ND>(&mut sums.x, &ds, t, plan);
-        } else {
-            accumulate::<E, W, NA, NB, ND, P>(&tiles.x_turned, &mut sums.x, &ds, lane, t, plan);
+    } else {
+        // Each product runs beside the arithmetic on the one before.
+        #[unroll]
+        for t in 0..comptime!(plan.row_tiles) {
+            tile::<E, W, NA, NB, ND, P>(
+                tiles, own, sums, bias1, bias2, geometry, place, column, lane, stage, t, masked,
+                plan,
+            );
         }
-        if comptime!(plan.key_sums) {
-            let mut sum = sums.column[0];
-            #[unroll]
-            for r in 0..comptime!(plan.instruction.d.elements) {
-                sum += ds[r];
-            }
-            sums.column[0] = sum;
+    }
+}
+
+/// Adds what tile `t` of the staged rows contributes.
+#[cube]
+fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
+    tiles: &mut Tiles<E, W>,
+    own: &Own<E, NB>,
+    sums: &mut Sums<ND>,
+    bias1: &[E],
+    bias2: &[E],
+    geometry: &Geometry,
+    place: &Place,
+    column: &Column,
+    lane: &Lane,
+    stage: u32,
+    #[comptime] t: usize,
+    #[comptime] masked: bool,
+    #[comptime] plan: Plan,
+) {
+    let s = multiply::<E, W, NA, NB, ND>(&tiles.x, &own.x, lane, t, plan);
+    let p = probabilities::<E, ND>(
+        s,
+        &tiles.terms,
+        bias1,
+        bias2,
+        geometry,
+        place,
+        column,
+        lane,
+        stage,
+        t,
+        masked,
+        plan,
+    );
+    let dp = multiply::<E, W, NA, NB, ND>(&tiles.y, &own.y, lane, t, plan);
+    let kept = kept(geometry, place, lane, column, stage, t, plan);
+    if comptime!(plan.role == Role::KeyValue) {
+        let used = used(&p, &kept, plan);
+        accumulate::<E, W, NA, NB, ND, P>(&tiles.y_turned, &mut sums.y, &used, lane, t, plan);
+    }
+    let ds = score_gradient::<ND>(&p, dp, &kept, &tiles.terms, column, lane, t, plan);
+    if comptime!(plan.role == Role::Pair) {
+        add::<ND>(&mut sums.x, &ds, t, plan);
+    } else {
+        accumulate::<E, W, NA, NB, ND, P>(&tiles.x_turned, &mut sums.x, &ds, lane, t, plan);
+    }
+    if comptime!(plan.key_sums) {
+        let mut sum = sums.column[0];
+        #[unroll]
+        for r in 0..comptime!(plan.instruction.d.elements) {
+            sum += ds[r];
         }
+        sums.column[0] = sum;
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Copy {
     pub head_dim: usize,
     /// Bytes of an element.
     pub bytes: usize,
+    /// Whether an element takes a word of its own while it waits in a register: WGSL does not take 16-bit elements in pairs.
+    pub apart: bool,
 }
 
 impl Copy {
@@ -64,7 +66,10 @@ impl Copy {
 
     /// 32-bit words of an access.
     pub fn words(&self) -> usize {
-        (self.width * self.bytes / 4).max(1)
+        match self.apart {
+            true => self.width,
+            false => (self.width * self.bytes / 4).max(1),
+        }
     }
 
     /// Whether the last turn has an item for each unit.
@@ -117,6 +122,7 @@ impl Plan {
             units: self.units(),
             head_dim: self.variant.head_dim,
             bytes: self.element.bytes(),
+            apart: self.along_rows() && self.element.bytes() < 4,
         }
     }
 }
@@ -143,7 +149,9 @@ fn words<E: Numeric, W: Size, S: Size>(
     vector: Vector<E, W>,
     #[comptime] copy: Copy,
 ) -> Vector<u32, S> {
-    if comptime!(copy.width * copy.bytes < 4) {
+    if comptime!(copy.apart) {
+        Vector::<u32, S>::reinterpret(Vector::<f32, S>::cast_from(vector))
+    } else if comptime!(copy.width * copy.bytes < 4) {
         Vector::<u32, S>::new(u32::reinterpret(f32::cast_from(vector.extract(0usize))))
     } else {
         Vector::<u32, S>::reinterpret(vector)
@@ -156,7 +164,9 @@ fn elements<E: Numeric, W: Size, S: Size>(
     words: Vector<u32, S>,
     #[comptime] copy: Copy,
 ) -> Vector<E, W> {
-    if comptime!(copy.width * copy.bytes < 4) {
+    if comptime!(copy.apart) {
+        Vector::<E, W>::cast_from(Vector::<f32, S>::reinterpret(words))
+    } else if comptime!(copy.width * copy.bytes < 4) {
         Vector::<E, W>::new(E::cast_from(f32::reinterpret(words.extract(0usize))))
     } else {
         Vector::<E, W>::reinterpret(words)
@@ -202,6 +212,7 @@ pub(crate) fn fetch<E: Numeric, W: Size, S: Size>(
 }
 
 /// Writes to the tile that begins at quad `base` what [`fetch`] read as item `turn`.
+#[allow(clippy::if_same_then_else)] // One of them is decided at compile time.
 #[cube]
 pub(crate) fn store<E: Numeric, W: Size, S: Size>(
     tile: &mut Shared<[Quad<E>]>,

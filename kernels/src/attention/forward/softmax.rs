@@ -3,10 +3,10 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
-use super::steps::{Inputs, Next, Wave, Work};
+use super::state::{Inputs, Next, Wave, Work};
 use crate::attention::plan::Plan;
 use crate::attention::problem::{Geometry, Variant};
-use crate::attention::score::{bias, kept, visible};
+use crate::attention::score::{UNSEEN, bias, kept, visible};
 use crate::matrix::instruction::Element;
 use crate::matrix::lanes::coordinate;
 use crate::matrix::math::{LOG2_E, exp2};
@@ -49,7 +49,7 @@ pub(crate) fn nothing_seen() -> State {
 }
 
 /// Takes some pairs of the products of Q with the tile of keys that begins at `first` as scores to base 2: scaled, with
-/// biases, -inf where a key is not seen.
+/// biases, [`UNSEEN`] where a key is not seen.
 #[cube]
 pub(crate) fn take<E: Numeric, NB: Size, ND: Size, WK: Size, WV: Size>(
     inputs: &Inputs<'_, E, WK, WV>,
@@ -76,7 +76,7 @@ pub(crate) fn take<E: Numeric, NB: Size, ND: Size, WK: Size, WV: Size>(
         }
         if comptime!(next == Next::Masked) {
             let seen = visible(&work.sequence, work.query, key, variant.causal);
-            score = select(seen, score, f32::new(f32::NEG_INFINITY));
+            score = select(seen, score, f32::new(UNSEEN));
         }
         wave.scores[i] = score;
     }
@@ -213,6 +213,6 @@ pub(crate) fn scale<E: Numeric, NB: Size, ND: Size>(
     let factors = Vector::<f32, ND>::new(factor);
     #[unroll]
     for t in comptime!(tiles.0)..comptime!(tiles.1) {
-        wave.output[t] = wave.output[t] * factors;
+        wave.output[t] *= factors;
     }
 }
