@@ -64,11 +64,7 @@ pub fn check_extras(epilogue: &Epilogue, arguments: &Arguments, sums: bool) -> R
             epilogue.save,
             extras.saved.is_some(),
         ),
-        (
-            "buffer for sums over K",
-            sums,
-            arguments.sums.is_some(),
-        ),
+        ("buffer for sums over K", sums, arguments.sums.is_some()),
     ] {
         if wanted && !given {
             return wrong(

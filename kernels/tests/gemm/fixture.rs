@@ -236,11 +236,7 @@ impl Case {
             true => numbers(after.last().unwrap(), self.plan.element),
             false => vec![],
         };
-        Outcome {
-            out,
-            saved,
-            sums,
-        }
+        Outcome { out, saved, sums }
     }
 
     fn scalars(&self, u32: &[usize]) -> Scalars {
@@ -321,11 +317,7 @@ impl Case {
             Some(Role::Columns) => column_sums(&b[..k * n], n),
             None => vec![],
         };
-        Outcome {
-            out,
-            saved,
-            sums,
-        }
+        Outcome { out, saved, sums }
     }
 
     /// Executes it and compares.

@@ -2,15 +2,14 @@
 
 use burn::tensor::Tensor;
 
-use super::{Activation, GptConfig, NormKind, Positions};
-use crate::ops::activation::{gelu, swiglu};
+use super::{GptConfig, NormKind, Positions};
 use crate::ops::attention::{AttentionOptions, attention};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::norm::{layer_norm, rms_norm};
 use crate::ops::rotary::rotary;
 use crate::parameter::Parameter;
 use crate::tensor_parallel::embedding::VocabularyParallel;
-use crate::tensor_parallel::linear::{ColumnParallelLinear, RowParallelLinear};
+use crate::tensor_parallel::linear::{ColumnParallelLinear, RowParallelLinear, feed_forward};
 
 /// Base of the rotary angles.
 const ROTARY_BASE: f64 = 10_000.0;
@@ -190,18 +189,8 @@ crate::module!(Mlp { up, down });
 impl Mlp {
     /// x `[batch, seq, hidden]`.
     pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
-        let h = self.up.forward(x);
-        let h = match self.config.activation {
-            Activation::Gelu => gelu(h),
-            Activation::Swiglu => swiglu(h),
-        };
-        residual_dropout(
-            self.down.forward(h),
-            &self.name,
-            &self.config,
-            self.slice,
-            pass,
-        )
+        let y = feed_forward(x, &self.up, self.config.activation, &self.down);
+        residual_dropout(y, &self.name, &self.config, self.slice, pass)
     }
 }
 

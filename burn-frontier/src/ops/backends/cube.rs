@@ -1,8 +1,11 @@
 //! CubeCL devices: Burn's tensors as the buffers of frontier-kernels.
 
+pub(crate) mod gemm;
 pub(crate) mod norm;
+#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+mod testing;
 
-use burn::backend::{Cube, tensor::FloatTensor};
+use burn::backend::{Cube, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use cubecl::client::Client;
@@ -11,19 +14,53 @@ use frontier_kernels::device;
 use frontier_kernels::error::{Error, Result};
 use frontier_kernels::matrix::instruction::{Element, Target};
 
-/// A contiguous float tensor of a CubeCL device.
+/// A float tensor of a CubeCL device.
 #[derive(Debug, Clone)]
 pub(crate) struct Buffer(FloatTensor<Cube>);
 
 impl Buffer {
-    /// The tensor without autodiff; `None` where it lives on another backend.
+    /// The tensor without autodiff, contiguous; `None` where it lives on another backend.
     pub fn of<const D: usize>(x: &Tensor<D>) -> Option<Self> {
         let x = x.clone().without_autodiff();
         let primitive = x.try_into_primitive::<Cube>().ok()?;
         Some(Self(into_contiguous(primitive)))
     }
 
-    /// An uninitialised one on the same device.
+    /// The tensor without autodiff, if it is contiguous already.
+    pub fn of_contiguous<const D: usize>(x: &Tensor<D>) -> Option<Self> {
+        let x = x.clone().without_autodiff();
+        let primitive = x.try_into_primitive::<Cube>().ok()?;
+        primitive.is_contiguous().then_some(Self(primitive))
+    }
+
+    /// The tensor without autodiff, in its own strides if its last dimension is contiguous.
+    pub fn with_rows<const D: usize>(x: &Tensor<D>) -> Option<Self> {
+        let x = x.clone().without_autodiff();
+        let primitive = x.try_into_primitive::<Cube>().ok()?;
+        let rows = primitive.meta.strides().last() == Some(&1) && !primitive.meta.is_tiled();
+        Some(Self(if rows {
+            primitive
+        } else {
+            into_contiguous(primitive)
+        }))
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> Shape {
+        self.0.shape()
+    }
+
+    /// Its four sizes, as the kernels count.
+    pub fn sizes(&self) -> Option<[u32; 4]> {
+        numbers(self.0.shape().as_slice())
+    }
+
+    /// Its four strides in elements, as the kernels count.
+    pub fn strides(&self) -> Option<[u32; 4]> {
+        numbers(self.0.meta.strides())
+    }
+
+    /// An uninitialised contiguous one on the same device.
     pub fn beside(&self, shape: impl Into<Shape>, dtype: DType) -> Self {
         let shape = shape.into();
         let (client, device) = (self.0.client.clone(), self.0.device.clone());
@@ -43,9 +80,20 @@ impl Buffer {
         self.0.dtype
     }
 
-    /// As a kernel's argument.
+    /// As a kernel's argument: from its first element to its last.
     pub fn argument(&self) -> BufferArg {
-        self.0.clone().into_buffer_arg()
+        let (shape, strides) = (self.0.shape(), self.0.meta.strides());
+        let last = shape
+            .iter()
+            .zip(strides.iter())
+            .map(|(&n, &stride)| (n.max(1) - 1) * stride);
+        let length = if shape.num_elements() == 0 {
+            0
+        } else {
+            last.sum::<usize>() + 1
+        };
+        // SAFETY: the tensor's elements lie in its handle.
+        unsafe { BufferArg::from_raw_parts(self.0.handle.clone(), length) }
     }
 
     /// The tensor.
@@ -69,9 +117,25 @@ impl Buffer {
     }
 }
 
+fn numbers(of: &[usize]) -> Option<[u32; 4]> {
+    let mut all = [0; 4];
+    if of.len() != all.len() {
+        return None;
+    }
+    for (number, &n) in all.iter_mut().zip(of) {
+        *number = u32::try_from(n).ok()?;
+    }
+    Some(all)
+}
+
 /// What a launch gave. One that refuses its arguments leaves the operation to Burn's own kernels.
 pub(crate) fn accepted<T>(result: Result<T>) -> Option<T> {
     result
         .inspect_err(|error: &Error| tracing::debug!("Burn's own kernels are used: {error}"))
         .ok()
+}
+
+/// Says that a kernel of frontier-kernels was launched for an operation; `RUST_LOG=burn_frontier::ops=trace` shows it.
+pub(crate) fn taken(operation: &str) {
+    tracing::trace!(operation, "a kernel of frontier-kernels is used");
 }

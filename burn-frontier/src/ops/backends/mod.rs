@@ -5,12 +5,15 @@
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 mod cube;
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
-pub(crate) use cube::norm::norm;
+pub(crate) use cube::{
+    gemm::{feed_forward, linear},
+    norm::norm,
+};
 
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
 mod none;
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
-pub(crate) use none::norm;
+pub(crate) use none::{feed_forward, linear, norm};
 
 use burn::tensor::Tensor;
 
@@ -26,3 +29,31 @@ pub(crate) struct NormGradients {
 
 /// From a norm's output gradient to its gradients.
 pub(crate) type NormBackward = Box<dyn FnOnce(Tensor<3>) -> Option<NormGradients> + Send>;
+
+/// A linear layer's gradients: of its input, its weight `[in, out]`, and its bias if it has one.
+pub(crate) struct LinearGradients {
+    /// Of x `[batch, seq, in]`.
+    pub x: Tensor<3>,
+    /// Of the parameters.
+    pub parameters: ParameterGradients,
+}
+
+/// Gradients of a weight `[in, out]` and of a bias `[out]`, in the parameters' type.
+pub(crate) type ParameterGradients = (Tensor<2>, Option<Tensor<1>>);
+
+/// From a linear layer's output gradient to its gradients.
+pub(crate) type LinearBackward = Box<dyn FnOnce(Tensor<3>) -> Option<LinearGradients> + Send>;
+
+/// A feed-forward block's gradients.
+pub(crate) struct FeedForwardGradients {
+    /// Of x `[batch, seq, hidden]`.
+    pub x: Tensor<3>,
+    /// Of the first layer's parameters.
+    pub up: ParameterGradients,
+    /// Of the second layer's.
+    pub down: ParameterGradients,
+}
+
+/// From a feed-forward block's output gradient to its gradients.
+pub(crate) type FeedForwardBackward =
+    Box<dyn FnOnce(Tensor<3>) -> Option<FeedForwardGradients> + Send>;
