@@ -2,17 +2,14 @@
 
 use burn::tensor::Tensor;
 
-use super::{GptConfig, NormKind, Positions};
+use super::{GptConfig, NormKind};
 use crate::ops::attention::{AttentionOptions, attention};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::norm::{layer_norm, rms_norm};
-use crate::ops::rotary::rotary;
+use crate::ops::rotary::{RotaryTable, rotary};
 use crate::parameter::Parameter;
 use crate::tensor_parallel::embedding::VocabularyParallel;
 use crate::tensor_parallel::linear::{ColumnParallelLinear, RowParallelLinear, feed_forward};
-
-/// Base of the rotary angles.
-const ROTARY_BASE: f64 = 10_000.0;
 
 /// What a forward pass is done for.
 #[derive(Debug, Clone)]
@@ -116,6 +113,8 @@ pub struct Attention {
     pub(super) name: String,
     pub(super) config: GptConfig,
     pub(super) slice: Slice,
+    /// Without learned positions.
+    pub(super) rotary: Option<RotaryTable>,
     pub(super) qkv: ColumnParallelLinear,
     pub(super) output: RowParallelLinear,
 }
@@ -142,9 +141,9 @@ impl Attention {
             split(heads, kv_heads),
             split(heads + kv_heads, kv_heads),
         );
-        let (q, k) = match self.config.positions {
-            Positions::Learned => (q, k),
-            Positions::Rotary => (rotary(q, ROTARY_BASE), rotary(k, ROTARY_BASE)),
+        let (q, k) = match &self.rotary {
+            Some(table) => (rotary(q, table), rotary(k, table)),
+            None => (q, k),
         };
         let context = attention(q, k, v, &self.options(heads, seq, pass))
             .swap_dims(1, 2)

@@ -1,13 +1,16 @@
 //! CubeCL devices: Burn's tensors as the buffers of frontier-kernels.
 
+pub(crate) mod cross_entropy;
 pub(crate) mod gemm;
 pub(crate) mod norm;
+pub(crate) mod rotary;
 #[cfg(all(test, feature = "wgpu", feature = "flex"))]
 mod testing;
 
 use burn::backend::{Cube, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
+use bytemuck::NoUninit;
 use cubecl::client::Client;
 use cubecl::prelude::BufferArg;
 use frontier_kernels::device;
@@ -68,6 +71,28 @@ impl Buffer {
         Self(FloatTensor::<Cube>::new_contiguous(
             client, device, shape, handle, dtype,
         ))
+    }
+
+    /// One of the given values on the same device.
+    pub fn with_values<T: NoUninit>(&self, values: &[T], dtype: DType) -> Self {
+        let (client, device) = (self.0.client.clone(), self.0.device.clone());
+        let handle = client.create_from_slice(bytemuck::cast_slice(values));
+        Self(FloatTensor::<Cube>::new_contiguous(
+            client,
+            device,
+            Shape::from([values.len()]),
+            handle,
+            dtype,
+        ))
+    }
+
+    /// Itself if nobody else holds its memory, else a copy: a kernel may write to it.
+    pub fn own(self) -> Self {
+        if self.0.can_mut() {
+            self
+        } else {
+            Self(self.0.copy())
+        }
     }
 
     /// Where its kernels are launched.

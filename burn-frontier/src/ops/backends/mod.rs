@@ -6,14 +6,16 @@
 mod cube;
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 pub(crate) use cube::{
+    cross_entropy::cross_entropy,
     gemm::{feed_forward, linear},
     norm::norm,
+    rotary::rotary,
 };
 
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
 mod none;
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
-pub(crate) use none::{feed_forward, linear, norm};
+pub(crate) use none::{cross_entropy, feed_forward, linear, norm, rotary};
 
 use burn::tensor::Tensor;
 
@@ -57,3 +59,18 @@ pub(crate) struct FeedForwardGradients {
 /// From a feed-forward block's output gradient to its gradients.
 pub(crate) type FeedForwardBackward =
     Box<dyn FnOnce(Tensor<3>) -> Option<FeedForwardGradients> + Send>;
+
+/// What a rank knows of the cross entropy of each token, f32 `[tokens]` each.
+pub(crate) struct TokenStatistics {
+    /// The largest logit here.
+    pub largest: Tensor<1>,
+    /// The sum of `exp(logit - largest)` here.
+    pub sum: Tensor<1>,
+    /// The target's logit, 0 where the target is not here.
+    pub target: Tensor<1>,
+}
+
+/// The gradient of the logits, written over them, from the largest logit and the sum of the whole vocabulary and the
+/// gradient of the loss, `[tokens]` each; the logits if no kernel does that.
+pub(crate) type CrossEntropyBackward =
+    Box<dyn FnOnce([Tensor<1>; 3]) -> Result<Tensor<2>, Tensor<2>> + Send>;

@@ -1,9 +1,14 @@
 //! A build without a GPU: no operation has a faster way.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 
-use super::{FeedForwardBackward, LinearBackward, NormBackward};
+use super::{
+    CrossEntropyBackward, FeedForwardBackward, LinearBackward, NormBackward, TokenStatistics,
+};
 use crate::ops::feed_forward::FeedForward;
+use crate::ops::rotary::RotaryTable;
 
 pub(crate) fn norm(
     _x: &Tensor<3>,
@@ -26,5 +31,17 @@ pub(crate) fn feed_forward(
     _x: &Tensor<3>,
     _layers: &FeedForward,
 ) -> Option<(Tensor<3>, FeedForwardBackward)> {
+    None
+}
+
+pub(crate) fn cross_entropy(
+    _logits: &Tensor<2>,
+    _targets: &[i64],
+    _ids: &Range<usize>,
+) -> Option<(TokenStatistics, CrossEntropyBackward)> {
+    None
+}
+
+pub(crate) fn rotary(_x: &Tensor<4>, _table: &RotaryTable, _inverse: bool) -> Option<Tensor<4>> {
     None
 }
