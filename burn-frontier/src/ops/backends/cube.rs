@@ -1,5 +1,6 @@
 //! CubeCL devices: Burn's tensors as the buffers of frontier-kernels.
 
+pub(crate) mod adamw;
 pub(crate) mod cross_entropy;
 pub(crate) mod gemm;
 pub(crate) mod norm;
@@ -27,6 +28,18 @@ impl Buffer {
         let x = x.clone().without_autodiff();
         let primitive = x.try_into_primitive::<Cube>().ok()?;
         Some(Self(into_contiguous(primitive)))
+    }
+
+    /// The tensor itself, contiguous, so that nobody else holds it through this; given back where it lives on another backend.
+    pub fn from<const D: usize>(x: Tensor<D>) -> std::result::Result<Self, Tensor<D>> {
+        match Self::of(&x) {
+            // The count of those who hold the memory is without x from here on.
+            Some(buffer) => {
+                drop(x);
+                Ok(buffer)
+            }
+            None => Err(x),
+        }
     }
 
     /// The tensor without autodiff, if it is contiguous already.

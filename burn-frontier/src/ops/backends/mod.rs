@@ -6,6 +6,7 @@
 mod cube;
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 pub(crate) use cube::{
+    adamw::{adamw, sum_of_squares},
     cross_entropy::cross_entropy,
     gemm::{feed_forward, linear},
     norm::norm,
@@ -15,9 +16,11 @@ pub(crate) use cube::{
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
 mod none;
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
-pub(crate) use none::{cross_entropy, feed_forward, linear, norm, rotary};
+pub(crate) use none::{adamw, cross_entropy, feed_forward, linear, norm, rotary, sum_of_squares};
 
 use burn::tensor::Tensor;
+
+use super::adamw::AdamWState;
 
 /// A norm's gradients: of x, weight, and bias if it has one.
 pub(crate) struct NormGradients {
@@ -74,3 +77,6 @@ pub(crate) struct TokenStatistics {
 /// gradient of the loss, `[tokens]` each; the logits if no kernel does that.
 pub(crate) type CrossEntropyBackward =
     Box<dyn FnOnce([Tensor<1>; 3]) -> Result<Tensor<2>, Tensor<2>> + Send>;
+
+/// What an AdamW step gives, or what it was given if no kernel does it.
+pub(crate) type AdamWOutcome = Result<(AdamWState, Tensor<1>), (AdamWState, Tensor<1>)>;
