@@ -193,7 +193,7 @@ mod tests {
                 step: 1,
                 name: "p".into(),
                 samples: vec![0, 1],
-                global: [4, 5, 5],
+                global: 4,
                 start: [0; 3],
                 len: [4, 5, 5],
             }),

@@ -159,11 +159,7 @@ impl Attention {
             recompute: pass.recompute_attention,
             dropout: site(
                 format!("{}.probabilities", self.name),
-                [
-                    self.config.heads,
-                    self.config.sequence,
-                    self.config.sequence,
-                ],
+                self.config.heads,
                 [self.slice.head, 0, 0],
                 [heads, seq, seq],
                 &self.config,
@@ -216,7 +212,7 @@ impl Head {
 
 fn site(
     name: String,
-    global: [usize; 3],
+    global: usize,
     start: [usize; 3],
     len: [usize; 3],
     config: &GptConfig,
@@ -245,7 +241,7 @@ fn residual_dropout(
     let [_, seq, hidden] = x.dims();
     let site = site(
         name.into(),
-        [1, config.sequence, hidden],
+        1,
         [0, slice.token, 0],
         [1, seq, hidden],
         config,

@@ -30,18 +30,6 @@ impl Buffer {
         Some(Self(into_contiguous(primitive)))
     }
 
-    /// The tensor itself, contiguous, so that nobody else holds it through this; given back where it lives on another backend.
-    pub fn from<const D: usize>(x: Tensor<D>) -> std::result::Result<Self, Tensor<D>> {
-        match Self::of(&x) {
-            // The count of those who hold the memory is without x from here on.
-            Some(buffer) => {
-                drop(x);
-                Ok(buffer)
-            }
-            None => Err(x),
-        }
-    }
-
     /// The tensor without autodiff, if it is contiguous already.
     pub fn of_contiguous<const D: usize>(x: &Tensor<D>) -> Option<Self> {
         let x = x.clone().without_autodiff();
@@ -150,7 +138,7 @@ impl Buffer {
             DType::F32 => Some(Element::F32),
             DType::F16 => Some(Element::F16),
             DType::BF16 => Some(Element::Bf16),
-            _ => None,
+            other => refused(&format!("there are none for {other:?}")),
         }
     }
 }
@@ -169,8 +157,14 @@ fn numbers(of: &[usize]) -> Option<[u32; 4]> {
 /// What a launch gave. One that refuses its arguments leaves the operation to Burn's own kernels.
 pub(crate) fn accepted<T>(result: Result<T>) -> Option<T> {
     result
-        .inspect_err(|error: &Error| tracing::debug!("Burn's own kernels are used: {error}"))
+        .inspect_err(|error: &Error| _ = refused::<()>(&error.to_string()))
         .ok()
+}
+
+/// Says why the kernels do not apply; `RUST_LOG=burn_frontier::ops=debug` shows it.
+pub(crate) fn refused<T>(reason: &str) -> Option<T> {
+    tracing::debug!("Burn's own kernels are used: {reason}");
+    None
 }
 
 /// Says that a kernel of frontier-kernels was launched for an operation; `RUST_LOG=burn_frontier::ops=trace` shows it.

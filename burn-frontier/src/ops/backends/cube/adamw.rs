@@ -5,7 +5,7 @@ use frontier_kernels::adamw::launch::{Buffers, Step, squares, update};
 use frontier_kernels::adamw::{CONTROL, Plan, Table, Tensor as Run};
 use frontier_kernels::matrix::instruction::Element;
 
-use super::{Buffer, accepted, taken};
+use super::{Buffer, accepted, refused, taken};
 use crate::comm;
 use crate::error::{Error, Result};
 use crate::ops::adamw::{AdamWState, AdamWStep};
@@ -19,30 +19,22 @@ pub(crate) fn adamw(
     step: &AdamWStep,
     weights: DType,
 ) -> AdamWOutcome {
-    let all = [&state.parameters, &state.first, &state.second];
-    let full = all.into_iter().all(|x| x.dtype() == DType::F32);
-    let Some(gradient_buffer) = Buffer::of(&gradient).filter(|_| full) else {
+    let held = [&state.parameters, &state.first, &state.second].map(Buffer::of);
+    let ([Some(parameters), Some(first), Some(second)], Some(scaled)) =
+        (held, Buffer::of(&gradient))
+    else {
         return Err((state, gradient));
     };
-    let own = |x: Tensor<1>| Buffer::from(x).map(Buffer::own);
-    let (parameters, first, second) =
-        match (own(state.parameters), own(state.first), own(state.second)) {
-            (Ok(parameters), Ok(first), Ok(second)) => (parameters, first, second),
-            (parameters, first, second) => {
-                let tensor = |x: std::result::Result<Buffer, Tensor<1>>| {
-                    x.map_or_else(|x| x, Buffer::tensor)
-                };
-                let state = AdamWState {
-                    parameters: tensor(parameters),
-                    first: tensor(first),
-                    second: tensor(second),
-                };
-                return Err((state, gradient));
-            }
-        };
-    let state = [parameters, first, second];
-    let written = launch(&state, &gradient_buffer, step, weights);
-    let [parameters, first, second] = state.map(Buffer::tensor::<1>);
+    let buffers = [parameters, first, second];
+    if buffers.iter().any(|x| x.dtype() != DType::F32) {
+        refused::<()>("AdamW's state is not in f32");
+        return Err((state, gradient));
+    }
+    // Without it, nobody else may hold the memory.
+    drop(state);
+    let buffers = buffers.map(Buffer::own);
+    let written = launch(&buffers, &scaled, step, weights);
+    let [parameters, first, second] = buffers.map(Buffer::tensor::<1>);
     let state = AdamWState {
         parameters,
         first,

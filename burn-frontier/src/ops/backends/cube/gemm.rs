@@ -6,7 +6,7 @@ use frontier_kernels::gemm::tile::Role;
 use frontier_kernels::gemm::{Activation, Epilogue, Layout, Plan, Shape};
 use frontier_kernels::matrix::instruction::Element;
 
-use super::{Buffer, accepted, taken};
+use super::{Buffer, accepted, refused, taken};
 use crate::ops::activation;
 use crate::ops::backends::{
     FeedForwardBackward, FeedForwardGradients, LinearBackward, LinearGradients, ParameterGradients,
@@ -101,7 +101,10 @@ impl Layer {
             .into_iter()
             .flatten()
             .all(|parameter| parameter.dtype() == x.dtype());
-        of_one_type.then_some(Self {
+        if !of_one_type {
+            return refused("a linear layer's input and parameters are of different types");
+        }
+        Some(Self {
             weight,
             transposed,
             bias,
