@@ -44,7 +44,7 @@ pub fn adamw(
 ) -> (AdamWState, Tensor<1>) {
     let (state, gradient) = match backends::adamw(state, gradient, step, weights) {
         Ok(done) => return done,
-        Err(given_back) => given_back,
+        Err(given_back) => *given_back,
     };
     let state = plain(state, gradient, step);
     let weights = state.parameters.clone().cast(weights);

@@ -85,7 +85,7 @@ fn fused(
 
     with_gradient([logits.into_dispatch()], loss, move |g| {
         let d = backward([max.clone(), sum.clone(), g.clone()]).unwrap_or_else(|logits| {
-            let x = mask_padding(full_precision(logits), targets.ids.len());
+            let x = mask_padding(full_precision(*logits), targets.ids.len());
             let column = |x: Tensor<1>| x.reshape([tokens, 1]);
             let p = (x - column(max)).exp() / column(sum);
             targets.gradient(p, column(g)).cast(dtype)

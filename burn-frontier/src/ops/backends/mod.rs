@@ -76,7 +76,7 @@ pub(crate) struct TokenStatistics {
 /// The gradient of the logits, written over them, from the largest logit and the sum of the whole vocabulary and the
 /// gradient of the loss, `[tokens]` each; the logits if no kernel does that.
 pub(crate) type CrossEntropyBackward =
-    Box<dyn FnOnce([Tensor<1>; 3]) -> Result<Tensor<2>, Tensor<2>> + Send>;
+    Box<dyn FnOnce([Tensor<1>; 3]) -> Result<Tensor<2>, Box<Tensor<2>>> + Send>;
 
 /// What an AdamW step gives, or what it was given if no kernel does it.
-pub(crate) type AdamWOutcome = Result<(AdamWState, Tensor<1>), (AdamWState, Tensor<1>)>;
+pub(crate) type AdamWOutcome = Result<(AdamWState, Tensor<1>), Box<(AdamWState, Tensor<1>)>>;

@@ -23,12 +23,12 @@ pub(crate) fn adamw(
     let ([Some(parameters), Some(first), Some(second)], Some(scaled)) =
         (held, Buffer::of(&gradient))
     else {
-        return Err((state, gradient));
+        return Err(Box::new((state, gradient)));
     };
     let buffers = [parameters, first, second];
     if buffers.iter().any(|x| x.dtype() != DType::F32) {
         refused::<()>("AdamW's state is not in f32");
-        return Err((state, gradient));
+        return Err(Box::new((state, gradient)));
     }
     // Without it, nobody else may hold the memory.
     drop(state);
@@ -46,7 +46,7 @@ pub(crate) fn adamw(
             let weights = weights.map_or_else(|| state.parameters.clone(), Buffer::tensor);
             Ok((state, weights))
         }
-        None => Err((state, gradient)),
+        None => Err(Box::new((state, gradient))),
     }
 }
 
@@ -148,7 +148,7 @@ impl Flat {
             target: x.target(),
             gradient,
             weights: None,
-            vector: if length % table.vector == 0 {
+            vector: if length.is_multiple_of(table.vector) {
                 table.vector
             } else {
                 1

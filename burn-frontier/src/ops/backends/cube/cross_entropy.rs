@@ -68,10 +68,10 @@ struct Saved {
 }
 
 impl Saved {
-    fn gradient(self, combined: [Tensor<1>; 3]) -> Result<Tensor<2>, Tensor<2>> {
+    fn gradient(self, combined: [Tensor<1>; 3]) -> Result<Tensor<2>, Box<Tensor<2>>> {
         let tokens = combined[0].dims()[0];
         let [Some(largest), Some(sum), Some(scale)] = combined.map(|x| Buffer::of(&x)) else {
-            return Err(self.logits.tensor());
+            return Err(Box::new(self.logits.tensor()));
         };
         let logits = self.logits.own();
         let combined = Combined {
@@ -90,7 +90,7 @@ impl Saved {
         ));
         match done {
             Some(()) => Ok(logits.tensor()),
-            None => Err(logits.tensor()),
+            None => Err(Box::new(logits.tensor())),
         }
     }
 }
