@@ -1,11 +1,18 @@
 //! CubeCL devices: Burn's tensors as the buffers of frontier-kernels.
 
+pub(crate) mod adamw;
 pub(crate) mod attention;
+pub(crate) mod cross_entropy;
+pub(crate) mod gemm;
 pub(crate) mod norm;
+pub(crate) mod rotary;
+#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+mod testing;
 
 use burn::backend::{Cube, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
+use bytemuck::NoUninit;
 use cubecl::client::Client;
 use cubecl::prelude::BufferArg;
 use frontier_kernels::device;
@@ -22,6 +29,13 @@ impl Buffer {
         let x = x.clone().without_autodiff();
         let primitive = x.try_into_primitive::<Cube>().ok()?;
         Some(Self(into_contiguous(primitive)))
+    }
+
+    /// The tensor without autodiff, if it is contiguous already.
+    pub fn of_contiguous<const D: usize>(x: &Tensor<D>) -> Option<Self> {
+        let x = x.clone().without_autodiff();
+        let primitive = x.try_into_primitive::<Cube>().ok()?;
+        primitive.is_contiguous().then_some(Self(primitive))
     }
 
     /// The tensor without autodiff, in its own strides if its last dimension is contiguous.
@@ -59,6 +73,28 @@ impl Buffer {
         Self(FloatTensor::<Cube>::new_contiguous(
             client, device, shape, handle, dtype,
         ))
+    }
+
+    /// One of the given values on the same device.
+    pub fn with_values<T: NoUninit>(&self, values: &[T], dtype: DType) -> Self {
+        let (client, device) = (self.0.client.clone(), self.0.device.clone());
+        let handle = client.create_from_slice(bytemuck::cast_slice(values));
+        Self(FloatTensor::<Cube>::new_contiguous(
+            client,
+            device,
+            Shape::from([values.len()]),
+            handle,
+            dtype,
+        ))
+    }
+
+    /// Itself if nobody else holds its memory, else a copy: a kernel may write to it.
+    pub fn own(self) -> Self {
+        if self.0.can_mut() {
+            self
+        } else {
+            Self(self.0.copy())
+        }
     }
 
     /// Where its kernels are launched.
@@ -103,7 +139,7 @@ impl Buffer {
             DType::F32 => Some(Element::F32),
             DType::F16 => Some(Element::F16),
             DType::BF16 => Some(Element::Bf16),
-            _ => None,
+            other => refused(&format!("there are none for {other:?}")),
         }
     }
 }
@@ -122,6 +158,17 @@ fn numbers(of: &[usize]) -> Option<[u32; 4]> {
 /// What a launch gave. One that refuses its arguments leaves the operation to Burn's own kernels.
 pub(crate) fn accepted<T>(result: Result<T>) -> Option<T> {
     result
-        .inspect_err(|error: &Error| tracing::debug!("Burn's own kernels are used: {error}"))
+        .inspect_err(|error: &Error| _ = refused::<()>(&error.to_string()))
         .ok()
+}
+
+/// Says why the kernels do not apply; `RUST_LOG=burn_frontier::ops=debug` shows it.
+pub(crate) fn refused<T>(reason: &str) -> Option<T> {
+    tracing::debug!("Burn's own kernels are used: {reason}");
+    None
+}
+
+/// Says that a kernel of frontier-kernels was launched for an operation; `RUST_LOG=burn_frontier::ops=trace` shows it.
+pub(crate) fn taken(operation: &str) {
+    tracing::trace!(operation, "a kernel of frontier-kernels is used");
 }
