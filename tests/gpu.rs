@@ -15,8 +15,10 @@ use burn_frontier::{Layout, Result};
 use harness::{Run, assert_agrees};
 
 /// What every GPT does by kernels.
-const COMMON: [&str; 6] = [
+const COMMON: [&str; 8] = [
     "adamw",
+    "attention",
+    "attention_backward",
     "cross_entropy",
     "feed_forward",
     "linear",
