@@ -1,11 +1,12 @@
 //! CubeCL devices: Burn's tensors as the buffers of frontier-kernels.
 
 pub(crate) mod adamw;
-mod bridge;
 pub(crate) mod cross_entropy;
 pub(crate) mod gemm;
 pub(crate) mod norm;
 pub(crate) mod rotary;
+
+mod bridge;
 #[cfg(all(test, feature = "wgpu", feature = "flex"))]
 mod testing;
 
