@@ -242,4 +242,44 @@ mod tests {
         // The last rank holds padding only.
         run(4, 3);
     }
+
+    #[test]
+    fn statistics_without_a_kernel_for_the_gradient_give_the_definition() {
+        let (losses, gradient) = reference();
+        local::run(1, &local::LocalOptions::default(), |group| {
+            let place = (&Device::flex(), DType::F64);
+            let x = Tensor::<2>::from_data(TensorData::new(logits(), [4, VOCABULARY]), place)
+                .autodiff()
+                .require_grad();
+            let plain = x.clone().without_autodiff();
+            let largest = plain.clone().max_dim(1);
+            let sum = (plain.clone() - largest.clone()).exp().sum_dim(1);
+            let targets = TARGETS.map(|t| t.max(0)).to_vec();
+            let index = Tensor::<2>::from_data(
+                TensorData::new(
+                    targets.iter().map(|&t| t as f64).collect::<Vec<_>>(),
+                    [4, 1],
+                ),
+                place,
+            );
+            let statistics = TokenStatistics {
+                target: plain.clone().gather(1, index.int()).reshape([4]),
+                largest: largest.reshape([4]),
+                sum: sum.reshape([4]),
+            };
+            let refuses: CrossEntropyBackward = Box::new(move |_| Err(Box::new(plain)));
+            let targets = Targets::new(&TARGETS, &(0..VOCABULARY));
+            let loss = fused(x.clone(), statistics, refuses, targets, &group);
+            let gradients = loss.clone().sum().backward();
+            let close = |own: TensorData, expected: &[f64]| {
+                for (own, expected) in own.iter::<f64>().zip(expected) {
+                    assert!((own - expected).abs() < 1e-12, "{own} {expected}");
+                }
+            };
+            close(loss.into_data(), &losses);
+            close(x.grad(&gradients).unwrap().into_data(), &gradient);
+            Ok(())
+        })
+        .unwrap();
+    }
 }

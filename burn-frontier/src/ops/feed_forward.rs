@@ -89,3 +89,60 @@ fn by_hand(x: Tensor<3>, layers: FeedForward, g: Tensor<3>) -> FeedForwardGradie
     let (x, up) = gradients(x, layers.up, up_bias, g);
     FeedForwardGradients { x, up, down }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{DType, Device, TensorData};
+
+    fn wave<const D: usize>(shape: [usize; D], frequency: f64) -> Tensor<D> {
+        let n = shape.iter().product::<usize>();
+        let values: Vec<f64> = (0..n).map(|i| (i as f64 * frequency).sin()).collect();
+        Tensor::from_data(
+            TensorData::new(values, shape),
+            (&Device::flex(), DType::F64),
+        )
+    }
+
+    fn leaf<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+        x.autodiff().require_grad()
+    }
+
+    #[test]
+    fn the_gradients_by_hand_are_those_of_the_layers() {
+        for (activation, columns) in [(Activation::Gelu, 6), (Activation::Swiglu, 12)] {
+            let plain = FeedForward {
+                up: wave([4, columns], 0.7),
+                up_bias: Some(wave([columns], 1.1)),
+                activation,
+                down: wave([6, 4], 1.7),
+                down_bias: Some(wave([4], 1.9)),
+            };
+            let (x, g) = (wave([2, 3, 4], 2.3), wave([2, 3, 4], 0.3));
+            let own = by_hand(x.clone(), plain.clone(), g.clone());
+            let tracked = FeedForward {
+                up: leaf(plain.up),
+                up_bias: plain.up_bias.map(leaf),
+                activation,
+                down: leaf(plain.down),
+                down_bias: plain.down_bias.map(leaf),
+            };
+            let x = leaf(x);
+            let y = feed_forward(x.clone(), tracked.clone());
+            let all = (y * g).sum().backward();
+            let close = |own: TensorData, expected: TensorData| {
+                for (own, expected) in own.iter::<f64>().zip(expected.iter::<f64>()) {
+                    assert!((own - expected).abs() < 1e-12, "{own} {expected}");
+                }
+            };
+            close(own.x.into_data(), x.grad(&all).unwrap().into_data());
+            for (own, tracked) in [(own.up.0, tracked.up), (own.down.0, tracked.down)] {
+                close(own.into_data(), tracked.grad(&all).unwrap().into_data());
+            }
+            for (own, tracked) in [(own.up.1, tracked.up_bias), (own.down.1, tracked.down_bias)] {
+                let expected = tracked.unwrap().grad(&all).unwrap();
+                close(own.unwrap().into_data(), expected.into_data());
+            }
+        }
+    }
+}

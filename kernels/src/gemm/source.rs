@@ -260,6 +260,13 @@ fn fused(target: Target, gfx: &str, sources: &mut Vec<Source>) -> Result<()> {
             .with_sums_of(Role::Rows)?
             .source(format!("gemm_tn_accumulate_bias_bf16_{gfx}"))?,
     );
+    // As a layer takes it whose weight lies as [in, out].
+    let layer = large(target, element, element, Layout::Tn, none)?;
+    sources.push(
+        layer
+            .with_sums_of(Role::Columns)?
+            .source(format!("gemm_tn_bias_bf16_{gfx}"))?,
+    );
     sources.push(weight.split().source(format!("gemm_tn_split_bf16_{gfx}"))?);
     sources.push(
         weight

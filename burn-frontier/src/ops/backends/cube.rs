@@ -6,12 +6,15 @@ pub(crate) mod cross_entropy;
 pub(crate) mod gemm;
 pub(crate) mod norm;
 pub(crate) mod rotary;
+
+mod bridge;
 #[cfg(all(test, feature = "wgpu", feature = "flex"))]
 mod testing;
 
-use burn::backend::{Cube, TensorMetadata, tensor::FloatTensor};
+use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
 use bytemuck::NoUninit;
 use cubecl::client::Client;
 use cubecl::prelude::BufferArg;
@@ -21,27 +24,29 @@ use frontier_kernels::matrix::instruction::{Element, Target};
 
 /// A float tensor of a CubeCL device.
 #[derive(Debug, Clone)]
-pub(crate) struct Buffer(FloatTensor<Cube>);
+pub(crate) struct Buffer(CubeTensor);
 
 impl Buffer {
     /// The tensor without autodiff, contiguous; `None` where it lives on another backend.
     pub fn of<const D: usize>(x: &Tensor<D>) -> Option<Self> {
-        let x = x.clone().without_autodiff();
-        let primitive = x.try_into_primitive::<Cube>().ok()?;
-        Some(Self(into_contiguous(primitive)))
+        Self::take(x.clone())
+    }
+
+    /// As [`Self::of`], of a tensor that is given up: if nobody else holds its memory, the buffer is the only one that does.
+    pub fn take<const D: usize>(x: Tensor<D>) -> Option<Self> {
+        bridge::open(x).map(into_contiguous).map(Self)
     }
 
     /// The tensor without autodiff, if it is contiguous already.
     pub fn of_contiguous<const D: usize>(x: &Tensor<D>) -> Option<Self> {
-        let x = x.clone().without_autodiff();
-        let primitive = x.try_into_primitive::<Cube>().ok()?;
-        primitive.is_contiguous().then_some(Self(primitive))
+        bridge::open(x.clone())
+            .filter(CubeTensor::is_contiguous)
+            .map(Self)
     }
 
     /// The tensor without autodiff, in its own strides if its last dimension is contiguous.
     pub fn with_rows<const D: usize>(x: &Tensor<D>) -> Option<Self> {
-        let x = x.clone().without_autodiff();
-        let primitive = x.try_into_primitive::<Cube>().ok()?;
+        let primitive = bridge::open(x.clone())?;
         let rows = primitive.meta.strides().last() == Some(&1) && !primitive.meta.is_tiled();
         Some(Self(if rows {
             primitive
@@ -70,7 +75,7 @@ impl Buffer {
         let shape = shape.into();
         let (client, device) = (self.0.client.clone(), self.0.device.clone());
         let handle = client.empty(shape.num_elements() * dtype.size());
-        Self(FloatTensor::<Cube>::new_contiguous(
+        Self(CubeTensor::new_contiguous(
             client, device, shape, handle, dtype,
         ))
     }
@@ -79,7 +84,7 @@ impl Buffer {
     pub fn with_values<T: NoUninit>(&self, values: &[T], dtype: DType) -> Self {
         let (client, device) = (self.0.client.clone(), self.0.device.clone());
         let handle = client.create_from_slice(bytemuck::cast_slice(values));
-        Self(FloatTensor::<Cube>::new_contiguous(
+        Self(CubeTensor::new_contiguous(
             client,
             device,
             Shape::from([values.len()]),
@@ -125,7 +130,7 @@ impl Buffer {
 
     /// The tensor.
     pub fn tensor<const D: usize>(self) -> Tensor<D> {
-        Tensor::from_primitive::<Cube>(self.0)
+        bridge::close(self.0)
     }
 
     /// What its device's kernels are generated for.
@@ -162,13 +167,13 @@ pub(crate) fn accepted<T>(result: Result<T>) -> Option<T> {
         .ok()
 }
 
-/// Says why the kernels do not apply; `RUST_LOG=burn_frontier::ops=debug` shows it.
+/// Says why the kernels do not apply, as an event of `tracing`.
 pub(crate) fn refused<T>(reason: &str) -> Option<T> {
     tracing::debug!("Burn's own kernels are used: {reason}");
     None
 }
 
-/// Says that a kernel of frontier-kernels was launched for an operation; `RUST_LOG=burn_frontier::ops=trace` shows it.
+/// Says that kernels of frontier-kernels compute an operation, as an event of `tracing`.
 pub(crate) fn taken(operation: &str) {
-    tracing::trace!(operation, "a kernel of frontier-kernels is used");
+    tracing::trace!(operation, "kernels of frontier-kernels are used");
 }

@@ -5,6 +5,7 @@ use frontier_kernels::adamw::launch::{Buffers, Step, squares, update};
 use frontier_kernels::adamw::{CONTROL, Plan, Table, Tensor as Run};
 use frontier_kernels::matrix::instruction::Element;
 
+use super::bridge::is_here;
 use super::{Buffer, accepted, refused, taken};
 use crate::comm;
 use crate::error::{Error, Result};
@@ -19,20 +20,21 @@ pub(crate) fn adamw(
     step: &AdamWStep,
     weights: DType,
 ) -> AdamWOutcome {
-    let held = [&state.parameters, &state.first, &state.second].map(Buffer::of);
-    let ([Some(parameters), Some(first), Some(second)], Some(scaled)) =
-        (held, Buffer::of(&gradient))
-    else {
+    let all = [&state.parameters, &state.first, &state.second, &gradient];
+    if !all.into_iter().all(is_here) {
         return Err(Box::new((state, gradient)));
-    };
-    let buffers = [parameters, first, second];
-    if buffers.iter().any(|x| x.dtype() != DType::F32) {
+    }
+    if all[..3].iter().any(|x| x.dtype() != DType::F32) {
         refused::<()>("AdamW's state is not in f32");
         return Err(Box::new((state, gradient)));
     }
-    // Without it, nobody else may hold the memory.
-    drop(state);
-    let buffers = buffers.map(Buffer::own);
+    let state = [state.parameters, state.first, state.second].map(Buffer::take);
+    let ([Some(parameters), Some(first), Some(second)], Some(scaled)) =
+        (state, Buffer::of(&gradient))
+    else {
+        unreachable!("they are on a CubeCL device");
+    };
+    let buffers = [parameters, first, second].map(Buffer::own);
     let written = launch(&buffers, &scaled, step, weights);
     let [parameters, first, second] = buffers.map(Buffer::tensor::<1>);
     let state = AdamWState {
