@@ -1,4 +1,4 @@
-//! The main job as a user types it: train, resume, and a configuration that cannot run.
+//! The main job as a user types it: train, resume, and a configuration that cannot run; and the kernels' benchmark.
 
 use std::fs;
 use std::path::Path;
@@ -22,12 +22,14 @@ const ARTEFACTS: [&str; 5] = [
     "trace.json",
     "checkpoints/step-*",
 ];
+/// The file of figures that the kernels' benchmark leaves, the column with times in it, and its plot.
+const FIGURES: (&str, &str, &str) = ("kernels.csv", "seconds", "kernels.svg");
 /// A configuration that cannot run, and the word its message must hold.
 const INVALID: (&[&str], &str) = (&["--tp", "3"], "tp");
 /// The exit code of a Rust program that panicked.
 const PANICKED: i32 = 101;
 
-/// Trains in a temporary folder, resumes there, and checks that an invalid configuration is refused.
+/// Trains in a temporary folder, resumes there, and checks that an invalid configuration is refused. Benches every kernel once.
 pub fn run(cargo: &Cargo) -> Result<()> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let out = folder
@@ -47,7 +49,43 @@ pub fn run(cargo: &Cargo) -> Result<()> {
     let (arguments, word) = INVALID;
     let mut command = vec!["run", "--quiet"];
     command.extend(&example(arguments)[1..]);
-    check_refusal(&cargo.output(&command)?, word)
+    check_refusal(&cargo.output(&command)?, word)?;
+    bench(cargo, out, folder.path())
+}
+
+/// Benches every kernel at a tiny shape. The dev profile is what is compiled already.
+fn bench(cargo: &Cargo, out: &str, folder: &Path) -> Result<()> {
+    let mut command = vec!["bench", "--profile", "dev", "--bench", "kernels", "--"];
+    command.extend(["--quick", "--device", "cpu", "--out", out]);
+    cargo.run(&command)?;
+    let (figures, _, plot) = FIGURES;
+    ensure!(exists(folder, plot)?, "the benchmark left no {plot}");
+    check_figures(&fs::read_to_string(folder.join(figures))?)
+}
+
+/// Both ceilings and at least one kernel have a time.
+fn check_figures(csv: &str) -> Result<()> {
+    let (file, name, _) = FIGURES;
+    let mut lines = csv.lines().map(|line| line.split(','));
+    let header = lines
+        .next()
+        .and_then(|mut columns| columns.position(|column| column == name));
+    let column = header.with_context(|| format!("{file} has no column '{name}'"))?;
+    let mut count = 0;
+    for mut line in lines {
+        let time = line.nth(column).and_then(|time| time.parse().ok());
+        ensure!(
+            time.is_some_and(|time: f64| time > 0.0),
+            "line {} of {file} has no time above zero",
+            count + 2
+        );
+        count += 1;
+    }
+    ensure!(
+        count > 2,
+        "{file} has {count} lines of figures; two ceilings and a kernel are expected"
+    );
+    Ok(())
 }
 
 fn example<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
@@ -139,6 +177,16 @@ mod tests {
         assert!(check_refusal(&ended(0, "tp"), "tp").is_err());
         assert!(check_refusal(&ended(1, ""), "tp").is_err());
         assert!(check_refusal(&ended(PANICKED, "panicked: tp"), "tp").is_err());
+    }
+
+    #[test]
+    fn figures_need_a_time_above_zero_for_ceilings_and_kernels() {
+        let csv = "kernel,seconds\nceiling_product,1e-3\nceiling_copy,2e-3\nlinear,3e-3\n";
+        check_figures(csv).unwrap();
+        let refused = |csv: &str| check_figures(csv).unwrap_err().to_string();
+        assert!(refused(&csv.replace("3e-3", "0")).contains("line 4"));
+        assert!(refused(&csv.replace("linear,3e-3\n", "")).contains("2 lines"));
+        assert!(refused(&csv.replace("seconds", "time")).contains("seconds"));
     }
 
     #[test]
