@@ -24,8 +24,8 @@ Columns:
                 many backward. The others: the elementary operations of their formulas, an exponential or a root being one
   GB/s          bytes that must move at least: each input read once, each output written once
   of ceiling    the ceiling is the lower of the device's matrix-product rate and (FLOP per byte) x its copy bandwidth.
-                Both were measured in this run, by Burn's own product and element-wise kernels in the same type. Above
-                100 %: the data stayed in a cache, or Burn's product is not this device's best
+                Both were measured in this run, by Burn's own product in the same type and by its element-wise product in
+                f32. Above 100 %: the data stayed in a cache, or Burn's own is not this device's best
   ours / peer   with --peer: our speed in the peer's, the same operation at the same shape and type
 
 A backward pass is timed without the forward pass before it. Writes kernels.svg (roofline) and kernels.csv.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use burn_frontier::observe::plot::{Roofline, RooflinePoint, write_roofline_plot};
 
 use crate::case::Work;
-use crate::ceiling::{Best, Ceiling};
+use crate::ceiling::Ceiling;
 use crate::clock::Timing;
 use crate::events::By;
 use crate::options::Dtype;
@@ -87,7 +87,7 @@ pub fn csv(rows: &[Row], ceiling: &Ceiling, dtype: Dtype) -> String {
     let mut text = String::from(
         "kernel,shape,dtype,by,seconds,spread,runs,flops,bytes,tflops,gbs,of_ceiling\n",
     );
-    let mut line = |kernel: &str, shape: &str, by: &str, work: &Work, timing: &Timing| {
+    let mut line = |[kernel, shape, dtype, by]: [&str; 4], work: &Work, timing: &Timing| {
         // Writing into a string does not fail.
         _ = writeln!(
             text,
@@ -102,19 +102,16 @@ pub fn csv(rows: &[Row], ceiling: &Ceiling, dtype: Dtype) -> String {
             ceiling.share(work, timing)
         );
     };
-    let Ceiling { product, copy } = ceiling;
-    for (name, best) in [("ceiling_product", product), ("ceiling_copy", copy)] {
-        let Best {
-            shape,
-            work,
-            timing,
-            ..
-        } = best;
-        line(name, shape, "burn", work, timing);
+    let (Ceiling { product, copy }, dtype) = (ceiling, dtype.to_string());
+    for (name, dtype, best) in [
+        ("ceiling_product", dtype.as_str(), product),
+        ("ceiling_copy", "f32", copy),
+    ] {
+        line([name, &best.shape, dtype, "burn"], &best.work, &best.timing);
     }
     for row in rows {
-        let by = row.by.to_string();
-        line(&row.kernel, &row.shape, &by, &row.work, &row.timing);
+        let names = [&row.kernel, &row.shape, &dtype, &row.by.to_string()];
+        line(names.map(String::as_str), &row.work, &row.timing);
     }
     text
 }
