@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use burn_frontier::comm::{groups::Groups, local};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::model::Pass;
@@ -193,7 +193,7 @@ impl Visitor for Update {
         let (first, second) = std::mem::replace(&mut self.moments[i], (empty(), empty()));
         let (shape, count) = (p.value.shape(), p.count());
         let parameters = p.value.clone().reshape([count]);
-        let new = adamw(
+        let (new, _) = adamw(
             AdamWState {
                 parameters,
                 first,
@@ -201,6 +201,7 @@ impl Visitor for Update {
             },
             gradient,
             &STEP,
+            DType::F32,
         );
         p.value = new.parameters.reshape(shape);
         self.moments[i] = (new.first, new.second);

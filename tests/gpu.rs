@@ -3,6 +3,8 @@
 //! The tolerance is that of layouts among each other. On Mesa's llvmpipe, losses and gradient norms agreed within 3e-8
 //! and parameters within 4e-6: it rounds as the CPU does. A GPU's own exponential and fused products are less exact.
 
+#[path = "gpu/events.rs"]
+mod events;
 mod harness;
 
 use burn::tensor::DType;
@@ -11,6 +13,18 @@ use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::{Layout, Result};
 use harness::{Run, assert_agrees};
+
+/// What every GPT does by kernels.
+const COMMON: [&str; 8] = [
+    "adamw",
+    "attention",
+    "attention_backward",
+    "cross_entropy",
+    "feed_forward",
+    "linear",
+    "norm",
+    "sum_of_squares",
+];
 
 /// The GPU. Without one, a test is skipped and says so; where CI is true, it fails.
 fn gpu() -> Option<Choice> {
@@ -26,35 +40,47 @@ fn gpu() -> Option<Choice> {
     }
 }
 
-fn follows_the_cpu(cpu: Run) {
+/// Checks that a run on a GPU agrees with the CPU's, and that these operations were kernels of frontier-kernels in it.
+fn follows_the_cpu(cpu: Run, operations: &[&str]) {
     let Some(gpu) = gpu() else { return };
     let run = Run {
         device: gpu.of_rank(0),
         ..cpu.clone()
     };
+    let kernels = events::Kernels::watch();
     let (gpu, cpu) = (run.train().unwrap(), cpu.train().unwrap());
     assert_agrees(&gpu, &cpu, "on a GPU");
+    for operation in operations {
+        kernels.assert_taken(operation);
+    }
+    kernels.assert_none_refused();
 }
 
 #[test]
 fn one_rank_on_a_gpu_follows_the_cpu() {
-    follows_the_cpu(Run {
-        steps: 5,
-        ..Run::single(GptConfig::new(2, 32, 4, 61, 16).with_dropout(0.1))
-    });
+    follows_the_cpu(
+        Run {
+            steps: 5,
+            ..Run::single(GptConfig::new(2, 32, 4, 61, 16).with_dropout(0.1))
+        },
+        &COMMON,
+    );
 }
 
 #[test]
 fn four_ranks_that_share_a_gpu_follow_the_cpu() {
     // Llama's form: rotary positions, SwiGLU, RMS norm, and grouped-query attention.
-    follows_the_cpu(Run {
-        layout: Layout::new(2, 2, 1).unwrap(),
-        sequence_parallel: true,
-        recompute: Recompute::Selective,
-        micro_batch: 4,
-        steps: 5,
-        ..Run::single(GptConfig::new(2, 32, 4, 61, 16).modern().with_kv_heads(2))
-    });
+    follows_the_cpu(
+        Run {
+            layout: Layout::new(2, 2, 1).unwrap(),
+            sequence_parallel: true,
+            recompute: Recompute::Selective,
+            micro_batch: 4,
+            steps: 5,
+            ..Run::single(GptConfig::new(2, 32, 4, 61, 16).modern().with_kv_heads(2))
+        },
+        &[&COMMON[..], &["rotary"]].concat(),
+    );
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Random numbers that are a function of what they are for: (seed, step, name, index). So no layout, order of execution
-//! or restart can change them. ChaCha8 in counter mode, addressed by word.
+//! or restart can change them. ChaCha8 in counter mode, addressed by word; for dropout [`Philox`], which a GPU computes too.
+
+mod philox;
+
+pub use philox::Philox;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

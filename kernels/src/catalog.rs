@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::hip::emit::Source;
-use crate::{adamw, cross_entropy, gemm, norm, rotary};
+use crate::{adamw, attention, cross_entropy, gemm, norm, rotary};
 
 /// The kernels, family by family. A name ends with its target.
 ///
@@ -15,6 +15,8 @@ pub fn sources() -> Result<Vec<Source>> {
         cross_entropy::sources()?,
         rotary::sources()?,
         adamw::sources()?,
+        attention::sources()?,
+        attention::backward::sources()?,
     ];
     Ok(families.into_iter().flatten().collect())
 }

@@ -13,6 +13,7 @@
 
 pub mod adamw;
 mod argument;
+pub mod attention;
 pub mod catalog;
 pub mod cross_entropy;
 pub mod device;

@@ -1,8 +1,29 @@
 //! GELU (tanh form) and SwiGLU.
 
 use burn::tensor::{Tensor, activation};
+use serde::{Deserialize, Serialize};
 
 use super::gradient::with_gradient;
+
+/// The nonlinearity between the two matrices of the feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// GELU, tanh form.
+    Gelu,
+    /// SwiGLU: a gate beside the projection.
+    Swiglu,
+}
+
+impl Activation {
+    /// The nonlinearity of x: [`gelu`] or [`swiglu`].
+    pub fn forward(self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Gelu => gelu(x),
+            Self::Swiglu => swiglu(x),
+        }
+    }
+}
 
 /// sqrt(2 / pi).
 const SCALE: f64 = 0.797_884_560_802_865_4;
@@ -17,15 +38,23 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         .mul_scalar(0.5)
         .mul(tanh.clone().add_scalar(1.0));
     with_gradient([x.into_dispatch()], y, move |g| {
-        // With t = tanh(u): dy/dx = (1 + t)/2 + x/2 (1 - t^2) du/dx, du/dx = scale (1 + 3 cubic x^2).
-        let slope = (inner.clone() * inner.clone())
-            .mul_scalar(3.0 * CUBIC * SCALE)
-            .add_scalar(SCALE);
-        let outer = (tanh.clone() * tanh.clone()).neg().add_scalar(1.0) * slope * inner;
-        [Some(
-            (g * (tanh.add_scalar(1.0) + outer).mul_scalar(0.5)).into_dispatch(),
-        )]
+        [Some(gelu_gradient_with(inner, tanh, g).into_dispatch())]
     })
+}
+
+/// The gradient of [`gelu`]'s argument x.
+pub(super) fn gelu_gradient<const D: usize>(x: Tensor<D>, g: Tensor<D>) -> Tensor<D> {
+    let tanh = gelu_tanh(x.clone());
+    gelu_gradient_with(x, tanh, g)
+}
+
+fn gelu_gradient_with<const D: usize>(x: Tensor<D>, tanh: Tensor<D>, g: Tensor<D>) -> Tensor<D> {
+    // With t = tanh(u): dy/dx = (1 + t)/2 + x/2 (1 - t^2) du/dx, du/dx = scale (1 + 3 cubic x^2).
+    let slope = (x.clone() * x.clone())
+        .mul_scalar(3.0 * CUBIC * SCALE)
+        .add_scalar(SCALE);
+    let outer = (tanh.clone() * tanh.clone()).neg().add_scalar(1.0) * slope * x;
+    g * (tanh.add_scalar(1.0) + outer).mul_scalar(0.5)
 }
 
 fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -42,6 +71,17 @@ pub fn swiglu(x: Tensor<3>) -> Tensor<3> {
     let gate = x.clone().narrow(2, 0, ffn);
     let up = x.narrow(2, ffn, ffn);
     activation::silu(gate) * up
+}
+
+/// The gradient of [`swiglu`]'s argument x.
+pub(super) fn swiglu_gradient(x: Tensor<3>, g: Tensor<3>) -> Tensor<3> {
+    let ffn = x.dims()[2] / 2;
+    let (gate, up) = (x.clone().narrow(2, 0, ffn), x.narrow(2, ffn, ffn));
+    let sigmoid = activation::sigmoid(gate.clone());
+    let value = gate.clone() * sigmoid.clone();
+    // d silu / d gate = sigmoid (1 + gate (1 - sigmoid)).
+    let slope = (gate * sigmoid.clone().neg().add_scalar(1.0)).add_scalar(1.0) * sigmoid;
+    Tensor::cat(vec![g.clone() * up * slope, g * value], 2)
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! AdamW (arXiv 1711.05101) over a flat run of parameters.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
+
+use super::backends;
 
 /// One step's numbers, as PyTorch's `AdamW` names them.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +34,24 @@ pub struct AdamWState {
     pub second: Tensor<1>,
 }
 
-/// One AdamW step. Gradient and state have one length, type and device.
-pub fn adamw(state: AdamWState, gradient: Tensor<1>, step: &AdamWStep) -> AdamWState {
+/// One AdamW step, in place where nobody else holds the tensors. Gives the new state, and its parameters in the type
+/// `weights`, with which the model computes. Gradient and state have one length, type and device.
+pub fn adamw(
+    state: AdamWState,
+    gradient: Tensor<1>,
+    step: &AdamWStep,
+    weights: DType,
+) -> (AdamWState, Tensor<1>) {
+    let (state, gradient) = match backends::adamw(state, gradient, step, weights) {
+        Ok(done) => return done,
+        Err(given_back) => *given_back,
+    };
+    let state = plain(state, gradient, step);
+    let weights = state.parameters.clone().cast(weights);
+    (state, weights)
+}
+
+fn plain(state: AdamWState, gradient: Tensor<1>, step: &AdamWStep) -> AdamWState {
     #[cfg(feature = "flex")]
     if flex::applies(&state.parameters) {
         return flex::adamw(state, gradient, step);
@@ -62,13 +80,18 @@ pub fn reference(state: AdamWState, gradient: Tensor<1>, s: &AdamWStep) -> AdamW
     }
 }
 
+impl AdamWStep {
+    /// What is left of both moments' bias, `1 - beta^step`.
+    pub(super) fn corrections(&self) -> [f64; 2] {
+        let power = i32::try_from(self.step).unwrap_or(i32::MAX);
+        [self.beta1, self.beta2].map(|beta| 1.0 - beta.powi(power))
+    }
+}
+
 /// Learning rate over the first bias correction, and the root of the second.
 fn corrections(s: &AdamWStep) -> (f64, f64) {
-    let power = i32::try_from(s.step).unwrap_or(i32::MAX);
-    (
-        s.learning_rate / (1.0 - s.beta1.powi(power)),
-        (1.0 - s.beta2.powi(power)).sqrt(),
-    )
+    let [first, second] = s.corrections();
+    (s.learning_rate / first, second.sqrt())
 }
 
 /// One pass over memory instead of a dozen, in place.
@@ -172,7 +195,7 @@ mod tests {
                 gradient_scale: 0.5,
             };
             let gradient = wave(0.3 * step as f64);
-            fast = adamw(fast, gradient.clone(), &numbers);
+            (fast, _) = adamw(fast, gradient.clone(), &numbers, DType::F32);
             plain = reference(plain, gradient, &numbers);
         }
         let (fast, plain) = (fast.parameters.into_data(), plain.parameters.into_data());

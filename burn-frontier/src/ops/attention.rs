@@ -1,7 +1,8 @@
 //! Scaled dot-product attention with a gradient of its own.
 
-use burn::tensor::{Bool, Device, Tensor, activation};
+use burn::tensor::{Bool, DType, Device, FloatDType, Tensor, activation};
 
+use super::backends::{self, AttentionGradients};
 use super::dropout::Dropout;
 use super::gradient::with_gradient;
 
@@ -19,7 +20,14 @@ pub struct AttentionOptions {
     pub dropout: Option<Dropout>,
 }
 
+/// Additive biases of the scores, each `[n, heads or 1, seq or 1, keys]`, where `n` divides the batch: entry `b` of the batch
+/// has bias `b * n / batch`, so that 1 is one bias for all, and `batch` one for each.
+pub type Biases = [Option<Tensor<4>>; 2];
+
 /// `softmax(scale * Q K^T) V`.
+///
+/// On a GPU by the kernels of frontier-kernels, without a matrix of scores in memory; else by matrix products. A query that
+/// sees no key gives zeros.
 ///
 /// # Shapes
 /// query `[batch, heads, seq, head_dim]`; key and value `[batch, kv_heads, keys, head_dim]` with heads a multiple of
@@ -30,19 +38,164 @@ pub fn attention(
     value: Tensor<4>,
     options: &AttentionOptions,
 ) -> Tensor<4> {
+    attention_with_biases(query, key, value, [None, None], options)
+}
+
+/// `softmax(scale * Q K^T + bias1 + bias2) V`, differentiable in the biases too, whose gradients are summed in f32.
+///
+/// # Shapes
+/// Those of [`attention`] and of [`Biases`].
+pub fn attention_with_biases(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    biases: Biases,
+    options: &AttentionOptions,
+) -> Tensor<4> {
     let [q, k, v] = [&query, &key, &value].map(|x| x.clone().without_autodiff());
-    let state = probabilities(q.clone(), k.clone(), options);
-    let output = output(&state, &v);
-    let kept = (!options.recompute).then_some(state);
+    let plain = biases
+        .each_ref()
+        .map(|bias| bias.clone().map(Tensor::without_autodiff));
     let options = options.clone();
+    // A missing bias is a constant, and has no gradient.
+    let [bias1, bias2] = biases.map(|bias| bias.unwrap_or_else(|| q.clone()).into_dispatch());
     let inputs = [
         query.into_dispatch(),
         key.into_dispatch(),
         value.into_dispatch(),
+        bias1,
+        bias2,
     ];
+    let fused = backends::attention([&q, &k, &v], &plain, None, &options);
+    let (output, fused, kept) = match fused {
+        Some((output, fused)) => (output, Some(fused), None),
+        None => {
+            let state = probabilities(&q, &k, &plain, &options);
+            let output = output(&state, &v);
+            (output, None, (!options.recompute).then_some(state))
+        }
+    };
     with_gradient(inputs, output, move |g| {
-        let state = kept.unwrap_or_else(|| probabilities(q.clone(), k.clone(), &options));
-        backward(q, k, v, state, g, options.scale).map(|x| Some(x.into_dispatch()))
+        let AttentionGradients { inputs, biases } =
+            fused.and_then(|fused| fused(g.clone())).unwrap_or_else(|| {
+                let state = kept.unwrap_or_else(|| probabilities(&q, &k, &plain, &options));
+                backward([q, k, v], &plain, state, g, options.scale)
+            });
+        let [q, k, v] = inputs.map(|x| Some(x.into_dispatch()));
+        let [bias1, bias2] = biases.map(|x| x.map(Tensor::into_dispatch));
+        [q, k, v, bias1, bias2]
+    })
+}
+
+/// The attention of AlphaFold's Evoformer (arXiv 2310.04610): `softmax(Q K^T / sqrt(head_dim) + mask + pair) V`,
+/// differentiable in all five.
+///
+/// # Shapes
+/// query, key and value `[batch, n, seq, heads, head_dim]`, mask `[batch, n, 1, 1, seq]`, pair `[batch, 1, heads, seq, seq]`;
+/// gives `[batch, n, seq, heads, head_dim]`.
+pub fn evoformer_attention(
+    query: Tensor<5>,
+    key: Tensor<5>,
+    value: Tensor<5>,
+    mask: Option<Tensor<5>>,
+    pair: Option<Tensor<5>>,
+) -> Tensor<5> {
+    let [batch, n, seq, heads, head_dim] = query.dims();
+    let entries = batch * n;
+    let rows = |x: Tensor<5>| x.reshape([entries, seq, heads, head_dim]).swap_dims(1, 2);
+    let biases = [
+        mask.map(|x| x.reshape([entries, 1, 1, seq])),
+        pair.map(|x| x.reshape([batch, heads, seq, seq])),
+    ];
+    let options = AttentionOptions {
+        causal: false,
+        scale: 1.0 / (head_dim as f64).sqrt(),
+        recompute: false,
+        dropout: None,
+    };
+    attention_with_biases(rows(query), rows(key), rows(value), biases, &options)
+        .swap_dims(1, 2)
+        .reshape([batch, n, seq, heads, head_dim])
+}
+
+/// Sequences that lie one after the other in tensors of batch 1: where each begins, and at last where all end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequences {
+    /// In the queries; one number more than there are sequences, none below the one before.
+    pub queries: Vec<u32>,
+    /// In the keys and values, as many.
+    pub keys: Vec<u32>,
+}
+
+/// [`attention`] of each of several sequences by itself, without padding. The dropout's `samples` are one a sequence.
+///
+/// # Shapes
+/// query `[1, heads, total, head_dim]`, key and value `[1, kv_heads, total keys, head_dim]`; gives the query's.
+pub fn packed_attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    sequences: &Sequences,
+    options: &AttentionOptions,
+) -> Tensor<4> {
+    let [q, k, v] = [&query, &key, &value].map(|x| x.clone().without_autodiff());
+    let fused = backends::attention([&q, &k, &v], &[None, None], Some(sequences), options);
+    if let Some((output, fused)) = fused {
+        let inputs = [
+            query.into_dispatch(),
+            key.into_dispatch(),
+            value.into_dispatch(),
+        ];
+        let (sequences, options) = (sequences.clone(), options.clone());
+        return with_gradient(inputs, output, move |g| {
+            let gradients = fused(g.clone()).map(|gradients| gradients.inputs);
+            let gradients = gradients
+                .unwrap_or_else(|| one_by_one_gradients([q, k, v], g, &sequences, &options));
+            gradients.map(|x| Some(x.into_dispatch()))
+        });
+    }
+    one_by_one([query, key, value], sequences, options)
+}
+
+/// Packed attention, a sequence at a time.
+fn one_by_one(
+    [query, key, value]: [Tensor<4>; 3],
+    sequences: &Sequences,
+    options: &AttentionOptions,
+) -> Tensor<4> {
+    let part = |x: &Tensor<4>, bounds: &[u32]| {
+        let (from, to) = (bounds[0] as usize, bounds[1] as usize);
+        (to > from).then(|| x.clone().narrow(2, from, to - from))
+    };
+    let bounds = sequences.queries.windows(2).zip(sequences.keys.windows(2));
+    let outputs = bounds.enumerate().filter_map(|(i, (queries, keys))| {
+        let q = part(&query, queries)?;
+        let Some((k, v)) = part(&key, keys).zip(part(&value, keys)) else {
+            return Some(q.zeros_like());
+        };
+        let mut options = options.clone();
+        if let Some(site) = &mut options.dropout {
+            site.samples = vec![site.samples[i]];
+            site.len = [q.dims()[1], q.dims()[2], k.dims()[2]];
+        }
+        Some(attention(q, k, v, &options))
+    });
+    Tensor::cat(outputs.collect(), 2)
+}
+
+/// The gradients of [`one_by_one`], from that of the output.
+fn one_by_one_gradients(
+    inputs: [Tensor<4>; 3],
+    gradient: Tensor<4>,
+    sequences: &Sequences,
+    options: &AttentionOptions,
+) -> [Tensor<4>; 3] {
+    let leaves = inputs.map(|x| x.autodiff().require_grad());
+    let output = one_by_one(leaves.clone(), sequences, options);
+    let gradients = (output * gradient.autodiff()).sum().backward();
+    leaves.map(|x| {
+        x.grad(&gradients)
+            .unwrap_or_else(|| x.without_autodiff().zeros_like())
     })
 }
 
@@ -67,26 +220,59 @@ fn grouped(x: Tensor<4>, kv_heads: usize) -> Tensor<4> {
     x.reshape([batch, kv_heads, heads / kv_heads * seq, last])
 }
 
-fn probabilities(q: Tensor<4>, k: Tensor<4>, options: &AttentionOptions) -> Probabilities {
+fn probabilities(
+    q: &Tensor<4>,
+    k: &Tensor<4>,
+    biases: &Biases,
+    options: &AttentionOptions,
+) -> Probabilities {
     let [batch, heads, seq, _] = q.dims();
     let [_, kv_heads, keys, _] = k.dims();
-    let scores = grouped(q.mul_scalar(options.scale), kv_heads)
-        .matmul(k.swap_dims(2, 3))
+    let mut scores = grouped(q.clone().mul_scalar(options.scale), kv_heads)
+        .matmul(k.clone().swap_dims(2, 3))
         .reshape([batch, heads, seq, keys]);
-    let scores = if options.causal {
+    for bias in biases.iter().flatten() {
+        scores = scores + for_each_entry(bias.clone().cast(q.dtype()), batch);
+    }
+    if options.causal {
         let hidden = causal_mask(seq, keys, &scores.device());
-        scores.mask_fill(hidden.expand([batch, heads, seq, keys]), f64::NEG_INFINITY)
-    } else {
-        scores
-    };
+        scores = scores.mask_fill(hidden.expand([batch, heads, seq, keys]), f64::NEG_INFINITY);
+    }
+    // Where all scores of a row may be -inf, a plain softmax would give NaN.
+    let empty = options.causal && seq > keys || biases.iter().any(Option::is_some);
     Probabilities {
         mask: options
             .dropout
             .as_ref()
             .map(|site| site.mask(&scores.device(), scores.dtype())),
-        plain: activation::softmax(scores, 3),
+        plain: match empty {
+            true => softmax_or_zeros(scores),
+            false => activation::softmax(scores, 3),
+        },
     }
 }
+
+/// A bias of `n` entries, each repeated for its share of the batch.
+fn for_each_entry(bias: Tensor<4>, batch: usize) -> Tensor<4> {
+    let [n, heads, seq, keys] = bias.dims();
+    if n == batch || n == 1 {
+        return bias;
+    }
+    bias.reshape([n, 1, heads * seq * keys])
+        .repeat_dim(1, batch / n)
+        .reshape([batch, heads, seq, keys])
+}
+
+/// The softmax of the last dimension; zeros where all of a row is -inf.
+fn softmax_or_zeros(scores: Tensor<4>) -> Tensor<4> {
+    let largest = scores.clone().max_dim(3).clamp_min(LEAST);
+    let exponentials = (scores - largest).exp();
+    let sum = exponentials.clone().sum_dim(3);
+    exponentials / sum.clamp_min(1e-4)
+}
+
+/// Less than any score that is not -inf, in all float types.
+const LEAST: f64 = -6e4;
 
 /// True where a query must not look. With more keys than queries, the last query sees all keys.
 fn causal_mask(seq: usize, keys: usize, device: &Device) -> Tensor<4, Bool> {
@@ -105,13 +291,12 @@ fn output(state: &Probabilities, v: &Tensor<4>) -> Tensor<4> {
 }
 
 fn backward(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
+    [q, k, v]: [Tensor<4>; 3],
+    biases: &Biases,
     state: Probabilities,
     g: Tensor<4>,
     scale: f64,
-) -> [Tensor<4>; 3] {
+) -> AttentionGradients {
     let kv_heads = k.dims()[1];
     let (q_shape, p_shape) = (q.shape(), state.plain.shape());
     let g = grouped(g, kv_heads);
@@ -125,10 +310,40 @@ fn backward(
     };
     let p = state.plain;
     let inner = (d_p.clone() * p.clone()).sum_dim(3);
-    let d_scores = grouped((d_p - inner) * p.mul_scalar(scale), kv_heads);
+    let d_scores = (d_p - inner) * p;
+    let d_biases = biases
+        .each_ref()
+        .map(|bias| bias.as_ref().map(|bias| summed_to(&d_scores, bias)));
+    let d_scores = grouped(d_scores.mul_scalar(scale), kv_heads);
     let d_query = d_scores.clone().matmul(k).reshape(q_shape);
     let d_key = d_scores.swap_dims(2, 3).matmul(grouped(q, kv_heads));
-    [d_query, d_key, d_value]
+    AttentionGradients {
+        inputs: [d_query, d_key, d_value],
+        biases: d_biases,
+    }
+}
+
+/// The gradient of a bias: that of the scores, summed in f32 or more over all that share an element of it.
+fn summed_to(d_scores: &Tensor<4>, bias: &Tensor<4>) -> Tensor<4> {
+    let [batch, heads, seq, keys] = d_scores.dims();
+    let [n, ..] = bias.dims();
+    let wide = match d_scores.dtype() {
+        DType::F64 => FloatDType::F64,
+        _ => FloatDType::F32,
+    };
+    let mut sum = d_scores.clone().cast(wide);
+    if n < batch {
+        sum = sum
+            .reshape([n, batch / n, heads * seq * keys])
+            .sum_dim(1)
+            .reshape([n, heads, seq, keys]);
+    }
+    for dim in 1..4 {
+        if bias.dims()[dim] < sum.dims()[dim] {
+            sum = sum.sum_dim(dim);
+        }
+    }
+    sum.cast(bias.dtype())
 }
 
 #[cfg(test)]
@@ -193,7 +408,7 @@ mod tests {
                 step: 1,
                 name: "p".into(),
                 samples: vec![0, 1],
-                global: [4, 5, 5],
+                global: 4,
                 start: [0; 3],
                 len: [4, 5, 5],
             }),

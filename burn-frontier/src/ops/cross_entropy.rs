@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
 
+use super::backends::{self, CrossEntropyBackward, TokenStatistics};
 use super::exchange::{Exchange, Group, apply, maximum};
 use super::gradient::with_gradient;
 
@@ -21,29 +22,75 @@ pub fn cross_entropy(
     ids: Range<usize>,
     group: &Group,
 ) -> Tensor<1> {
+    let x = logits.clone().without_autodiff();
+    if let Some((statistics, backward)) = backends::cross_entropy(&x, targets, &ids) {
+        return fused(
+            logits,
+            statistics,
+            backward,
+            Targets::new(targets, &ids),
+            group,
+        );
+    }
     let dtype = logits.dtype();
-    let x = full_precision(logits.clone().without_autodiff());
-    let [tokens, columns] = x.dims();
-    let x = mask_padding(x, columns, ids.len());
-    let [index, here, valid] = target_columns(targets, &ids, &x);
+    let x = mask_padding(full_precision(x), ids.len());
+    let [tokens, _] = x.dims();
+    let targets = Targets::new(targets, &ids);
+    let [index, here, valid] = targets.columns(&x);
     let index = index.int();
 
     let max = maximum(x.clone().max_dim(1), group);
     let x = x - max;
-    let target = x.clone().gather(1, index.clone());
+    let target = x.clone().gather(1, index);
     // Padding and foreign targets hold -inf somewhere; only a rank's own target counts.
-    let target = target.mask_fill(here.clone().equal_elem(0.0), 0.0);
+    let target = target.mask_fill(here.equal_elem(0.0), 0.0);
     let exp = x.exp();
     let sums = Tensor::cat(vec![exp.clone().sum_dim(1), target], 1);
     let sums = apply(sums, group, Exchange::AllReduce);
     let sum = sums.clone().narrow(1, 0, 1);
-    let loss = (sum.clone().log() - sums.narrow(1, 1, 1)) * valid.clone();
+    let loss = (sum.clone().log() - sums.narrow(1, 1, 1)) * valid;
 
     with_gradient([logits.into_dispatch()], loss.reshape([tokens]), move |g| {
-        let p = exp / sum;
-        let d = p.scatter(1, index, here.neg(), IndexingUpdateOp::Add);
-        let d = d * (g.reshape([tokens, 1]) * valid);
+        let d = targets.gradient(exp / sum, g.reshape([tokens, 1]));
         [Some(d.cast(dtype).into_dispatch())]
+    })
+}
+
+/// From a rank's statistics, which are combined as in the paper, to the loss.
+fn fused(
+    logits: Tensor<2>,
+    statistics: TokenStatistics,
+    backward: CrossEntropyBackward,
+    targets: Targets,
+    group: &Group,
+) -> Tensor<1> {
+    let dtype = logits.dtype();
+    let TokenStatistics {
+        largest,
+        sum,
+        target,
+    } = statistics;
+    let tokens = largest.dims()[0];
+    let max = maximum(largest.clone(), group);
+    let sum = sum * (largest - max.clone()).exp();
+    let sums = apply(
+        Tensor::stack::<2>(vec![sum, target], 0),
+        group,
+        Exchange::AllReduce,
+    );
+    let row = |i| sums.clone().narrow(0, i, 1).reshape([tokens]);
+    let (sum, target) = (row(0), row(1));
+    let [_, _, valid] = targets.columns(&sum.clone().reshape([tokens, 1]));
+    let loss = (sum.clone().log() + max.clone() - target) * valid.reshape([tokens]);
+
+    with_gradient([logits.into_dispatch()], loss, move |g| {
+        let d = backward([max.clone(), sum.clone(), g.clone()]).unwrap_or_else(|logits| {
+            let x = mask_padding(full_precision(*logits), targets.ids.len());
+            let column = |x: Tensor<1>| x.reshape([tokens, 1]);
+            let p = (x - column(max)).exp() / column(sum);
+            targets.gradient(p, column(g)).cast(dtype)
+        });
+        [Some(d.into_dispatch())]
     })
 }
 
@@ -54,7 +101,8 @@ fn full_precision(x: Tensor<2>) -> Tensor<2> {
     }
 }
 
-fn mask_padding(x: Tensor<2>, columns: usize, valid: usize) -> Tensor<2> {
+fn mask_padding(x: Tensor<2>, valid: usize) -> Tensor<2> {
+    let columns = x.dims()[1];
     if valid == columns {
         return x;
     }
@@ -65,24 +113,46 @@ fn mask_padding(x: Tensor<2>, columns: usize, valid: usize) -> Tensor<2> {
     x + bias
 }
 
-/// Per token `[tokens, 1]`: the target's column here (0 if elsewhere), whether it is here, whether it counts at all.
-fn target_columns(targets: &[i64], ids: &Range<usize>, like: &Tensor<2>) -> [Tensor<2>; 3] {
-    let local = |target: i64| {
-        usize::try_from(target)
-            .ok()
-            .filter(|id| ids.contains(id))
-            .map(|id| id - ids.start)
-    };
-    let column = |f: &dyn Fn(i64) -> f64| {
-        let values: Vec<f64> = targets.iter().map(|&t| f(t)).collect();
-        let data = TensorData::new(values, [targets.len(), 1]);
-        Tensor::<2>::from_data(data, (&like.device(), like.dtype()))
-    };
-    [
-        column(&|t| local(t).unwrap_or(0) as f64),
-        column(&|t| f64::from(u8::from(local(t).is_some()))),
-        column(&|t| f64::from(u8::from(t >= 0))),
-    ]
+/// What every token is to be, and which ids this rank's columns stand for.
+struct Targets {
+    tokens: Vec<i64>,
+    ids: Range<usize>,
+}
+
+impl Targets {
+    fn new(tokens: &[i64], ids: &Range<usize>) -> Self {
+        Self {
+            tokens: tokens.to_vec(),
+            ids: ids.clone(),
+        }
+    }
+
+    /// Per token `[tokens, 1]`: the target's column here (0 if elsewhere), whether it is here, whether it counts at all.
+    fn columns(&self, like: &Tensor<2>) -> [Tensor<2>; 3] {
+        let local = |target: i64| {
+            usize::try_from(target)
+                .ok()
+                .filter(|id| self.ids.contains(id))
+                .map(|id| id - self.ids.start)
+        };
+        let column = |f: &dyn Fn(i64) -> f64| {
+            let values: Vec<f64> = self.tokens.iter().map(|&t| f(t)).collect();
+            let data = TensorData::new(values, [self.tokens.len(), 1]);
+            Tensor::<2>::from_data(data, (&like.device(), like.dtype()))
+        };
+        [
+            column(&|t| local(t).unwrap_or(0) as f64),
+            column(&|t| f64::from(u8::from(local(t).is_some()))),
+            column(&|t| f64::from(u8::from(t >= 0))),
+        ]
+    }
+
+    /// The gradient of the logits, from the probabilities and the gradient of the loss `[tokens, 1]`.
+    fn gradient(&self, p: Tensor<2>, g: Tensor<2>) -> Tensor<2> {
+        let [index, here, valid] = self.columns(&p);
+        let d = p.scatter(1, index.int(), here.neg(), IndexingUpdateOp::Add);
+        d * (g * valid)
+    }
 }
 
 #[cfg(test)]
@@ -171,5 +241,45 @@ mod tests {
         run(2, 4);
         // The last rank holds padding only.
         run(4, 3);
+    }
+
+    #[test]
+    fn statistics_without_a_kernel_for_the_gradient_give_the_definition() {
+        let (losses, gradient) = reference();
+        local::run(1, &local::LocalOptions::default(), |group| {
+            let place = (&Device::flex(), DType::F64);
+            let x = Tensor::<2>::from_data(TensorData::new(logits(), [4, VOCABULARY]), place)
+                .autodiff()
+                .require_grad();
+            let plain = x.clone().without_autodiff();
+            let largest = plain.clone().max_dim(1);
+            let sum = (plain.clone() - largest.clone()).exp().sum_dim(1);
+            let targets = TARGETS.map(|t| t.max(0)).to_vec();
+            let index = Tensor::<2>::from_data(
+                TensorData::new(
+                    targets.iter().map(|&t| t as f64).collect::<Vec<_>>(),
+                    [4, 1],
+                ),
+                place,
+            );
+            let statistics = TokenStatistics {
+                target: plain.clone().gather(1, index.int()).reshape([4]),
+                largest: largest.reshape([4]),
+                sum: sum.reshape([4]),
+            };
+            let refuses: CrossEntropyBackward = Box::new(move |_| Err(Box::new(plain)));
+            let targets = Targets::new(&TARGETS, &(0..VOCABULARY));
+            let loss = fused(x.clone(), statistics, refuses, targets, &group);
+            let gradients = loss.clone().sum().backward();
+            let close = |own: TensorData, expected: &[f64]| {
+                for (own, expected) in own.iter::<f64>().zip(expected) {
+                    assert!((own - expected).abs() < 1e-12, "{own} {expected}");
+                }
+            };
+            close(loss.into_data(), &losses);
+            close(x.grad(&gradients).unwrap().into_data(), &gradient);
+            Ok(())
+        })
+        .unwrap();
     }
 }

@@ -1,11 +1,15 @@
-//! Dropout whose mask is a function of (seed, step, name, global index), so that it is the same in every layout and when a
-//! layer is recomputed.
+//! Dropout whose mask is a function of (seed, step, name, global index), so that it is the same in every layout, when a layer
+//! is recomputed, and in a kernel on a GPU.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use rayon::prelude::*;
 
-use crate::random::Stream;
+use crate::random::Philox;
 
 /// The mask of one dropout site for a part of a global tensor `[sample, d0, d1, d2]`.
+///
+/// Element (d1, d2) of (sample, d0) takes the random word of row d1, column d2 of site `sample * global + d0`
+/// ([`Philox::row`]).
 #[derive(Debug, Clone)]
 pub struct Dropout {
     /// Probability that an element is dropped, in [0, 1).
@@ -18,8 +22,8 @@ pub struct Dropout {
     pub name: String,
     /// Positions of the samples in the global batch.
     pub samples: Vec<u64>,
-    /// Global lengths of d0, d1, d2.
-    pub global: [usize; 3],
+    /// Global length of d0.
+    pub global: usize,
     /// Where the part starts in d0, d1, d2.
     pub start: [usize; 3],
     /// Lengths of the part in d0, d1, d2.
@@ -27,28 +31,37 @@ pub struct Dropout {
 }
 
 impl Dropout {
+    /// The random words of the site.
+    pub fn words(&self) -> Philox {
+        Philox::new(self.seed, self.step, &self.name)
+    }
+
+    /// A random word below it drops its element.
+    pub fn threshold(&self) -> u32 {
+        (self.probability * 4_294_967_296.0)
+            .round()
+            .min(4_294_967_295.0) as u32
+    }
+
     /// The mask `[samples, len0, len1, len2]`: 0 where dropped, `1 / (1 - probability)` elsewhere.
     pub fn mask(&self, device: &Device, dtype: DType) -> Tensor<4> {
         let [len0, len1, len2] = self.len;
-        let mut stream = Stream::new(self.seed, self.step, &self.name);
+        let (words, threshold) = (self.words(), self.threshold());
         let keep = (1.0 / (1.0 - self.probability)) as f32;
         let mut mask = vec![0.0f32; self.samples.len() * len0 * len1 * len2];
-        for (row, out) in mask.chunks_mut(len2.max(1)).enumerate() {
-            let sample = self.samples[row / (len0 * len1)];
-            let d0 = self.start[0] + row / len1 % len0;
-            let d1 = self.start[1] + row % len1;
-            let [global0, global1, global2] = self.global.map(|n| n as u64);
-            let index = ((sample * global0 + d0 as u64) * global1 + d1 as u64) * global2
-                + self.start[2] as u64;
-            stream.uniform(index, out);
-            for x in out {
-                *x = if f64::from(*x) < self.probability {
-                    0.0
-                } else {
-                    keep
-                };
-            }
-        }
+        mask.par_chunks_mut(len2.max(1)).enumerate().for_each_init(
+            || vec![0; len2],
+            |random, (row, out)| {
+                let sample = self.samples[row / (len0 * len1)];
+                let d0 = (self.start[0] + row / len1 % len0) as u64;
+                let d1 = (self.start[1] + row % len1) as u32;
+                let site = sample * self.global as u64 + d0;
+                words.row(site, d1, self.start[2] as u32, random);
+                for (x, &word) in out.iter_mut().zip(&*random) {
+                    *x = if word < threshold { 0.0 } else { keep };
+                }
+            },
+        );
         let shape = [self.samples.len(), len0, len1, len2];
         Tensor::<4>::from_data(TensorData::new(mask, shape), (device, DType::F32)).cast(dtype)
     }
@@ -77,7 +90,7 @@ mod tests {
             step: 3,
             name: "site".into(),
             samples: samples.to_vec(),
-            global: [4, 6, 8],
+            global: 4,
             start,
             len,
         }
@@ -92,5 +105,29 @@ mod tests {
         assert_eq!(cut.into_data(), part.into_data());
         let mean = whole.mean().into_scalar::<f32>();
         assert!((mean - 1.0).abs() < 0.15, "{mean}");
+    }
+
+    #[test]
+    #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+    fn a_kernel_has_the_mask_of_the_host() {
+        use frontier_kernels::random::{keeps, threshold};
+        let site = site([1, 2, 3], [2, 3, 5], &[4, 1 << 40]);
+        assert_eq!(site.threshold(), threshold(site.probability));
+        let mask = site.mask(&Device::flex(), DType::F32).into_data();
+        let mut mask = mask.iter::<f32>();
+        for sample in [4, 1 << 40] {
+            for (d0, row) in [(1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4)] {
+                for column in 3..8 {
+                    let kept = keeps(
+                        site.words().key,
+                        4 * sample + d0,
+                        row,
+                        column,
+                        site.threshold(),
+                    );
+                    assert_eq!(mask.next().map(|x| x > 0.0), Some(kept));
+                }
+            }
+        }
     }
 }

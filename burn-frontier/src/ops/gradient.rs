@@ -65,6 +65,8 @@ macro_rules! primitive {
                 _a: FloatTensor<Self>,
                 _b: FloatTensor<Self>,
                 _c: FloatTensor<Self>,
+                _d: FloatTensor<Self>,
+                _e: FloatTensor<Self>,
                 output: FloatTensor<Self>,
                 _gradient: Gradient,
             ) -> FloatTensor<Self> {
@@ -87,25 +89,30 @@ primitive!(Cube);
     Autodiff
 )]
 pub trait GradientOps: Backend {
-    /// `output` as a differentiable function of `a`, `b` and `c`.
+    /// `output` as a differentiable function of `a` to `e`.
     fn attach(
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        e: FloatTensor<Self>,
         output: FloatTensor<Self>,
         gradient: Gradient,
     ) -> FloatTensor<Self>;
 }
 
+/// Inputs of [`GradientOps::attach`].
+const INPUTS: usize = 5;
+
 #[derive(Debug)]
 struct Attached;
 
-impl<B: Primitive> Backward<B, 3> for Attached {
+impl<B: Primitive> Backward<B, INPUTS> for Attached {
     type State = Gradient;
 
     fn backward(
         self,
-        ops: Ops<Self::State, 3>,
+        ops: Ops<Self::State, INPUTS>,
         gradients: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
@@ -124,11 +131,13 @@ impl<B: Primitive, C: CheckpointStrategy> GradientOps for Autodiff<B, C> {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        e: FloatTensor<Self>,
         output: FloatTensor<Self>,
         gradient: Gradient,
     ) -> FloatTensor<Self> {
         let output = output.into_primitive();
-        let nodes = [a.node(), b.node(), c.node()];
+        let nodes = [a.node(), b.node(), c.node(), d.node(), e.node()];
         match Attached.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => prepared.finish(gradient, output),
             OpsKind::UnTracked(prepared) => prepared.finish(output),
@@ -136,11 +145,13 @@ impl<B: Primitive, C: CheckpointStrategy> GradientOps for Autodiff<B, C> {
     }
 }
 
-/// A number of inputs that [`with_gradient`] takes: one to three.
+/// A number of inputs that [`with_gradient`] takes: one to five.
 pub trait InputCount {}
 impl InputCount for [(); 1] {}
 impl InputCount for [(); 2] {}
 impl InputCount for [(); 3] {}
+impl InputCount for [(); 4] {}
+impl InputCount for [(); 5] {}
 
 /// `output`, computed without autodiff, as a differentiable function of `inputs`.
 ///
@@ -165,17 +176,18 @@ where
         debug_assert_eq!(g.shape(), shape);
         gradient(Tensor::from_dispatch(g)).into()
     });
-    let constant = output.autodiff().into_dispatch();
-    let mut inputs = inputs
-        .into_iter()
-        .map(|x| Tensor::<D>::from_dispatch(x).autodiff().into_dispatch());
-    // The extension takes three inputs; a constant stands for a missing one.
+    // Without autodiff, so that it takes the strategy of gradient checkpointing that the inputs have.
+    let constant = output.into_dispatch();
+    let mut inputs = inputs.into_iter();
+    // The extension takes five inputs; a constant stands for a missing one.
     let mut next = || inputs.next().unwrap_or_else(|| constant.clone());
-    let (a, b, c) = (next(), next(), next());
+    let (a, b, c, d, e) = (next(), next(), next(), next(), next());
     Tensor::from_dispatch(burn::backend::Dispatch::attach(
         a,
         b,
         c,
+        d,
+        e,
         constant,
         Gradient(Arc::new(Mutex::new(Some(function)))),
     ))

@@ -2,11 +2,45 @@
 
 use burn::tensor::Tensor;
 
+use super::backends::{self, ParameterGradients};
+use super::gradient::with_gradient;
+
 /// `x W + b`.
+///
+/// On a GPU one kernel for the value, and one each for the gradients of x and of W with b, all summed in f32.
 ///
 /// # Shapes
 /// x `[batch, seq, in]`, weight `[in, out]`, bias `[out]`; gives `[batch, seq, out]`.
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    let (x0, w0) = (
+        x.clone().without_autodiff(),
+        weight.clone().without_autodiff(),
+    );
+    let b0 = bias.as_ref().map(|bias| bias.clone().without_autodiff());
+    let Some((y, fused)) = backends::linear(&x0, &w0, b0.as_ref()) else {
+        return composition(x, weight, bias);
+    };
+    let has_bias = bias.is_some();
+    let inputs = [
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.map_or_else(|| x0.clone().into_dispatch(), Tensor::into_dispatch),
+    ];
+    with_gradient(inputs, y, move |g| {
+        let (x, (weight, bias)) = match fused(g.clone()) {
+            Some(fused) => (fused.x, fused.parameters),
+            None => gradients(x0, w0, has_bias, g),
+        };
+        [
+            Some(x.into_dispatch()),
+            Some(weight.into_dispatch()),
+            bias.map(Tensor::into_dispatch),
+        ]
+    })
+}
+
+/// The same by Burn's own operations, which differentiates them.
+pub(super) fn composition(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
     let [batch, seq, input] = x.dims();
     let [_, output] = weight.dims();
     // One matrix product over all tokens, so that the weight's gradient is one as well.
@@ -16,4 +50,59 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
         None => y,
     };
     y.reshape([batch, seq, output])
+}
+
+/// The gradients by Burn's own operations.
+pub(super) fn gradients(
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    has_bias: bool,
+    g: Tensor<3>,
+) -> (Tensor<3>, ParameterGradients) {
+    let [batch, seq, input] = x.dims();
+    let [_, output] = weight.dims();
+    let (x, g) = (
+        x.reshape([batch * seq, input]),
+        g.reshape([batch * seq, output]),
+    );
+    let bias = has_bias.then(|| g.clone().sum_dim(0).reshape([output]));
+    let d_x = g.clone().matmul(weight.transpose());
+    (
+        d_x.reshape([batch, seq, input]),
+        (x.transpose().matmul(g), bias),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{DType, Device, TensorData};
+
+    #[test]
+    fn the_gradients_by_hand_are_those_of_the_composition() {
+        fn leaf<const D: usize>(shape: [usize; D], frequency: f64) -> Tensor<D> {
+            let n = shape.iter().product::<usize>();
+            let values: Vec<f64> = (0..n).map(|i| (i as f64 * frequency).sin()).collect();
+            let data = TensorData::new(values, shape);
+            Tensor::from_data(data, (&Device::flex(), DType::F64))
+        }
+        let (x, w, b) = (leaf([2, 3, 5], 0.7), leaf([5, 4], 1.1), leaf([4], 1.7));
+        let g = leaf([2, 3, 4], 2.3);
+        let (dx, (dw, db)) = gradients(x.clone(), w.clone(), true, g.clone());
+        let (x, w, b) = (
+            x.autodiff().require_grad(),
+            w.autodiff().require_grad(),
+            b.autodiff().require_grad(),
+        );
+        let y = linear(x.clone(), w.clone(), Some(b.clone()));
+        let all = (y * g).sum().backward();
+        let close = |own: TensorData, expected: TensorData| {
+            for (own, expected) in own.iter::<f64>().zip(expected.iter::<f64>()) {
+                assert!((own - expected).abs() < 1e-12, "{own} {expected}");
+            }
+        };
+        close(dx.into_data(), x.grad(&all).unwrap().into_data());
+        close(dw.into_data(), w.grad(&all).unwrap().into_data());
+        close(db.unwrap().into_data(), b.grad(&all).unwrap().into_data());
+    }
 }

@@ -11,6 +11,7 @@ mod backends;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod exchange;
+pub mod feed_forward;
 pub mod gradient;
 pub mod linear;
 pub mod norm;

@@ -3,7 +3,10 @@
 use burn::tensor::Tensor;
 
 use super::maps;
+use crate::ops;
+use crate::ops::activation::Activation;
 use crate::ops::exchange::Group;
+use crate::ops::feed_forward::FeedForward;
 use crate::ops::linear::linear;
 use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
 use crate::placement::Placement;
@@ -125,16 +128,16 @@ impl ColumnParallelLinear {
     /// # Communication
     /// Over tp: backward all-reduce of x's gradient; under sequence parallelism all-gather of x, reduce-scatter of its gradient.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = if self.sequence_parallel {
+        linear(self.enter(x), self.weight.value.clone(), value(&self.bias))
+    }
+
+    /// What every rank multiplies with its columns.
+    fn enter(&self, x: Tensor<3>) -> Tensor<3> {
+        if self.sequence_parallel {
             maps::gather_from_sp(x, &self.tp)
         } else {
             maps::copy_to_tp(x, &self.tp)
-        };
-        linear(
-            x,
-            self.weight.value.clone(),
-            self.bias.as_ref().map(|bias| bias.value.clone()),
-        )
+        }
     }
 }
 
@@ -147,15 +150,51 @@ impl RowParallelLinear {
     /// # Communication
     /// Over tp: forward all-reduce of the output; under sequence parallelism reduce-scatter, and all-gather of the gradient.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let y = linear(x, self.weight.value.clone(), None);
+        self.leave(linear(x, self.weight.value.clone(), self.early_bias()))
+    }
+
+    /// The bias, where nothing is added between the product and it.
+    fn early_bias(&self) -> Option<Tensor<1>> {
+        value(&self.bias).filter(|_| self.tp.size() == 1)
+    }
+
+    /// The output from the ranks' products.
+    fn leave(&self, y: Tensor<3>) -> Tensor<3> {
         let y = if self.sequence_parallel {
             maps::reduce_scatter_to_sp(y, &self.tp)
         } else {
             maps::reduce_from_tp(y, &self.tp)
         };
-        match &self.bias {
-            Some(bias) => y + bias.value.clone().unsqueeze(),
+        match value(&self.bias).filter(|_| self.tp.size() > 1) {
+            Some(bias) => y + bias.unsqueeze(),
             None => y,
         }
     }
+}
+
+/// A column-parallel layer, a nonlinearity and a row-parallel layer as one operation (arXiv 1909.08053, figure 3a).
+///
+/// # Shapes
+/// x and the result `[batch, seq, hidden]` (`seq / tp` under sequence parallelism).
+///
+/// # Communication
+/// Of [`ColumnParallelLinear::forward`] and [`RowParallelLinear::forward`].
+pub fn feed_forward(
+    x: Tensor<3>,
+    up: &ColumnParallelLinear,
+    activation: Activation,
+    down: &RowParallelLinear,
+) -> Tensor<3> {
+    let layers = FeedForward {
+        up: up.weight.value.clone(),
+        up_bias: value(&up.bias),
+        activation,
+        down: down.weight.value.clone(),
+        down_bias: down.early_bias(),
+    };
+    down.leave(ops::feed_forward::feed_forward(up.enter(x), layers))
+}
+
+fn value(bias: &Option<Parameter<1>>) -> Option<Tensor<1>> {
+    bias.as_ref().map(|bias| bias.value.clone())
 }

@@ -161,12 +161,11 @@ impl ShardedAdamW {
                 step: self.steps,
                 gradient_scale,
             };
-            let whole = self.flatten(&bucket, &values)?;
-            let dtype = whole.dtype();
+            let dtype = values[bucket.slots[0].0].dtype();
             let state = &self.states[i];
             let parameters = match &state.master {
                 Some(master) => master.clone(),
-                None => self.own(&bucket, whole),
+                None => self.own(&bucket, self.flatten(&bucket, &values)?),
             };
             let (first, second) = (state.first.clone(), state.second.clone());
             // The state's own handles are given up, so that the update can work in place.
@@ -178,7 +177,7 @@ impl ShardedAdamW {
                 master: None,
             };
             let master = matches!(dtype, DType::F16 | DType::BF16);
-            let new = adamw(
+            let (new, weights) = adamw(
                 AdamWState {
                     parameters,
                     first,
@@ -186,13 +185,14 @@ impl ShardedAdamW {
                 },
                 gradient,
                 &step,
+                dtype,
             );
             self.states[i] = Moments {
                 first: new.first,
                 second: new.second,
-                master: master.then(|| new.parameters.clone()),
+                master: master.then_some(new.parameters),
             };
-            let whole = self.gather(new.parameters.cast(dtype));
+            let whole = self.gather(weights);
             for &(slot, offset) in &bucket.slots {
                 values[slot] = whole.clone().narrow(0, offset, self.slots[slot].count);
             }

@@ -12,7 +12,7 @@ use super::order::interleave;
 use super::plan::Plan;
 use super::product::{Job, Place};
 use super::side::{Side, bring, bring_edge, put, side, take};
-use super::stage::add_rows;
+use super::stage::add_elements;
 use super::tile::Role;
 
 /// Adds to `sums` the product of the job's rows of A and columns of B over its tiles of K, of which only the last may reach
@@ -24,7 +24,7 @@ pub fn accumulate<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, N
     job: &Job,
     own: &Place,
     sums: &mut Array<Vector<f32, ND>>,
-    row_sums: &mut Array<f32>,
+    operand_sums: &mut Array<f32>,
     #[comptime] plan: Plan,
 ) {
     let depth = comptime!(plan.tiling.depth as u32);
@@ -43,9 +43,7 @@ pub fn accumulate<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, N
     bring_edge(&mut b, right, &job.b, last, Role::Columns, plan);
     put(&mut a, Role::Rows, plan);
     put(&mut b, Role::Columns, plan);
-    if comptime!(plan.row_sums) {
-        add_rows(&a.brought, row_sums, comptime!(plan.operand(Role::Rows)));
-    }
+    add_operand(&a.brought, &b.brought, operand_sums, plan);
     sync_cube();
     take(&mut a, 0usize, Role::Rows, plan);
     take(&mut b, 0usize, Role::Columns, plan);
@@ -53,7 +51,7 @@ pub fn accumulate<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, N
         let k = (job.first + t) * depth;
         bring(&mut a, left, &job.a, k, Role::Rows, plan);
         bring(&mut b, right, &job.b, k, Role::Columns, plan);
-        turn::<E, WA, WB, V, NA, NB, ND>(&mut a, &mut b, sums, row_sums, plan);
+        turn::<E, WA, WB, V, NA, NB, ND>(&mut a, &mut b, sums, operand_sums, plan);
         interleave(plan);
     }
     #[unroll]
@@ -80,7 +78,7 @@ fn turn<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
     a: &mut Side<E, WA, V>,
     b: &mut Side<E, WB, V>,
     sums: &mut Array<Vector<f32, ND>>,
-    row_sums: &mut Array<f32>,
+    operand_sums: &mut Array<f32>,
     #[comptime] plan: Plan,
 ) {
     let (reads, steps) = comptime!((plan.reads(), plan.steps()));
@@ -112,9 +110,7 @@ fn turn<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
     sync_cube();
     put(a, Role::Rows, plan);
     put(b, Role::Columns, plan);
-    if comptime!(plan.row_sums) {
-        add_rows(&a.brought, row_sums, comptime!(plan.operand(Role::Rows)));
-    }
+    add_operand(&a.brought, &b.brought, operand_sums, plan);
     products::<E, V, NA, NB, ND>(
         &a.taken,
         &b.taken,
@@ -134,6 +130,22 @@ fn turn<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
         comptime!((0, steps)),
         plan,
     );
+}
+
+/// Adds what was brought of the operand of [`Plan::sums_of`], if there is one, to its sums.
+#[cube]
+fn add_operand<E: Numeric, WA: Size, WB: Size>(
+    a: &Array<Vector<E, WA>>,
+    b: &Array<Vector<E, WB>>,
+    sums: &mut Array<f32>,
+    #[comptime] plan: Plan,
+) {
+    if comptime!(plan.sums_of == Some(Role::Rows)) {
+        add_elements(a, sums, comptime!(plan.operand(Role::Rows)));
+    }
+    if comptime!(plan.sums_of == Some(Role::Columns)) {
+        add_elements(b, sums, comptime!(plan.operand(Role::Columns)));
+    }
 }
 
 /// The products of some steps (`from`, `to`) of a read.

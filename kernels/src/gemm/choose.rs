@@ -47,7 +47,7 @@ impl Plan {
             tiling,
             width: (1, 1),
             epilogue,
-            row_sums: false,
+            sums_of: None,
             split: false,
         };
         let plan = Self {
@@ -69,13 +69,13 @@ impl Plan {
         }
     }
 
-    /// This plan with the sums of A's columns over K.
+    /// This plan with the sums of an operand's elements over K.
     ///
     /// # Errors
-    /// A layout in which A runs along K.
-    pub fn with_row_sums(self) -> Result<Self> {
+    /// A layout in which the operands run along K.
+    pub fn with_sums_of(self, role: Role) -> Result<Self> {
         let plan = Self {
-            row_sums: true,
+            sums_of: Some(role),
             ..self
         };
         plan.check()?;
@@ -147,9 +147,9 @@ impl Plan {
                 "save with Gelu or SwiGlu",
             );
         }
-        if self.row_sums && self.layout != Layout::Tn {
+        if self.sums_of.is_some() && self.layout != Layout::Tn {
             return wrong(
-                format!("row sums with layout {:?}", self.layout),
+                format!("sums over K with layout {:?}", self.layout),
                 "use layout Tn",
             );
         }
@@ -158,10 +158,10 @@ impl Plan {
 
     /// Whether a kernel for many products at once exists for the plan.
     pub(super) fn check_grouped(&self) -> Result<()> {
-        if self.split || self.row_sums {
+        if self.split || self.sums_of.is_some() {
             return Err(Error::argument(
                 "grouped gemm",
-                "split K or row sums",
+                "split K or sums over K",
                 "launch a product of its own for each group",
             ));
         }

@@ -35,8 +35,8 @@ pub struct Arguments {
     pub out: BufferArg,
     /// What the epilogue has beside it.
     pub extras: Extras,
-    /// Where the row sums go, f32 `[m]`: added to what is there if the epilogue accumulates.
-    pub row_sums: Option<BufferArg>,
+    /// Where the sums of [`Plan::sums_of`] go, f32 `[m]` or `[n]`: added to what is there if the epilogue accumulates.
+    pub sums: Option<BufferArg>,
 }
 
 /// Memory that one kernel leaves to the next.
@@ -60,8 +60,8 @@ impl Workspace {
 
 /// Computes `C = epilogue(A B)`, K divided into `parts` if the plan is a split one (else 1).
 ///
-/// A split plan takes a workspace of `4 parts batches m n` bytes (SwiGLU: twice that), row sums one of
-/// `4 parts m depth / chunk`; both are the client's, and free again when the kernels have run.
+/// A split plan takes a workspace of `4 parts batches m n` bytes (SwiGLU: twice that), sums over K one of
+/// `4 parts m depth / chunk` (or n); both are the client's, and free again when the kernels have run.
 ///
 /// # Errors
 /// Buffers that the plan lacks, does not know, or that are too small; sizes beyond 32 bits; accesses that do not fit the operands.
@@ -85,11 +85,12 @@ pub fn launch(
         b,
         out,
         extras,
-        row_sums,
+        sums,
     } = arguments;
     let lines = parts * plan.tiling.depth / plan.chunk();
-    let row_sums = row_sums.map(|out| (Workspace::new(client, lines * shape.m), out));
-    let sums = row_sums.as_ref().map(|(workspace, _)| workspace.argument());
+    let extent = plan.sums_extent(shape);
+    let lasting = sums.map(|out| (Workspace::new(client, lines * extent), out));
+    let sums = lasting.as_ref().map(|(workspace, _)| workspace.argument());
     if plan.split {
         let columns = plan.columns(shape.n);
         let partial = Workspace::new(client, parts * shape.batches * shape.m * columns);
@@ -126,12 +127,12 @@ pub fn launch(
             sums,
         );
     }
-    if let Some((workspace, out)) = row_sums {
-        let plan = plan.row_sums_reduction();
+    if let Some((workspace, out)) = lasting {
+        let plan = plan.sums_reduction();
         launch_reduction(
             client,
             &plan,
-            (1, 1, shape.m),
+            (1, 1, extent),
             lines,
             workspace.argument(),
             out,
@@ -275,8 +276,8 @@ fn launch_reduction(
 }
 
 impl Plan {
-    /// The plan by which row sums of several parts are added.
-    fn row_sums_reduction(&self) -> Self {
+    /// The plan by which sums over K of several parts are added.
+    fn sums_reduction(&self) -> Self {
         let accumulate = self.epilogue.accumulate;
         Self {
             output: Element::F32,
@@ -284,7 +285,7 @@ impl Plan {
                 accumulate,
                 ..Epilogue::default()
             },
-            row_sums: false,
+            sums_of: None,
             split: true,
             ..*self
         }

@@ -2,7 +2,7 @@
 //!
 //! A [`Plan`] says what is computed and how; [`launch`] runs it on a device, [`Plan::source`] writes it as HIP C++. A linear layer
 //! `y = x W^T + bias` is layout [`Layout::Nt`]; its gradients are `dx = dy W` ([`Layout::Nn`]) and `dW += dy^T x`
-//! ([`Layout::Tn`], [`Epilogue::accumulate`]) with the bias's gradient beside it ([`Plan::row_sums`]). K may be split over
+//! ([`Layout::Tn`], [`Epilogue::accumulate`]) with the bias's gradient beside it ([`Plan::sums_of`]). K may be split over
 //! workgroups ([`Plan::split`]; the parts are added in order, so results do not vary), and many products of different shapes may
 //! be one launch ([`grouped`]).
 //!

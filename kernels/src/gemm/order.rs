@@ -46,7 +46,7 @@ fn order(plan: &Plan) -> Vec<(Group, usize)> {
                 order.push((Group::Valu, transposed));
                 order.push((Group::SharedWrite, put.div_ceil(products - LEAD - SPREAD)));
             }
-            if !spread && read + 1 == reads && plan.row_sums {
+            if !spread && read + 1 == reads && plan.sums_of.is_some() {
                 order.push((Group::Valu, VECTOR));
             }
             order.push((Group::Matrix, 1));

@@ -1,6 +1,6 @@
 //! What a GEMM kernel is generated from, and what follows from that.
 
-use super::problem::{Epilogue, Layout};
+use super::problem::{Epilogue, Layout, Shape};
 use super::tile::{BLOCK, Fragment, Operand, Role, Tiling};
 use crate::matrix::instruction::{Element, Instruction, Target};
 
@@ -24,9 +24,9 @@ pub struct Plan {
     pub width: (usize, usize),
     /// What follows the product.
     pub epilogue: Epilogue,
-    /// Sums of the rows of A^T (the gradient of a bias, where A is the gradient of a linear layer's output) are left in a
-    /// workspace. Layout [`Layout::Tn`] only.
-    pub row_sums: bool,
+    /// The sums over K of A's or B's elements (the gradient of a bias, where that is the gradient of a linear layer's output) are
+    /// left in a workspace. Layout [`Layout::Tn`] only.
+    pub sums_of: Option<Role>,
     /// K is split: f32 sums of each part are left in a workspace, and the epilogue is the reduction's.
     pub split: bool,
 }
@@ -155,12 +155,20 @@ impl Plan {
         if tiles == 0 { 1 } else { tiles }
     }
 
-    /// Sums of A's rows that a unit holds.
-    pub const fn row_sums_held(&self) -> usize {
-        if self.row_sums {
-            self.operand(Role::Rows).turns() * BLOCK
-        } else {
-            1
+    /// Sums over K of an operand's elements that a unit holds.
+    pub const fn sums_held(&self) -> usize {
+        match self.sums_of {
+            Some(role) => self.operand(role).turns() * BLOCK,
+            None => 1,
+        }
+    }
+
+    /// Elements of the result of [`Plan::sums_of`].
+    pub const fn sums_extent(&self, shape: &Shape) -> usize {
+        match self.sums_of {
+            Some(Role::Rows) => shape.m,
+            Some(Role::Columns) => shape.n,
+            None => 0,
         }
     }
 

@@ -7,7 +7,7 @@ use cubecl_core::prelude::*;
 use super::accumulate::accumulate;
 use super::epilogue::{Results, finish};
 use super::plan::Plan;
-use super::stage::{Matrix, write_rows};
+use super::stage::{Matrix, write_sums};
 use super::tile::Role;
 use crate::matrix::lanes::coordinate;
 
@@ -72,7 +72,7 @@ pub fn tile_of(id: u32, rows: u32, columns: u32) -> (u32, u32) {
 ///
 /// Grid: tiles of C, 1, batches times parts. Operands by [`Plan::layout`]; `a_row`, `b_row`, `a_batch`, `b_batch` are distances in
 /// vectors, `part` is the number of tiles of K of a part. `out` is `[batches, m, n]`, or `[parts, batches, m, columns]` with a
-/// split plan; `sums`, with [`Plan::row_sums`], `[parts, depth / chunk, m]`.
+/// split plan; `sums`, with [`Plan::sums_of`], `[parts, depth / chunk, m or n]`.
 #[cube(launch_unchecked)]
 pub fn gemm<E: Numeric, O: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
     left: &[Vector<E, WA>],
@@ -131,10 +131,10 @@ pub fn gemm<E: Numeric, O: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: S
             bias: 0,
         },
     };
-    let mut row_sums = Array::<f32>::new(comptime!(plan.row_sums_held()));
+    let mut own_sums = Array::<f32>::new(comptime!(plan.sums_held()));
     #[unroll]
-    for i in 0..comptime!(plan.row_sums_held()) {
-        row_sums[i] = 0.0;
+    for i in 0..comptime!(plan.sums_held()) {
+        own_sums[i] = 0.0;
     }
     work::<E, O, WA, WB, V, NA, NB, ND>(
         left,
@@ -144,20 +144,26 @@ pub fn gemm<E: Numeric, O: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: S
         &other,
         &mut saved,
         &job,
-        &mut row_sums,
+        &mut own_sums,
         scale,
         plan,
     );
-    if comptime!(plan.row_sums) {
-        let part = CUBE_POS_Z % parts;
-        if job.column == 0 {
-            write_rows(
-                &row_sums,
+    if comptime!(plan.sums_of.is_some()) {
+        let role = comptime!(plan.sums_of.unwrap_or(Role::Rows));
+        // Those who have the operand's first tile of the other dimension write.
+        let (along, other, extent) = if comptime!(role == Role::Rows) {
+            (job.row, job.column, m)
+        } else {
+            (job.column, job.row, n)
+        };
+        if other == 0 {
+            write_sums(
+                &own_sums,
                 sums.unwrap(),
-                part,
-                job.row,
-                m,
-                comptime!(plan.operand(Role::Rows)),
+                CUBE_POS_Z % parts,
+                along,
+                extent,
+                comptime!(plan.operand(role)),
             );
         }
     }
@@ -173,7 +179,7 @@ pub fn work<E: Numeric, O: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: S
     other: &ComptimeOption<&[E]>,
     saved: &mut ComptimeOption<&mut [E]>,
     job: &Job,
-    row_sums: &mut Array<f32>,
+    operand_sums: &mut Array<f32>,
     scale: f32,
     #[comptime] plan: Plan,
 ) {
@@ -184,7 +190,7 @@ pub fn work<E: Numeric, O: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: S
         sums[i] = Vector::<f32, ND>::zero();
     }
     let own = own_place(plan);
-    accumulate::<E, WA, WB, V, NA, NB, ND>(left, right, job, &own, &mut sums, row_sums, plan);
+    accumulate::<E, WA, WB, V, NA, NB, ND>(left, right, job, &own, &mut sums, operand_sums, plan);
     let (rows, columns) = comptime!(plan.result_tile());
     // Decided once for all elements of the tile.
     let within = job.row + comptime!(rows as u32) <= job.results.m

@@ -5,8 +5,10 @@ use cubecl_core::prelude::BufferArg;
 use super::launch::Arguments;
 use super::plan::Plan;
 use super::problem::{Activation, Epilogue, Shape};
+use super::reduce::UNITS;
 use super::tile::Role;
 use crate::error::{Error, Result};
+use crate::matrix::instruction::Target;
 
 const OPERATION: &str = "gemm";
 
@@ -17,7 +19,7 @@ fn wrong<T>(problem: String, remedy: &str) -> Result<T> {
 /// Checks a product of its own.
 pub fn check(plan: &Plan, shape: &Shape, parts: usize, arguments: &Arguments) -> Result<()> {
     plan.check()?;
-    check_extras(&plan.epilogue, arguments, plan.row_sums)?;
+    check_extras(&plan.epilogue, arguments, plan.sums_of.is_some())?;
     if parts == 0 || (parts > 1 && !plan.split) {
         return wrong(
             format!("K in {parts} parts"),
@@ -33,9 +35,9 @@ pub fn check(plan: &Plan, shape: &Shape, parts: usize, arguments: &Arguments) ->
             "take fewer parts or divide the batches",
         );
     }
-    if plan.row_sums && shape.batches != 1 {
+    if plan.sums_of.is_some() && shape.batches != 1 {
         return wrong(
-            format!("row sums of {} batches", shape.batches),
+            format!("sums over K of {} batches", shape.batches),
             "launch each batch by itself",
         );
     }
@@ -48,7 +50,7 @@ pub fn check(plan: &Plan, shape: &Shape, parts: usize, arguments: &Arguments) ->
 const MOST_LAYERS: usize = 65_535;
 
 /// Checks that the buffers beside C are those of the epilogue.
-pub fn check_extras(epilogue: &Epilogue, arguments: &Arguments, row_sums: bool) -> Result<()> {
+pub fn check_extras(epilogue: &Epilogue, arguments: &Arguments, sums: bool) -> Result<()> {
     let Arguments { extras, .. } = arguments;
     for (name, wanted, given) in [
         ("bias", epilogue.bias, extras.bias.is_some()),
@@ -62,11 +64,7 @@ pub fn check_extras(epilogue: &Epilogue, arguments: &Arguments, row_sums: bool) 
             epilogue.save,
             extras.saved.is_some(),
         ),
-        (
-            "buffer for row sums",
-            row_sums,
-            arguments.row_sums.is_some(),
-        ),
+        ("buffer for sums over K", sums, arguments.sums.is_some()),
     ] {
         if wanted && !given {
             return wrong(
@@ -156,14 +154,36 @@ fn check_results(plan: &Plan, shape: &Shape, parts: usize, arguments: &Arguments
             if backward { beside } else { results },
         ),
         ("the buffer for the pre-activation", &extras.saved, beside),
-        ("the buffer for row sums", &arguments.row_sums, shape.m),
+        (
+            "the buffer for sums over K",
+            &arguments.sums,
+            plan.sums_extent(shape),
+        ),
     ] {
         if let Some(buffer) = buffer {
             check_length(name, buffer, needed)?;
         }
     }
     let partial = if plan.split { parts * sums } else { 0 };
-    fits("a workspace", partial)
+    fits("a workspace", partial)?;
+    check_grid(plan, shape)
+}
+
+/// Checks that the workgroups along x are no more than the target launches.
+fn check_grid(plan: &Plan, shape: &Shape) -> Result<()> {
+    let (rows, columns) = plan.result_tile();
+    let mut workgroups = shape.m.div_ceil(rows) * shape.n.div_ceil(columns);
+    if plan.split {
+        workgroups = workgroups.max((shape.m * shape.n).div_ceil(UNITS));
+    }
+    // WebGPU's guaranteed limit is the one of layers.
+    if plan.target == Target::Portable && workgroups > MOST_LAYERS {
+        return wrong(
+            format!("{workgroups} workgroups, more than {MOST_LAYERS}"),
+            "divide the product along C",
+        );
+    }
+    Ok(())
 }
 
 fn check_length(name: &str, buffer: &BufferArg, needed: usize) -> Result<()> {

@@ -5,6 +5,7 @@ use cubecl_core::prelude::*;
 
 use super::plan::Plan;
 use super::problem::{Activation, Epilogue, Layout, Shape};
+use super::tile::Role;
 use super::{grouped, product, reduce};
 use crate::error::Result;
 use crate::hip::emit::{Setting, Source, buffer, elem_type, emit};
@@ -61,7 +62,7 @@ impl Plan {
                     option(e.bias),
                     option(e.reads_other()),
                     option(e.save),
-                    option(self.row_sums),
+                    option(self.sums_of.is_some()),
                     (),
                     (),
                     (),
@@ -256,8 +257,15 @@ fn fused(target: Target, gfx: &str, sources: &mut Vec<Source>) -> Result<()> {
     )?;
     sources.push(
         weight
-            .with_row_sums()?
+            .with_sums_of(Role::Rows)?
             .source(format!("gemm_tn_accumulate_bias_bf16_{gfx}"))?,
+    );
+    // As a layer takes it whose weight lies as [in, out].
+    let layer = large(target, element, element, Layout::Tn, none)?;
+    sources.push(
+        layer
+            .with_sums_of(Role::Columns)?
+            .source(format!("gemm_tn_bias_bf16_{gfx}"))?,
     );
     sources.push(weight.split().source(format!("gemm_tn_split_bf16_{gfx}"))?);
     sources.push(

@@ -209,9 +209,9 @@ fn gather<E: Numeric, W: Size, V: Size>(
     from_elements::<E, V>(&elements)
 }
 
-/// Adds to each of this unit's rows or columns what [`fetch`] read of it. [`write_rows`] writes the sums.
+/// Adds to each of this unit's rows or columns what [`fetch`] read of it. [`write_sums`] writes the sums.
 #[cube]
-pub fn add_rows<E: Numeric, W: Size>(
+pub fn add_elements<E: Numeric, W: Size>(
     fetched: &Array<Vector<E, W>>,
     sums: &mut Array<f32>,
     #[comptime] operand: Operand,
@@ -228,9 +228,9 @@ pub fn add_rows<E: Numeric, W: Size>(
     }
 }
 
-/// Writes this unit's sums of rows to `to`, `[parts, row(), outer]`: those of rows `first..` of part `part`.
+/// Writes this unit's sums of rows or columns to `to`, `[parts, row(), outer]`: those of rows `first..` of part `part`.
 #[cube]
-pub fn write_rows(
+pub fn write_sums(
     sums: &Array<f32>,
     to: &mut [f32],
     part: u32,

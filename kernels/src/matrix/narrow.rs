@@ -14,6 +14,7 @@ use cubecl_cpp::target::Hip;
 use pliron::builtin::types::{IntegerType, Signedness};
 
 use super::instruction::{Element, Target};
+use super::vector::from_elements;
 
 /// Two f32, rounded toward zero, in the halves of a u32.
 #[cube_op(name = "frontier.narrow")]
@@ -80,24 +81,24 @@ pub fn narrow<E: Numeric, N: Size, P: Size>(
     #[comptime] target: Target,
 ) -> Vector<E, N> {
     if comptime!(truncates(element, target)) {
-        let mut pairs = Vector::<u32, P>::zero();
+        let mut pairs = Sequence::<u32>::new();
         #[unroll]
-        for i in 0..pairs.vector_size() {
+        for i in 0..P::value().comptime() {
             let at = comptime!(first + 2 * i);
             let pair = hip_narrow(
                 values[at],
                 values[comptime!(at + 1)],
                 comptime!(matches!(element, Element::Bf16)),
             );
-            pairs.insert(i, pair);
+            pairs.push(pair);
         }
-        Vector::<E, N>::reinterpret(pairs)
+        Vector::<E, N>::reinterpret(from_elements::<u32, P>(&pairs))
     } else {
-        let mut fragment = Vector::<E, N>::zero();
+        let mut fragment = Sequence::<E>::new();
         #[unroll]
-        for i in 0..fragment.vector_size() {
-            fragment.insert(i, E::cast_from(values[comptime!(first + i)]));
+        for i in 0..N::value().comptime() {
+            fragment.push(E::cast_from(values[comptime!(first + i)]));
         }
-        fragment
+        from_elements::<E, N>(&fragment)
     }
 }

@@ -136,13 +136,8 @@ fn fma<E: Numeric, D: Numeric, NA: Size, NB: Size, ND: Size>(
     b: Vector<E, NB>,
     c: Vector<D, ND>,
 ) -> Vector<D, ND> {
-    let mut d = c;
-    let b = D::cast_from(b.extract(0usize));
-    #[unroll]
-    for e in 0..c.vector_size() {
-        d.insert(e, d.extract(e) + D::cast_from(a.extract(e)) * b);
-    }
-    d
+    let b = Vector::<D, ND>::new(D::cast_from(b.extract(0usize)));
+    Vector::<D, ND>::cast_from(a) * b + c
 }
 
 /// `a b + c`, of the fragments that the lanes of a wave hold by the maps of `instruction`.

@@ -5,6 +5,7 @@
 #![allow(dead_code, missing_docs)]
 
 pub mod adamw;
+pub mod attention;
 pub mod cross_entropy;
 pub mod norm;
 pub mod rotary;

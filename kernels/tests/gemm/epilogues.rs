@@ -1,5 +1,6 @@
 //! What follows the product.
 
+use frontier_kernels::gemm::tile::Role;
 use frontier_kernels::gemm::{Activation, Epilogue, Layout, Plan, Shape};
 use frontier_kernels::matrix::instruction::{Element, Target};
 
@@ -148,5 +149,5 @@ fn epilogues_without_a_kernel_are_refused() {
         .contains("no pre-activation")
     );
     let nt = plan(Element::F32, Layout::Nt, NONE).unwrap();
-    assert!(refused(nt.with_row_sums()).contains("row sums"));
+    assert!(refused(nt.with_sums_of(Role::Rows)).contains("sums over K"));
 }

@@ -1,6 +1,7 @@
 //! Random operands, launches of the emitted text, and the comparison.
 
 use frontier_kernels::gemm::reference::{activate, product};
+use frontier_kernels::gemm::tile::Role;
 use frontier_kernels::gemm::{Activation, Epilogue, Layout, Plan, Shape};
 use frontier_kernels::hip::emit::Source;
 use frontier_kernels::hip::run::{Launch, Sanitizer, Scalars, bytes, values};
@@ -104,11 +105,11 @@ pub struct Case {
     pub sanitizer: Sanitizer,
 }
 
-/// What a case computes: C, the saved pre-activation, the row sums.
+/// What a case computes: C, the saved pre-activation, the sums over K.
 pub struct Outcome {
     pub out: Vec<f64>,
     pub saved: Vec<f64>,
-    pub row_sums: Vec<f64>,
+    pub sums: Vec<f64>,
 }
 
 impl Case {
@@ -197,8 +198,9 @@ impl Case {
         let mut buffers = vec![self.a().bytes, self.b().bytes, out];
         self.extras(&written, &mut buffers);
         let sums_row = self.plan.tiling.depth / self.plan.chunk();
-        if self.plan.row_sums {
-            buffers.push(unwritten(parts * sums_row * m, Element::F32));
+        let extent = self.plan.sums_extent(&self.shape);
+        if self.plan.sums_of.is_some() {
+            buffers.push(unwritten(parts * sums_row * extent, Element::F32));
         }
         let widths = self.plan.width;
         let u32: Vec<usize> = vec![
@@ -216,9 +218,9 @@ impl Case {
         launch.scalars = self.scalars(&u32);
         launch.sanitizer = self.sanitizer;
         let mut after = launch.run().unwrap();
-        let row_sums = match self.plan.row_sums {
-            true => column_sums(&numbers(&after.pop().unwrap(), Element::F32), m),
-            false => vec![],
+        let sums = match self.plan.sums_of {
+            Some(_) => column_sums(&numbers(&after.pop().unwrap(), Element::F32), extent),
+            None => vec![],
         };
         if let Some(reduction) = reduction {
             let mut buffers = vec![after.swap_remove(2), self.out_before(results)];
@@ -234,11 +236,7 @@ impl Case {
             true => numbers(after.last().unwrap(), self.plan.element),
             false => vec![],
         };
-        Outcome {
-            out,
-            saved,
-            row_sums,
-        }
+        Outcome { out, saved, sums }
     }
 
     fn scalars(&self, u32: &[usize]) -> Scalars {
@@ -314,15 +312,12 @@ impl Case {
         } else {
             vec![]
         };
-        let row_sums = match self.plan.row_sums {
-            true => column_sums(&a[..k * m], m),
-            false => vec![],
+        let sums = match self.plan.sums_of {
+            Some(Role::Rows) => column_sums(&a[..k * m], m),
+            Some(Role::Columns) => column_sums(&b[..k * n], n),
+            None => vec![],
         };
-        Outcome {
-            out,
-            saved,
-            row_sums,
-        }
+        Outcome { out, saved, sums }
     }
 
     /// Executes it and compares.
@@ -342,10 +337,10 @@ impl Case {
             &expected.saved,
         );
         assert_close(
-            &format!("{what}, row sums"),
+            &format!("{what}, sums over K"),
             Element::F32,
-            &found.row_sums,
-            &expected.row_sums,
+            &found.sums,
+            &expected.sums,
         );
     }
 }

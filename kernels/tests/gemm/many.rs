@@ -1,7 +1,8 @@
-//! Split K, row sums, grouped products.
+//! Split K, sums over K, grouped products.
 
 use frontier_kernels::gemm::grouped::{Group, table};
 use frontier_kernels::gemm::reference::product;
+use frontier_kernels::gemm::tile::Role;
 use frontier_kernels::gemm::{Activation, Epilogue, Layout, Plan, Shape};
 use frontier_kernels::hip::run::{Launch, Scalars, bytes};
 use frontier_kernels::matrix::instruction::{Element, Target};
@@ -88,11 +89,13 @@ fn results_do_not_depend_on_the_order_of_the_workgroups() {
 }
 
 #[test]
-fn row_sums_are_the_gradient_of_a_bias() {
-    for (element, m, parts) in [
-        (Element::Bf16, 136, 1),
-        (Element::F16, 67, 1),
-        (Element::F32, 40, 2),
+fn sums_over_k_are_the_gradient_of_a_bias() {
+    for (element, role, m, parts) in [
+        (Element::Bf16, Role::Rows, 136, 1),
+        (Element::F16, Role::Rows, 67, 1),
+        (Element::F32, Role::Rows, 40, 2),
+        (Element::Bf16, Role::Columns, 136, 1),
+        (Element::F32, Role::Columns, 67, 2),
     ] {
         let shape = Shape::contiguous(Layout::Tn, 1, m, 72, 200, false);
         let plan = plan(
@@ -102,11 +105,11 @@ fn row_sums_are_the_gradient_of_a_bias() {
             &shape,
             Epilogue::default(),
         )
-        .with_row_sums()
+        .with_sums_of(role)
         .unwrap();
         let plan = if parts > 1 { plan.split() } else { plan };
         let (source, reduction) = (
-            plan.source("gemm_row_sums").unwrap(),
+            plan.source("gemm_sums").unwrap(),
             plan.reduction_source("gemm_reduction").unwrap(),
         );
         Case::new(plan, shape, 21).check(&source, (parts > 1).then_some(&reduction), parts);

@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod adamw;
+mod attention;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod cross_entropy;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::mesh::Layout;
 use crate::observe::flops::ModelShape;
+pub use crate::ops::activation::Activation;
 
 /// How a token knows its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,16 +21,6 @@ pub enum Positions {
     Learned,
     /// Rotary embedding of queries and keys.
     Rotary,
-}
-
-/// The nonlinearity between the two matrices of the feed-forward block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// GELU, tanh form.
-    Gelu,
-    /// SwiGLU: a gate beside the projection.
-    Swiglu,
 }
 
 /// The normalisation.

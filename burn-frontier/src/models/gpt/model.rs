@@ -2,18 +2,14 @@
 
 use burn::tensor::Tensor;
 
-use super::{Activation, GptConfig, NormKind, Positions};
-use crate::ops::activation::{gelu, swiglu};
+use super::{GptConfig, NormKind};
 use crate::ops::attention::{AttentionOptions, attention};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::norm::{layer_norm, rms_norm};
-use crate::ops::rotary::rotary;
+use crate::ops::rotary::{RotaryTable, rotary};
 use crate::parameter::Parameter;
 use crate::tensor_parallel::embedding::VocabularyParallel;
-use crate::tensor_parallel::linear::{ColumnParallelLinear, RowParallelLinear};
-
-/// Base of the rotary angles.
-const ROTARY_BASE: f64 = 10_000.0;
+use crate::tensor_parallel::linear::{ColumnParallelLinear, RowParallelLinear, feed_forward};
 
 /// What a forward pass is done for.
 #[derive(Debug, Clone)]
@@ -117,6 +113,8 @@ pub struct Attention {
     pub(super) name: String,
     pub(super) config: GptConfig,
     pub(super) slice: Slice,
+    /// Without learned positions.
+    pub(super) rotary: Option<RotaryTable>,
     pub(super) qkv: ColumnParallelLinear,
     pub(super) output: RowParallelLinear,
 }
@@ -143,9 +141,9 @@ impl Attention {
             split(heads, kv_heads),
             split(heads + kv_heads, kv_heads),
         );
-        let (q, k) = match self.config.positions {
-            Positions::Learned => (q, k),
-            Positions::Rotary => (rotary(q, ROTARY_BASE), rotary(k, ROTARY_BASE)),
+        let (q, k) = match &self.rotary {
+            Some(table) => (rotary(q, table), rotary(k, table)),
+            None => (q, k),
         };
         let context = attention(q, k, v, &self.options(heads, seq, pass))
             .swap_dims(1, 2)
@@ -161,11 +159,7 @@ impl Attention {
             recompute: pass.recompute_attention,
             dropout: site(
                 format!("{}.probabilities", self.name),
-                [
-                    self.config.heads,
-                    self.config.sequence,
-                    self.config.sequence,
-                ],
+                self.config.heads,
                 [self.slice.head, 0, 0],
                 [heads, seq, seq],
                 &self.config,
@@ -190,18 +184,8 @@ crate::module!(Mlp { up, down });
 impl Mlp {
     /// x `[batch, seq, hidden]`.
     pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
-        let h = self.up.forward(x);
-        let h = match self.config.activation {
-            Activation::Gelu => gelu(h),
-            Activation::Swiglu => swiglu(h),
-        };
-        residual_dropout(
-            self.down.forward(h),
-            &self.name,
-            &self.config,
-            self.slice,
-            pass,
-        )
+        let y = feed_forward(x, &self.up, self.config.activation, &self.down);
+        residual_dropout(y, &self.name, &self.config, self.slice, pass)
     }
 }
 
@@ -228,7 +212,7 @@ impl Head {
 
 fn site(
     name: String,
-    global: [usize; 3],
+    global: usize,
     start: [usize; 3],
     len: [usize; 3],
     config: &GptConfig,
@@ -257,7 +241,7 @@ fn residual_dropout(
     let [_, seq, hidden] = x.dims();
     let site = site(
         name.into(),
-        [1, config.sequence, hidden],
+        1,
         [0, slice.token, 0],
         [1, seq, hidden],
         config,

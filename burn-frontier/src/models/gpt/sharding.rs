@@ -8,6 +8,7 @@ use super::model::{Attention, Block, Embedding, Head, Mlp, Norm, Slice};
 use super::{Activation, GptConfig, NormKind, Positions};
 use crate::comm::groups::Groups;
 use crate::error::Result;
+use crate::ops::rotary::RotaryTable;
 use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
 use crate::pipeline::run::Pipeline;
 use crate::pipeline::schedule::{Kind, split_layers};
@@ -17,6 +18,9 @@ use crate::tensor_parallel::linear::LinearConfig;
 
 /// Global name of the token embedding, which a tied head shares.
 pub const TOKEN_EMBEDDING: &str = "embedding.token.weight";
+
+/// Base of the rotary angles.
+const ROTARY_BASE: f64 = 10_000.0;
 
 /// Standard deviation of first weights (GPT-2).
 const DEVIATION: f64 = 0.02;
@@ -44,9 +48,12 @@ crate::module!(GptPart {
 impl GptConfig {
     /// Makes the part with the given blocks.
     pub fn init_part(&self, blocks: Range<usize>, context: &ParameterContext) -> GptPart {
+        let place = (&context.device, context.dtype);
+        let table = || RotaryTable::new(self.sequence, self.head_dim(), ROTARY_BASE, place);
         let split = Split {
             config: self,
             context,
+            rotary: (self.positions == Positions::Rotary).then(table),
         };
         GptPart {
             embedding: (blocks.start == 0).then(|| split.embedding()),
@@ -95,6 +102,7 @@ impl GptConfig {
 struct Split<'a> {
     config: &'a GptConfig,
     context: &'a ParameterContext,
+    rotary: Option<RotaryTable>,
 }
 
 impl Split<'_> {
@@ -214,6 +222,7 @@ impl Split<'_> {
                 name: name("attention"),
                 config: config.clone(),
                 slice,
+                rotary: self.rotary.clone(),
                 qkv: self
                     .linear(
                         name("attention.qkv"),

@@ -1,36 +1,105 @@
 //! CubeCL devices: Burn's tensors as the buffers of frontier-kernels.
 
+pub(crate) mod adamw;
+pub(crate) mod attention;
+pub(crate) mod cross_entropy;
+pub(crate) mod gemm;
 pub(crate) mod norm;
+pub(crate) mod rotary;
 
-use burn::backend::{Cube, tensor::FloatTensor};
+mod bridge;
+#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+mod testing;
+
+use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use bytemuck::NoUninit;
 use cubecl::client::Client;
 use cubecl::prelude::BufferArg;
 use frontier_kernels::device;
 use frontier_kernels::error::{Error, Result};
 use frontier_kernels::matrix::instruction::{Element, Target};
 
-/// A contiguous float tensor of a CubeCL device.
+/// A float tensor of a CubeCL device.
 #[derive(Debug, Clone)]
-pub(crate) struct Buffer(FloatTensor<Cube>);
+pub(crate) struct Buffer(CubeTensor);
 
 impl Buffer {
-    /// The tensor without autodiff; `None` where it lives on another backend.
+    /// The tensor without autodiff, contiguous; `None` where it lives on another backend.
     pub fn of<const D: usize>(x: &Tensor<D>) -> Option<Self> {
-        let x = x.clone().without_autodiff();
-        let primitive = x.try_into_primitive::<Cube>().ok()?;
-        Some(Self(into_contiguous(primitive)))
+        Self::take(x.clone())
     }
 
-    /// An uninitialised one on the same device.
+    /// As [`Self::of`], of a tensor that is given up: if nobody else holds its memory, the buffer is the only one that does.
+    pub fn take<const D: usize>(x: Tensor<D>) -> Option<Self> {
+        bridge::open(x).map(into_contiguous).map(Self)
+    }
+
+    /// The tensor without autodiff, if it is contiguous already.
+    pub fn of_contiguous<const D: usize>(x: &Tensor<D>) -> Option<Self> {
+        bridge::open(x.clone())
+            .filter(CubeTensor::is_contiguous)
+            .map(Self)
+    }
+
+    /// The tensor without autodiff, in its own strides if its last dimension is contiguous.
+    pub fn with_rows<const D: usize>(x: &Tensor<D>) -> Option<Self> {
+        let primitive = bridge::open(x.clone())?;
+        let rows = primitive.meta.strides().last() == Some(&1) && !primitive.meta.is_tiled();
+        Some(Self(if rows {
+            primitive
+        } else {
+            into_contiguous(primitive)
+        }))
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> Shape {
+        self.0.shape()
+    }
+
+    /// Its four sizes, as the kernels count.
+    pub fn sizes(&self) -> Option<[u32; 4]> {
+        numbers(self.0.shape().as_slice())
+    }
+
+    /// Its four strides in elements, as the kernels count.
+    pub fn strides(&self) -> Option<[u32; 4]> {
+        numbers(self.0.meta.strides())
+    }
+
+    /// An uninitialised contiguous one on the same device.
     pub fn beside(&self, shape: impl Into<Shape>, dtype: DType) -> Self {
         let shape = shape.into();
         let (client, device) = (self.0.client.clone(), self.0.device.clone());
         let handle = client.empty(shape.num_elements() * dtype.size());
-        Self(FloatTensor::<Cube>::new_contiguous(
+        Self(CubeTensor::new_contiguous(
             client, device, shape, handle, dtype,
         ))
+    }
+
+    /// One of the given values on the same device.
+    pub fn with_values<T: NoUninit>(&self, values: &[T], dtype: DType) -> Self {
+        let (client, device) = (self.0.client.clone(), self.0.device.clone());
+        let handle = client.create_from_slice(bytemuck::cast_slice(values));
+        Self(CubeTensor::new_contiguous(
+            client,
+            device,
+            Shape::from([values.len()]),
+            handle,
+            dtype,
+        ))
+    }
+
+    /// Itself if nobody else holds its memory, else a copy: a kernel may write to it.
+    pub fn own(self) -> Self {
+        if self.0.can_mut() {
+            self
+        } else {
+            Self(self.0.copy())
+        }
     }
 
     /// Where its kernels are launched.
@@ -43,14 +112,25 @@ impl Buffer {
         self.0.dtype
     }
 
-    /// As a kernel's argument.
+    /// As a kernel's argument: from its first element to its last.
     pub fn argument(&self) -> BufferArg {
-        self.0.clone().into_buffer_arg()
+        let (shape, strides) = (self.0.shape(), self.0.meta.strides());
+        let last = shape
+            .iter()
+            .zip(strides.iter())
+            .map(|(&n, &stride)| (n.max(1) - 1) * stride);
+        let length = if shape.num_elements() == 0 {
+            0
+        } else {
+            last.sum::<usize>() + 1
+        };
+        // SAFETY: the tensor's elements lie in its handle.
+        unsafe { BufferArg::from_raw_parts(self.0.handle.clone(), length) }
     }
 
     /// The tensor.
     pub fn tensor<const D: usize>(self) -> Tensor<D> {
-        Tensor::from_primitive::<Cube>(self.0)
+        bridge::close(self.0)
     }
 
     /// What its device's kernels are generated for.
@@ -64,14 +144,36 @@ impl Buffer {
             DType::F32 => Some(Element::F32),
             DType::F16 => Some(Element::F16),
             DType::BF16 => Some(Element::Bf16),
-            _ => None,
+            other => refused(&format!("there are none for {other:?}")),
         }
     }
+}
+
+fn numbers(of: &[usize]) -> Option<[u32; 4]> {
+    let mut all = [0; 4];
+    if of.len() != all.len() {
+        return None;
+    }
+    for (number, &n) in all.iter_mut().zip(of) {
+        *number = u32::try_from(n).ok()?;
+    }
+    Some(all)
 }
 
 /// What a launch gave. One that refuses its arguments leaves the operation to Burn's own kernels.
 pub(crate) fn accepted<T>(result: Result<T>) -> Option<T> {
     result
-        .inspect_err(|error: &Error| tracing::debug!("Burn's own kernels are used: {error}"))
+        .inspect_err(|error: &Error| _ = refused::<()>(&error.to_string()))
         .ok()
+}
+
+/// Says why the kernels do not apply, as an event of `tracing`.
+pub(crate) fn refused<T>(reason: &str) -> Option<T> {
+    tracing::debug!("Burn's own kernels are used: {reason}");
+    None
+}
+
+/// Says that kernels of frontier-kernels compute an operation, as an event of `tracing`.
+pub(crate) fn taken(operation: &str) {
+    tracing::trace!(operation, "kernels of frontier-kernels are used");
 }

@@ -1,8 +1,18 @@
 //! A build without a GPU: no operation has a faster way.
 
-use burn::tensor::Tensor;
+use std::ops::Range;
 
-use super::NormBackward;
+use burn::tensor::{DType, Tensor};
+
+use super::{
+    AdamWOutcome, AttentionBackward, CrossEntropyBackward, FeedForwardBackward, LinearBackward,
+    NormBackward, TokenStatistics,
+};
+use crate::error::Result;
+use crate::ops::adamw::{AdamWState, AdamWStep};
+use crate::ops::attention::{AttentionOptions, Biases, Sequences};
+use crate::ops::feed_forward::FeedForward;
+use crate::ops::rotary::RotaryTable;
 
 pub(crate) fn norm(
     _x: &Tensor<3>,
@@ -10,5 +20,54 @@ pub(crate) fn norm(
     _bias: Option<&Tensor<1>>,
     _epsilon: f64,
 ) -> Option<(Tensor<3>, NormBackward)> {
+    None
+}
+
+pub(crate) fn attention(
+    _inputs: [&Tensor<4>; 3],
+    _biases: &Biases,
+    _sequences: Option<&Sequences>,
+    _options: &AttentionOptions,
+) -> Option<(Tensor<4>, AttentionBackward)> {
+    None
+}
+
+pub(crate) fn linear(
+    _x: &Tensor<3>,
+    _weight: &Tensor<2>,
+    _bias: Option<&Tensor<1>>,
+) -> Option<(Tensor<3>, LinearBackward)> {
+    None
+}
+
+pub(crate) fn feed_forward(
+    _x: &Tensor<3>,
+    _layers: &FeedForward,
+) -> Option<(Tensor<3>, FeedForwardBackward)> {
+    None
+}
+
+pub(crate) fn cross_entropy(
+    _logits: &Tensor<2>,
+    _targets: &[i64],
+    _ids: &Range<usize>,
+) -> Option<(TokenStatistics, CrossEntropyBackward)> {
+    None
+}
+
+pub(crate) fn rotary(_x: &Tensor<4>, _table: &RotaryTable, _inverse: bool) -> Option<Tensor<4>> {
+    None
+}
+
+pub(crate) fn adamw(
+    state: AdamWState,
+    gradient: Tensor<1>,
+    _step: &AdamWStep,
+    _weights: DType,
+) -> AdamWOutcome {
+    Err(Box::new((state, gradient)))
+}
+
+pub(crate) fn sum_of_squares(_x: &Tensor<1>) -> Option<Result<f64>> {
     None
 }

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use frontier_kernels::norm::launch::{self, Backward, Forward};
 use frontier_kernels::norm::{Dropout, Kind, Plan, Problem};
 
-use super::{Buffer, accepted};
+use super::{Buffer, accepted, taken};
 use crate::ops::backends::{NormBackward, NormGradients};
 
 /// The layer norm (with a bias) or RMS norm (without) of x `[batch, seq, hidden]`.
@@ -54,6 +54,7 @@ pub(crate) fn norm(
         epsilon as f32,
         &site,
     ))?;
+    taken("norm");
     let saved = Saved {
         plan,
         x,
@@ -111,62 +112,44 @@ impl Saved {
 #[cfg(all(test, feature = "wgpu", feature = "flex"))]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, TensorData};
 
+    use crate::ops::backends::cube::testing::{Place, assert_close, gpu, numbers, types};
+    use crate::ops::gradient::seed;
     use crate::ops::norm::{layer_norm, rms_norm};
 
-    fn values(count: usize, seed: u32) -> Vec<f32> {
-        let mut s = seed;
-        let next = || {
-            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            s as f32 / 2f32.powi(31) - 1.0
-        };
-        std::iter::repeat_with(next).take(count).collect()
-    }
-
-    fn leaf<const D: usize>(shape: [usize; D], seed: u32, device: &Device) -> Tensor<D> {
-        let data = TensorData::new(values(shape.iter().product(), seed), shape);
-        Tensor::from_data(data, device).autodiff().require_grad()
-    }
-
     /// Output and gradients of the norm of x `[2, 3, 37]`.
-    fn results(layer: bool, device: &Device) -> Vec<f32> {
-        let (x, weight) = (leaf([2, 3, 37], 1, device), leaf([37], 2, device));
-        let bias = leaf([37], 3, device);
+    fn results(layer: bool, place: &Place) -> [Vec<f64>; 4] {
+        let x = place.leaf([2, 3, 37], 1);
+        let (weight, bias) = (place.leaf([37], 2), place.leaf([37], 3));
         let y = match layer {
             true => layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-5),
             false => rms_norm(x.clone(), weight.clone(), 1e-5) + bias.clone().unsqueeze(),
         };
-        let gradients = (y.clone() * leaf([2, 3, 37], 4, device)).sum().backward();
-        let vector = |data: TensorData| data.try_to_vec::<f32>().unwrap();
-        let mut all = vector(y.into_data());
-        all.extend(vector(x.grad(&gradients).unwrap().into_data()));
-        all.extend(vector(weight.grad(&gradients).unwrap().into_data()));
-        all.extend(vector(bias.grad(&gradients).unwrap().into_data()));
-        all
+        let gradients = seed(y.clone(), place.constant([2, 3, 37], 4)).backward();
+        [
+            numbers(y),
+            numbers(x.grad(&gradients).unwrap()),
+            numbers(weight.grad(&gradients).unwrap()),
+            numbers(bias.grad(&gradients).unwrap()),
+        ]
     }
 
     #[test]
     fn norms_on_a_gpu_are_the_kernels_and_equal_the_composition() {
-        let Ok(gpu) = crate::device::choose(Some("wgpu")) else {
-            assert!(std::env::var_os("CI").is_none(), "no Vulkan adapter");
-            eprintln!("skipped: wgpu finds no adapter");
-            return;
-        };
-        let gpu = gpu.of_rank(0);
-        let x = leaf([2, 3, 37], 1, &gpu).without_autodiff();
-        let weight = leaf([37], 2, &gpu).without_autodiff();
-        assert!(
-            norm(&x, &weight, None, 1e-5).is_some(),
-            "the kernels refused"
-        );
-        for layer in [true, false] {
-            let cpu = results(layer, &Device::flex());
-            for (own, expected) in results(layer, &gpu).into_iter().zip(cpu) {
-                assert!(
-                    (own - expected).abs() < 2e-5 * (1.0 + expected.abs()),
-                    "{own} {expected}"
+        let Some(gpu) = gpu() else { return };
+        for dtype in types(&gpu) {
+            let place = Place::new(&gpu, dtype);
+            let (x, weight) = (place.constant([2, 3, 37], 1), place.constant([37], 2));
+            let taken = norm(&x, &weight, None, 1e-5).is_some();
+            assert!(taken, "the kernels refused");
+            for layer in [true, false] {
+                let (own, expected) = (
+                    results(layer, &place),
+                    results(layer, &Place::reference(dtype)),
                 );
+                for (own, expected) in own.iter().zip(&expected) {
+                    assert_close("norm", dtype, own, expected);
+                }
             }
         }
     }

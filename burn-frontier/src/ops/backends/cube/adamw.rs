@@ -1,0 +1,254 @@
+//! AdamW and the sum of squares of a flat run of parameters by frontier-kernels: one launch for all tensors of the run.
+
+use burn::tensor::{DType, Tensor};
+use frontier_kernels::adamw::launch::{Buffers, Step, squares, update};
+use frontier_kernels::adamw::{CONTROL, Plan, Table, Tensor as Run};
+use frontier_kernels::matrix::instruction::Element;
+
+use super::bridge::is_here;
+use super::{Buffer, accepted, refused, taken};
+use crate::comm;
+use crate::error::{Error, Result};
+use crate::ops::adamw::{AdamWState, AdamWStep};
+use crate::ops::backends::AdamWOutcome;
+use crate::ops::exchange::to_buffer;
+
+/// One step in place, which writes the parameters in the type `weights` too.
+pub(crate) fn adamw(
+    state: AdamWState,
+    gradient: Tensor<1>,
+    step: &AdamWStep,
+    weights: DType,
+) -> AdamWOutcome {
+    let all = [&state.parameters, &state.first, &state.second, &gradient];
+    if !all.into_iter().all(is_here) {
+        return Err(Box::new((state, gradient)));
+    }
+    if all[..3].iter().any(|x| x.dtype() != DType::F32) {
+        refused::<()>("AdamW's state is not in f32");
+        return Err(Box::new((state, gradient)));
+    }
+    let state = [state.parameters, state.first, state.second].map(Buffer::take);
+    let ([Some(parameters), Some(first), Some(second)], Some(scaled)) =
+        (state, Buffer::of(&gradient))
+    else {
+        unreachable!("they are on a CubeCL device");
+    };
+    let buffers = [parameters, first, second].map(Buffer::own);
+    let written = launch(&buffers, &scaled, step, weights);
+    let [parameters, first, second] = buffers.map(Buffer::tensor::<1>);
+    let state = AdamWState {
+        parameters,
+        first,
+        second,
+    };
+    match written {
+        Some(weights) => {
+            taken("adamw");
+            let weights = weights.map_or_else(|| state.parameters.clone(), Buffer::tensor);
+            Ok((state, weights))
+        }
+        None => Err(Box::new((state, gradient))),
+    }
+}
+
+/// Updates parameters and moments; gives the weights, if they are of another type.
+fn launch(
+    state: &[Buffer; 3],
+    gradient: &Buffer,
+    step: &AdamWStep,
+    weights: DType,
+) -> Option<Option<Buffer>> {
+    let [parameters, first, second] = state;
+    let run = Flat::of(gradient)?;
+    let weights = match weights {
+        DType::F32 => None,
+        other => Some(gradient.beside(parameters.shape(), other)),
+    };
+    let plan = Plan {
+        weights: match &weights {
+            Some(weights) => Some(weights.element()?),
+            None => None,
+        },
+        ..run.plan
+    };
+    let [correction1, correction2] = step.corrections();
+    let mut control = [0.0; CONTROL];
+    // Factor of the gradient, whether to skip the step, the bias corrections.
+    control[..4].copy_from_slice(&[
+        step.gradient_scale as f32,
+        0.0,
+        correction1 as f32,
+        correction2 as f32,
+    ]);
+    let buffers = Buffers {
+        gradient: gradient.argument(),
+        parameters: parameters.argument(),
+        first: first.argument(),
+        second: second.argument(),
+        weights: weights.as_ref().map(Buffer::argument),
+    };
+    let numbers = Step {
+        learning_rate: step.learning_rate,
+        weight_decay: step.weight_decay,
+        beta1: step.beta1,
+        beta2: step.beta2,
+        epsilon: step.epsilon,
+    };
+    let control = gradient.with_values(&control, DType::F32).argument();
+    let words = run.words.argument();
+    let client = gradient.client();
+    accepted(update(
+        client, &plan, &run.table, words, control, buffers, &numbers,
+    ))?;
+    Some(weights)
+}
+
+/// The sum of squares of a run, in f32.
+pub(crate) fn sum_of_squares(x: &Tensor<1>) -> Option<Result<f64>> {
+    let x = Buffer::of(x)?;
+    let run = Flat::of(&x)?;
+    let square = x.beside([1], DType::F32);
+    let (words, out) = (run.words.argument(), square.argument());
+    accepted(squares(
+        x.client(),
+        &run.plan,
+        &run.table,
+        words,
+        x.argument(),
+        out,
+    ))?;
+    taken("sum_of_squares");
+    Some(match to_buffer(square.tensor::<1>()) {
+        Ok(comm::Buffer::F32(sum)) => Ok(sum.iter().copied().map(f64::from).sum()),
+        Ok(other) => Err(Error::Internal(format!(
+            "a sum in f32 came as {}",
+            other.dtype()
+        ))),
+        Err(error) => Err(error),
+    })
+}
+
+/// A flat run as one tensor of the kernels' table: what differs between tensors is equal in it.
+struct Flat {
+    plan: Plan,
+    table: Table,
+    words: Buffer,
+}
+
+impl Flat {
+    fn of(x: &Buffer) -> Option<Self> {
+        let length = x.shape().num_elements();
+        let gradient: Element = x.element()?;
+        let table = accepted(Table::new(&[Run {
+            offset: 0,
+            length,
+            decays: true,
+            counts: true,
+        }]))?;
+        let plan = Plan {
+            target: x.target(),
+            gradient,
+            weights: None,
+            vector: if length.is_multiple_of(table.vector) {
+                table.vector
+            } else {
+                1
+            },
+        };
+        let words = x.with_values(&table.words, DType::U32);
+        Some(Self { plan, table, words })
+    }
+}
+
+#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+mod tests {
+    use super::*;
+
+    use burn::tensor::Device;
+
+    use crate::ops::adamw as operation;
+    use crate::ops::backends::cube::testing::{Place, assert_close, gpu, numbers, types};
+    use crate::ops::sum_squares;
+
+    fn step(number: u64) -> AdamWStep {
+        AdamWStep {
+            learning_rate: 1e-2,
+            weight_decay: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            step: number,
+            gradient_scale: 0.5,
+        }
+    }
+
+    fn start(n: usize, place: &Place) -> AdamWState {
+        AdamWState {
+            parameters: place.constant([n], 1),
+            first: place.constant([n], 2).mul_scalar(0.01),
+            second: place.constant([n], 3).abs().mul_scalar(0.01),
+        }
+    }
+
+    #[test]
+    fn adamw_on_a_gpu_is_the_kernel_and_equals_the_definition() {
+        let Some(gpu) = gpu() else { return };
+        for dtype in types(&gpu) {
+            for n in [4096, 9001] {
+                let (place, reference) =
+                    (Place::new(&gpu, DType::F32), Place::reference(DType::F32));
+                let (mut own, mut expected) = (start(n, &place), start(n, &reference));
+                let mut weights = own.parameters.clone();
+                for number in 1..=3 {
+                    let seed = 10 + number as u32;
+                    let done = adamw(own, place.constant([n], seed), &step(number), dtype);
+                    let Ok(done) = done else {
+                        panic!("the kernel refused")
+                    };
+                    (own, weights) = done;
+                    let gradient = reference.constant([n], seed);
+                    expected = operation::reference(expected, gradient, &step(number));
+                }
+                let parameters = numbers(expected.parameters);
+                assert_eq!(weights.dtype(), dtype);
+                assert_close("weights", dtype, &numbers(weights), &parameters);
+                for (what, own, expected) in [
+                    ("parameters", own.parameters, parameters),
+                    ("first moment", own.first, numbers(expected.first)),
+                    ("second moment", own.second, numbers(expected.second)),
+                ] {
+                    assert_close(what, DType::F32, &numbers(own), &expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_that_others_hold_is_not_updated_in_place() {
+        let Some(gpu) = gpu() else { return };
+        let place = Place::new(&gpu, DType::F32);
+        let state = start(100, &place);
+        let before = numbers(state.parameters.clone());
+        let gradient = place.constant([100], 5);
+        let (new, _) = operation::adamw(state.clone(), gradient, &step(1), DType::F32);
+        assert_eq!(numbers(state.parameters), before);
+        assert_ne!(numbers(new.parameters), before);
+    }
+
+    #[test]
+    fn the_sum_of_squares_on_a_gpu_is_the_kernel_and_equals_that_of_the_cpu() {
+        let Some(gpu) = gpu() else { return };
+        for n in [1, 4096, 100_003] {
+            let values = |device: &Device| Place::new(device, DType::F32).constant([n], 1);
+            let found = sum_of_squares(&values(&gpu))
+                .expect("the kernel refused")
+                .unwrap();
+            let expected = sum_squares::sum_of_squares(values(&Device::flex())).unwrap();
+            assert!(
+                (found - expected).abs() <= 1e-6 * expected,
+                "{found} {expected}"
+            );
+        }
+    }
+}

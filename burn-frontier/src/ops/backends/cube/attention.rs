@@ -1,0 +1,257 @@
+//! Attention by frontier-kernels: no matrix of scores in memory, in either direction.
+
+use burn::tensor::{DType, Tensor};
+use frontier_kernels::attention::backward::{self, GradientStrides, Plans, Workspace};
+use frontier_kernels::attention::{
+    self, BiasStrides, Buffers, Dropout as Dropped, Plan, Problem, Strides,
+};
+use frontier_kernels::matrix::instruction::{Element, Target};
+
+use super::{Buffer, accepted, refused, taken};
+use crate::ops::attention::{AttentionOptions, Biases, Sequences};
+use crate::ops::backends::{AttentionBackward, AttentionGradients};
+use crate::ops::dropout::Dropout;
+
+/// Attention of query `[batch, heads, seq, head_dim]`, key and value `[batch, kv_heads, keys, head_dim]`; of `sequences`,
+/// if given, that lie one after the other in a batch of 1.
+pub(crate) fn attention(
+    [query, key, value]: [&Tensor<4>; 3],
+    biases: &Biases,
+    sequences: Option<&Sequences>,
+    options: &AttentionOptions,
+) -> Option<(Tensor<4>, AttentionBackward)> {
+    let [q, k, v] = [
+        Buffer::with_rows(query)?,
+        Buffer::with_rows(key)?,
+        Buffer::with_rows(value)?,
+    ];
+    let element = q.element()?;
+    // Heads beside each other, as the projection that follows takes them.
+    let [batch, heads, seq, head_dim] = query.dims();
+    let o = q.beside([batch, seq, heads, head_dim], q.dtype());
+    let lse = q.beside([batch, heads, seq], DType::F32);
+    let bias = on_device(biases, &q)?;
+    let mut problem = problem([&q, &k, &v], &o, options.causal)?;
+    problem.scale = options.scale as f32;
+    for (i, bias) in bias.iter().enumerate() {
+        if let Some(bias) = bias {
+            problem.bias[i] = Some(bias_strides(bias, batch)?);
+        }
+    }
+    let rows = Rows::new(&q, &mut problem, sequences, options.dropout.as_ref())?;
+    let inputs = Inputs {
+        target: q.target(),
+        element,
+        q,
+        k,
+        v,
+        bias,
+        rows,
+    };
+    let plan = accepted(Plan::choose(inputs.target, element, &problem))?;
+    let buffers = Buffers {
+        q: inputs.q.argument(),
+        k: inputs.k.argument(),
+        v: inputs.v.argument(),
+        o: o.argument(),
+        lse: lse.argument(),
+        bias: inputs.biases(),
+        cumulative_queries: inputs.rows.queries.as_ref().map(Buffer::argument),
+        cumulative_keys: inputs.rows.keys.as_ref().map(Buffer::argument),
+        samples: inputs.rows.samples.as_ref().map(Buffer::argument),
+    };
+    accepted(attention::launch(
+        inputs.q.client(),
+        &plan,
+        &problem,
+        buffers,
+    ))?;
+    taken("attention");
+    let output = o.clone().tensor().swap_dims(1, 2);
+    let types = biases.each_ref().map(|x| x.as_ref().map(Tensor::dtype));
+    let back = move |g| gradients(inputs, problem, [o, lse], types, g);
+    Some((output, Box::new(back)))
+}
+
+/// What both passes read.
+struct Inputs {
+    target: Target,
+    element: Element,
+    q: Buffer,
+    k: Buffer,
+    v: Buffer,
+    bias: [Option<Buffer>; 2],
+    rows: Rows,
+}
+
+impl Inputs {
+    fn biases(&self) -> [Option<cubecl::prelude::BufferArg>; 2] {
+        self.bias
+            .each_ref()
+            .map(|bias| bias.as_ref().map(Buffer::argument))
+    }
+}
+
+/// Which rows belong together, and which random numbers they take.
+#[derive(Default)]
+struct Rows {
+    queries: Option<Buffer>,
+    keys: Option<Buffer>,
+    samples: Option<Buffer>,
+}
+
+impl Rows {
+    /// Adapts `problem` to packed sequences and to dropout.
+    fn new(
+        q: &Buffer,
+        problem: &mut Problem,
+        sequences: Option<&Sequences>,
+        dropout: Option<&Dropout>,
+    ) -> Option<Self> {
+        let mut rows = Self::default();
+        if let Some(Sequences { queries, keys }) = sequences {
+            let count = queries.len().checked_sub(1)?;
+            let ends = [queries.last(), keys.last()];
+            if problem.batch != 1
+                || keys.len() != queries.len()
+                || ends != [Some(&problem.queries), Some(&problem.keys)]
+            {
+                return refused("sequences that do not end where the tensors of batch 1 do");
+            }
+            let longest = |bounds: &[u32]| {
+                let lengths = bounds.windows(2).map(|b| b[1].checked_sub(b[0]));
+                lengths.collect::<Option<Vec<_>>>()?.into_iter().max()
+            };
+            problem.packed = true;
+            problem.batch = u32::try_from(count).ok()?;
+            (problem.queries, problem.keys) = (longest(queries)?, longest(keys)?);
+            rows.queries = Some(q.with_values(queries, DType::U32));
+            rows.keys = Some(q.with_values(keys, DType::U32));
+        }
+        if let Some(site) = dropout {
+            if site.start[1..] != [0, 0] || site.samples.len() != problem.batch as usize {
+                return refused("dropout of a part of the rows");
+            }
+            let samples: Result<Vec<u32>, _> =
+                site.samples.iter().map(|&s| u32::try_from(s)).collect();
+            rows.samples = Some(q.with_values(&samples.ok()?, DType::U32));
+            problem.dropout = Some(Dropped {
+                probability: site.probability,
+                key: site.words().key,
+                heads_global: u32::try_from(site.global).ok()?,
+                first_head: u32::try_from(site.start[0]).ok()?,
+            });
+        }
+        Some(rows)
+    }
+}
+
+/// The biases in the type of Q, and contiguous along the keys.
+fn on_device(biases: &Biases, q: &Buffer) -> Option<[Option<Buffer>; 2]> {
+    let mut all = [None, None];
+    for (to, bias) in all.iter_mut().zip(biases) {
+        if let Some(bias) = bias {
+            *to = Some(Buffer::of(&bias.clone().cast(q.dtype()))?);
+        }
+    }
+    Some(all)
+}
+
+/// Where a contiguous bias `[n, heads or 1, seq or 1, keys]` lies; what has length 1 is the same for all.
+fn bias_strides(bias: &Buffer, batch: usize) -> Option<BiasStrides> {
+    let ([n, heads, queries, keys], [b, h, q, k]) = (bias.sizes()?, bias.strides()?);
+    let batch = u32::try_from(batch).ok()?;
+    if n == 0 || !batch.is_multiple_of(n) {
+        return refused("biases whose number does not divide the batch");
+    }
+    let varies = |count: u32, stride: u32| if count == 1 { 0 } else { stride };
+    Some(BiasStrides {
+        divisor: batch / n,
+        batch: varies(n, b),
+        head: varies(heads, h),
+        query: varies(queries, q),
+        key: varies(keys, k),
+    })
+}
+
+/// The sizes, and where the tensors lie: Q, K and V `[batch, heads, rows, head_dim]`, O `[batch, rows, heads, head_dim]`.
+fn problem([q, k, v]: [&Buffer; 3], o: &Buffer, causal: bool) -> Option<Problem> {
+    let ([batch, heads, queries, head_dim], [_, kv_heads, keys, _]) = (q.sizes()?, k.sizes()?);
+    let mut problem = Problem::new(batch, heads, queries, keys, head_dim)
+        .kv_heads(kv_heads)
+        .causal(causal);
+    (problem.q, problem.k) = (strides(q)?, strides(k)?);
+    (problem.v, problem.o) = (strides(v)?, rows_first(o)?);
+    problem.lse = Strides::heads_first(queries, heads, 1);
+    Some(problem)
+}
+
+fn strides(x: &Buffer) -> Option<Strides> {
+    let [batch, head, row, _] = x.strides()?;
+    Some(Strides { batch, head, row })
+}
+
+fn rows_first(x: &Buffer) -> Option<Strides> {
+    let [batch, row, head, _] = x.strides()?;
+    Some(Strides { batch, head, row })
+}
+
+/// The gradients of all inputs, those of the biases in their `types`.
+fn gradients(
+    inputs: Inputs,
+    problem: Problem,
+    [o, lse]: [Buffer; 2],
+    types: [Option<DType>; 2],
+    g: Tensor<4>,
+) -> Option<AttentionGradients> {
+    let g = Buffer::with_rows(&g)?;
+    let like = |x: &Buffer| {
+        let [batch, heads, rows, width] = x.sizes()?.map(|n| n as usize);
+        Some(x.beside([batch, rows, heads, width], x.dtype()))
+    };
+    let (dq, dk, dv) = (like(&inputs.q)?, like(&inputs.k)?, like(&inputs.v)?);
+    let gradient = GradientStrides {
+        o: strides(&g)?,
+        q: rows_first(&dq)?,
+        k: rows_first(&dk)?,
+        v: rows_first(&dv)?,
+    };
+    let wanted = types.map(|dtype| dtype.is_some());
+    let plans = Plans::choose(inputs.target, inputs.element, &problem, &gradient, wanted);
+    let plans = accepted(plans)?;
+    let work = Workspace::new(&problem, &plans, lse.shape().num_elements());
+    let sums = |count: usize| (count > 0).then(|| g.beside([count], DType::F32));
+    let key_sums = sums(work.key_sums);
+    let d_bias = inputs.bias.each_ref().map(|bias| {
+        bias.as_ref()
+            .map(|bias| bias.beside(bias.shape(), DType::F32))
+    });
+    let buffers = backward::Buffers {
+        q: inputs.q.argument(),
+        k: inputs.k.argument(),
+        v: inputs.v.argument(),
+        o: o.argument(),
+        o_gradient: g.argument(),
+        lse: lse.argument(),
+        bias: inputs.biases(),
+        cumulative_queries: inputs.rows.queries.as_ref().map(Buffer::argument),
+        cumulative_keys: inputs.rows.keys.as_ref().map(Buffer::argument),
+        samples: inputs.rows.samples.as_ref().map(Buffer::argument),
+        statistics: g.beside([work.statistics], DType::F32).argument(),
+        key_sums: key_sums.as_ref().map(Buffer::argument),
+        q_gradient: dq.argument(),
+        k_gradient: dk.argument(),
+        v_gradient: dv.argument(),
+        bias_gradient: d_bias.each_ref().map(|x| x.as_ref().map(Buffer::argument)),
+    };
+    let done = backward::launch(g.client(), &plans, &problem, &gradient, &buffers);
+    accepted(done)?;
+    taken("attention_backward");
+    let tensor = |x: Buffer| x.tensor::<4>().swap_dims(1, 2);
+    let [d_bias1, d_bias2] = d_bias;
+    let bias = |x: Option<Buffer>, dtype: Option<DType>| Some(x?.tensor::<4>().cast(dtype?));
+    Some(AttentionGradients {
+        inputs: [tensor(dq), tensor(dk), tensor(dv)],
+        biases: [bias(d_bias1, types[0]), bias(d_bias2, types[1])],
+    })
+}

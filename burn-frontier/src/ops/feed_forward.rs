@@ -1,0 +1,148 @@
+//! The feed-forward block of a transformer: a layer, a nonlinearity, a layer.
+
+use burn::tensor::Tensor;
+
+use super::activation::{self, Activation};
+use super::backends::{self, FeedForwardGradients};
+use super::gradient::with_gradient;
+use super::linear::{composition, gradients};
+
+/// Parameters of the block.
+#[derive(Debug, Clone)]
+pub struct FeedForward {
+    /// `[hidden, ffn]`; for SwiGLU `[hidden, 2 ffn]`, the gate's columns first.
+    pub up: Tensor<2>,
+    /// As many as `up` has columns.
+    pub up_bias: Option<Tensor<1>>,
+    /// Between the layers.
+    pub activation: Activation,
+    /// `[ffn, out]`.
+    pub down: Tensor<2>,
+    /// `[out]`.
+    pub down_bias: Option<Tensor<1>>,
+}
+
+impl FeedForward {
+    fn without_autodiff(&self) -> Self {
+        let vector = |x: &Option<Tensor<1>>| x.as_ref().map(|x| x.clone().without_autodiff());
+        Self {
+            up: self.up.clone().without_autodiff(),
+            up_bias: vector(&self.up_bias),
+            activation: self.activation,
+            down: self.down.clone().without_autodiff(),
+            down_bias: vector(&self.down_bias),
+        }
+    }
+}
+
+/// `activation(x U + u) D + d`.
+///
+/// On a GPU bias and nonlinearity are part of the first product, and the nonlinearity's derivative is part of the product
+/// that gives its gradient; the nonlinearity's argument and value are kept for the backward pass.
+///
+/// # Shapes
+/// x `[batch, seq, hidden]`; gives `[batch, seq, out]`.
+pub fn feed_forward(x: Tensor<3>, layers: FeedForward) -> Tensor<3> {
+    let (x0, plain) = (x.clone().without_autodiff(), layers.without_autodiff());
+    let Some((y, fused)) = backends::feed_forward(&x0, &plain) else {
+        return by_layers(x, layers);
+    };
+    let constant = || x0.clone().into_dispatch();
+    let inputs = [
+        x.into_dispatch(),
+        layers.up.into_dispatch(),
+        layers.up_bias.map_or_else(constant, Tensor::into_dispatch),
+        layers.down.into_dispatch(),
+        layers
+            .down_bias
+            .map_or_else(constant, Tensor::into_dispatch),
+    ];
+    with_gradient(inputs, y, move |g| {
+        let found = fused(g.clone()).unwrap_or_else(|| by_hand(x0, plain, g));
+        [
+            Some(found.x.into_dispatch()),
+            Some(found.up.0.into_dispatch()),
+            found.up.1.map(Tensor::into_dispatch),
+            Some(found.down.0.into_dispatch()),
+            found.down.1.map(Tensor::into_dispatch),
+        ]
+    })
+}
+
+/// The definition.
+fn by_layers(x: Tensor<3>, layers: FeedForward) -> Tensor<3> {
+    let argument = composition(x, layers.up, layers.up_bias);
+    let value = layers.activation.forward(argument);
+    composition(value, layers.down, layers.down_bias)
+}
+
+/// The gradients by Burn's own operations, which compute the first layer again.
+fn by_hand(x: Tensor<3>, layers: FeedForward, g: Tensor<3>) -> FeedForwardGradients {
+    let (up_bias, down_bias) = (layers.up_bias.is_some(), layers.down_bias.is_some());
+    let argument = composition(x.clone(), layers.up.clone(), layers.up_bias);
+    let value = layers.activation.forward(argument.clone());
+    let (g, down) = gradients(value, layers.down, down_bias, g);
+    let g = match layers.activation {
+        Activation::Gelu => activation::gelu_gradient(argument, g),
+        Activation::Swiglu => activation::swiglu_gradient(argument, g),
+    };
+    let (x, up) = gradients(x, layers.up, up_bias, g);
+    FeedForwardGradients { x, up, down }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{DType, Device, TensorData};
+
+    fn wave<const D: usize>(shape: [usize; D], frequency: f64) -> Tensor<D> {
+        let n = shape.iter().product::<usize>();
+        let values: Vec<f64> = (0..n).map(|i| (i as f64 * frequency).sin()).collect();
+        Tensor::from_data(
+            TensorData::new(values, shape),
+            (&Device::flex(), DType::F64),
+        )
+    }
+
+    fn leaf<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+        x.autodiff().require_grad()
+    }
+
+    #[test]
+    fn the_gradients_by_hand_are_those_of_the_layers() {
+        for (activation, columns) in [(Activation::Gelu, 6), (Activation::Swiglu, 12)] {
+            let plain = FeedForward {
+                up: wave([4, columns], 0.7),
+                up_bias: Some(wave([columns], 1.1)),
+                activation,
+                down: wave([6, 4], 1.7),
+                down_bias: Some(wave([4], 1.9)),
+            };
+            let (x, g) = (wave([2, 3, 4], 2.3), wave([2, 3, 4], 0.3));
+            let own = by_hand(x.clone(), plain.clone(), g.clone());
+            let tracked = FeedForward {
+                up: leaf(plain.up),
+                up_bias: plain.up_bias.map(leaf),
+                activation,
+                down: leaf(plain.down),
+                down_bias: plain.down_bias.map(leaf),
+            };
+            let x = leaf(x);
+            let y = feed_forward(x.clone(), tracked.clone());
+            let all = (y * g).sum().backward();
+            let close = |own: TensorData, expected: TensorData| {
+                for (own, expected) in own.iter::<f64>().zip(expected.iter::<f64>()) {
+                    assert!((own - expected).abs() < 1e-12, "{own} {expected}");
+                }
+            };
+            close(own.x.into_data(), x.grad(&all).unwrap().into_data());
+            for (own, tracked) in [(own.up.0, tracked.up), (own.down.0, tracked.down)] {
+                close(own.into_data(), tracked.grad(&all).unwrap().into_data());
+            }
+            for (own, tracked) in [(own.up.1, tracked.up_bias), (own.down.1, tracked.down_bias)] {
+                let expected = tracked.unwrap().grad(&all).unwrap();
+                close(own.unwrap().into_data(), expected.into_data());
+            }
+        }
+    }
+}

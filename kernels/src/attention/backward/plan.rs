@@ -1,0 +1,374 @@
+//! What is compiled into a kernel of the backward pass.
+
+use super::super::problem::{BiasStrides, Problem, Variant};
+use super::ends::GradientStrides;
+use crate::error::{Error, Result};
+use crate::matrix::instruction::{Element, INSTRUCTIONS, Instruction, Target, Unit};
+use crate::matrix::narrow::widening;
+
+/// Elements of a row that one unit stages at a time, and rows if it turns them.
+pub(super) const BLOCK: usize = 4;
+
+/// What a workgroup owns, and so which sums it keeps in registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Keys: it passes over the queries, and sums dK and dV.
+    KeyValue,
+    /// Queries: it passes over the keys, and sums dQ.
+    Query,
+    /// Pairs of queries and keys: it passes over all that share a bias, and sums the gradient of the scores.
+    Pair,
+}
+
+/// Along what a bias varies, which decides where its gradient is summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Keys, not queries: a mask.
+    Keys,
+    /// Queries and keys.
+    Pairs,
+}
+
+impl Form {
+    /// Contiguous strides of one bias of this form, for a sequence of `keys`.
+    pub(super) fn strides(self, keys: u32) -> BiasStrides {
+        BiasStrides {
+            query: if self == Self::Pairs { keys } else { 0 },
+            key: 1,
+            ..BiasStrides::default()
+        }
+    }
+
+    /// The form of a bias with these strides.
+    pub fn of(bias: BiasStrides) -> Self {
+        match bias.query {
+            0 => Self::Keys,
+            _ => Self::Pairs,
+        }
+    }
+}
+
+/// A kernel of the backward pass.
+///
+/// The scores are computed with the streamed rows as rows of D and the owned positions as its columns, so that what is left
+/// in D is the second factor of the next product: P and dS of the owned columns, multiplied from the left by the streamed
+/// rows turned on their side. Nothing passes between lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// What it is generated for.
+    pub target: Target,
+    /// Element type of Q, K, V, O and their gradients.
+    pub element: Element,
+    /// The matrix instruction.
+    pub instruction: Instruction,
+    /// What the attention computes.
+    pub variant: Variant,
+    /// Along what the biases vary.
+    pub bias: [Option<Form>; 2],
+    /// What a workgroup owns.
+    pub role: Role,
+    /// Waves of a workgroup; each owns `instruction.n` columns.
+    pub waves: usize,
+    /// Tiles of `instruction.m` rows that are staged at a time.
+    pub row_tiles: usize,
+    /// Elements of an access to global memory: 1, 2 or 4.
+    pub width: usize,
+    /// Whether dS is also summed over the queries, for the gradient of a bias that varies along keys.
+    pub key_sums: bool,
+}
+
+impl Plan {
+    /// The kernel of `role` for `problem`, whose tensors of elements lie at `strides`.
+    ///
+    /// # Errors
+    /// A problem that no kernel takes, or an element type other than f16, bf16 and f32.
+    pub fn choose(
+        target: Target,
+        element: Element,
+        problem: &Problem,
+        role: Role,
+        width: usize,
+    ) -> Result<Self> {
+        problem.check()?;
+        if problem.bias.iter().flatten().any(|bias| bias.key == 0) {
+            return Err(Error::argument(
+                "attention backward",
+                "a bias does not vary along keys",
+                "leave it out: the softmax does not depend on it",
+            ));
+        }
+        let head_dim = problem.head_dim as usize;
+        let instruction = instruction(target, element, head_dim, role)?;
+        let mut plan = Self {
+            target,
+            element,
+            instruction,
+            variant: problem.variant(),
+            bias: problem.bias.map(|bias| bias.map(Form::of)),
+            role,
+            // Of 512 units a compiler for CDNA expects two waves a SIMD, and multiplies from and to the 256 registers that are
+            // left; with fewer units it copies between the two register files.
+            waves: if head_dim <= most_of_two_waves(role, element) {
+                8
+            } else {
+                4
+            },
+            row_tiles: rows(&instruction, head_dim, role) / instruction.m,
+            width,
+            key_sums: false,
+        };
+        plan.key_sums = role == Role::KeyValue && plan.has_bias(Form::Keys);
+        while plan.row_tiles > 1 && plan.shared_memory() > target.shared_memory() {
+            plan.row_tiles /= 2;
+        }
+        Ok(plan)
+    }
+
+    /// Whether a bias of `form` is added.
+    pub(super) fn has_bias(&self, form: Form) -> bool {
+        self.bias.contains(&Some(form))
+    }
+
+    /// What is added to the exponents of the probabilities, to base 2: it centres what narrowing them drops, and lifts f16,
+    /// of which gfx90a's products lose what is below 2^-14.
+    pub fn lift(&self) -> f32 {
+        let widening = match self.narrows() {
+            true => widening(self.element, self.target),
+            false => 0.0,
+        };
+        widening + self.f16_lift()
+    }
+
+    /// Whether the tiles of a stage are passed over by a loop, not by a text each: plain multiply-adds are many.
+    pub(super) fn loops(&self) -> bool {
+        self.instruction.unit == Unit::Fma && self.role != Role::Pair
+    }
+
+    /// Whether P and dS are narrowed in pairs.
+    pub(super) fn narrows(&self) -> bool {
+        self.instruction.b.elements > 1
+    }
+
+    /// The factor that takes the lift back from a product with narrowed probabilities.
+    pub fn lowering(&self) -> f32 {
+        (-self.f16_lift()).exp2()
+    }
+
+    fn f16_lift(&self) -> f32 {
+        if self.element == Element::F16 {
+            6.0
+        } else {
+            0.0
+        }
+    }
+
+    /// Lanes that share a query in the sum of dO O.
+    pub fn statistics_lanes(&self) -> usize {
+        self.target.lanes().min(16)
+    }
+
+    /// Rows that are staged at a time.
+    pub fn rows(&self) -> usize {
+        self.row_tiles * self.instruction.m
+    }
+
+    /// Columns of a workgroup.
+    pub fn columns(&self) -> usize {
+        self.waves * self.instruction.n
+    }
+
+    /// Units of a workgroup.
+    pub fn units(&self) -> usize {
+        self.waves * self.instruction.lanes
+    }
+
+    /// Elements of a row, filled up so that it is whole in tiles and in fragments.
+    pub fn padded(&self) -> usize {
+        let part = self.instruction.m.max(self.groups() * BLOCK);
+        self.variant.head_dim.next_multiple_of(part)
+    }
+
+    /// Lanes that share a row of A, each with its own part of the inner dimension.
+    pub fn groups(&self) -> usize {
+        self.instruction.a.column.modulo
+    }
+
+    /// Elements of the inner dimension that a lane holds of a fragment.
+    pub fn depth(&self) -> usize {
+        self.instruction.k / self.groups()
+    }
+
+    /// Neighbouring elements of a row that a lane takes, for one fragment or several.
+    pub fn chunk(&self) -> usize {
+        match self.element.bits() == 16 && self.padded() % (2 * BLOCK * self.groups()) == 0 {
+            true => 2 * BLOCK,
+            false => BLOCK,
+        }
+    }
+
+    /// Whether rows are staged a second time turned on their side: 16-bit fragments hold elements of several rows.
+    pub fn turned(&self) -> bool {
+        self.depth() > 1
+    }
+
+    /// Elements of an access to staged rows.
+    pub fn staged_width(&self) -> usize {
+        match self.turned() {
+            true => BLOCK,
+            false => 1,
+        }
+    }
+
+    /// Elements from one staged row to the next: whole ones, and some that spread the rows over the banks.
+    pub fn row_pitch(&self) -> usize {
+        self.padded() + self.pad(self.chunk())
+    }
+
+    /// Elements from one turned row to the next.
+    pub fn turned_pitch(&self) -> usize {
+        self.rows()
+            + self.pad(if self.rows() % 32 == 0 {
+                2 * BLOCK
+            } else {
+                BLOCK
+            })
+    }
+
+    fn pad(&self, turned: usize) -> usize {
+        match self.instruction.unit {
+            Unit::Fma => 0,
+            _ if self.turned() => turned,
+            _ => 1,
+        }
+    }
+
+    /// Tensors that are staged turned: none for a sum of dS, X for dQ, and Y too for dK and dV.
+    pub fn turned_tensors(&self) -> usize {
+        match self.role {
+            _ if !self.turned() => 0,
+            Role::KeyValue => 2,
+            Role::Query => 1,
+            Role::Pair => 0,
+        }
+    }
+
+    /// Shared memory of a workgroup, bytes.
+    pub fn shared_memory(&self) -> usize {
+        let natural = 2 * self.rows() * self.row_pitch();
+        let turned = self.turned_tensors() * self.padded() * self.turned_pitch();
+        (natural + turned) * self.element.bytes() + 2 * self.rows() * size_of::<f32>()
+    }
+}
+
+/// The larger tile, unless the head dimension would have to be filled up for it, or the sums and fragments of its columns
+/// would not fit in 256 registers.
+fn instruction(
+    target: Target,
+    element: Element,
+    head_dim: usize,
+    role: Role,
+) -> Result<Instruction> {
+    let most = match (role, element) {
+        (Role::KeyValue, _) | (_, Element::F32) => 64,
+        _ => 128,
+    };
+    // What is left in NVIDIA's D is no fragment of its B.
+    let usable = INSTRUCTIONS.iter().filter(|i| {
+        let types = (i.operand, i.accumulator) == (element, Element::F32);
+        types && i.exists_on(target) && i.unit != Unit::Mma
+    });
+    let fits = |i: &Instruction| i.m <= 16 || head_dim % i.m == 0 && head_dim <= most;
+    usable.copied().find(fits).ok_or_else(|| {
+        Error::argument(
+            "attention backward",
+            format!("elements are {element:?}"),
+            "use f16, bf16 or f32",
+        )
+    })
+}
+
+/// Rows that are staged at a time. RDNA3's fragments take twice the registers of others, and leave fewer for staging.
+fn rows(instruction: &Instruction, head_dim: usize, role: Role) -> usize {
+    match (instruction.unit, head_dim) {
+        // Pairs are summed in registers, by a text for each.
+        (Unit::Fma, _) if role == Role::Pair => 8,
+        (Unit::Wmma { .. }, _) => 16,
+        (_, 0..=64) => 64,
+        _ => 32,
+    }
+}
+
+/// Largest head dimension for which two waves a SIMD find room for their sums and fragments.
+fn most_of_two_waves(role: Role, element: Element) -> usize {
+    match (role, element) {
+        (Role::KeyValue, _) => 128,
+        (_, Element::F32) => 200,
+        _ => 256,
+    }
+}
+
+/// The kernels of a backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Plans {
+    /// For dK and dV.
+    pub key_value: Plan,
+    /// For dQ, and for the statistics of the rows.
+    pub query: Plan,
+    /// For the gradient of a bias that varies along queries and keys.
+    pub pair: Plan,
+}
+
+impl Plans {
+    /// The kernels for `problem`, whose gradients lie at `gradient`. `wanted`: the biases whose gradients are.
+    ///
+    /// # Errors
+    /// Those of [`Plan::choose`].
+    pub fn choose(
+        target: Target,
+        element: Element,
+        problem: &Problem,
+        gradient: &GradientStrides,
+        wanted: [bool; 2],
+    ) -> Result<Self> {
+        let of = [problem.q, problem.k, problem.v, problem.o];
+        let with = [gradient.q, gradient.k, gradient.v, gradient.o];
+        let width = problem.vector_width(BLOCK, &[of, with].concat());
+        let plan = |role| Plan::choose(target, element, problem, role, width);
+        let mut key_value = plan(Role::KeyValue)?;
+        let wants = |i: usize| wanted[i] && key_value.bias[i] == Some(Form::Keys);
+        key_value.key_sums = wants(0) || wants(1);
+        Ok(Self {
+            key_value,
+            query: plan(Role::Query)?,
+            pair: plan(Role::Pair)?,
+        })
+    }
+}
+
+/// Device memory that a backward pass needs beside its inputs and results; linear in the length of the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workspace {
+    /// f32 elements of the rows' statistics.
+    pub statistics: usize,
+    /// f32 elements of the sums of dS over the queries; 0 if they are not needed.
+    pub key_sums: usize,
+}
+
+impl Workspace {
+    /// Of `problem`, whose log-sum-exp has `rows` elements.
+    pub fn new(problem: &Problem, plans: &Plans, rows: usize) -> Self {
+        let Problem {
+            batch, heads, keys, ..
+        } = *problem;
+        let sums = [batch, heads, keys].map(|n| n as usize).iter().product();
+        Self {
+            statistics: 2 * rows,
+            key_sums: if plans.key_value.key_sums { sums } else { 0 },
+        }
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        (self.statistics + self.key_sums) * size_of::<f32>()
+    }
+}

@@ -1,0 +1,262 @@
+//! Probabilities and the gradient of the scores, element by element, from what two products leave in D.
+
+use cubecl_core as cubecl;
+use cubecl_core::prelude::*;
+
+use super::super::problem::Geometry;
+use super::super::score::{Sequence, bias, bias_base, visible};
+use super::layout::Lane;
+use super::plan::{Form, Plan, Role};
+use crate::matrix::math::{LOG2_E, exp2};
+use crate::random::philox_block;
+
+/// The sequence and head that a workgroup is at.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Place {
+    /// The batch entry.
+    pub(super) sequence: Sequence,
+    /// Head of Q.
+    pub(super) head: u32,
+    /// Site of the random numbers, low word.
+    site_low: u32,
+    /// Site of the random numbers, high word.
+    site_high: u32,
+}
+
+#[cube]
+impl Place {
+    /// Head `head` of Q in `sequence`.
+    pub(super) fn new(
+        sequence: &Sequence,
+        head: u32,
+        samples: &[u32],
+        geometry: &Geometry,
+        #[comptime] plan: Plan,
+    ) -> Place {
+        let mut low = 0u32.runtime();
+        let mut high = 0u32.runtime();
+        if comptime!(plan.variant.dropout) {
+            let sample = samples[sequence.batch as usize];
+            let head = geometry.first_head + head;
+            low = sample * geometry.heads_global + head;
+            high = u32::mul_hi(sample, geometry.heads_global) + select(low < head, 1u32, 0u32);
+        }
+        Place {
+            sequence: Sequence {
+                batch: sequence.batch,
+                first_query: sequence.first_query,
+                queries: sequence.queries,
+                first_key: sequence.first_key,
+                keys: sequence.keys,
+            },
+            head,
+            site_low: low,
+            site_high: high,
+        }
+    }
+}
+
+/// The owned column of a lane.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Column {
+    /// Its position in the sequence.
+    pub(super) position: u32,
+    /// Its term of the exponent to base 2: of a query the negated log-sum-exp, of a key the biases that vary along keys.
+    pub(super) term: f32,
+    /// Of a query: the negated sum of dO O.
+    pub(super) delta: f32,
+}
+
+/// Whether the streamed rows are queries.
+pub(super) fn rows_are_queries(plan: Plan) -> bool {
+    plan.role != Role::Query
+}
+
+/// The biases of one form at (query, key), to base 2; beyond the sequence those of its last.
+#[cube]
+pub(super) fn biases<E: Numeric>(
+    bias1: &[E],
+    bias2: &[E],
+    geometry: &Geometry,
+    place: &Place,
+    query: u32,
+    key: u32,
+    #[comptime] form: Form,
+    #[comptime] plan: Plan,
+) -> f32 {
+    let (sequence, head) = (&place.sequence, place.head);
+    let (query, key) = (
+        min(query, sequence.queries - 1),
+        min(key, sequence.keys - 1),
+    );
+    let mut sum = f32::new(0.0);
+    if comptime!(plan.bias[0] == Some(form)) {
+        let base = bias_base(sequence.batch, head, &geometry.bias1);
+        sum += bias(bias1, base, query, key, &geometry.bias1);
+    }
+    if comptime!(plan.bias[1] == Some(form)) {
+        let base = bias_base(sequence.batch, head, &geometry.bias2);
+        sum += bias(bias2, base, query, key, &geometry.bias2);
+    }
+    sum * LOG2_E
+}
+
+/// P of tile `t`, times 2^[`Plan::lift`], from the product `s` = X x.
+#[cube]
+pub(super) fn probabilities<E: Numeric, ND: Size>(
+    s: Vector<f32, ND>,
+    terms: &Shared<[f32]>,
+    bias1: &[E],
+    bias2: &[E],
+    geometry: &Geometry,
+    place: &Place,
+    column: &Column,
+    lane: &Lane,
+    stage: u32,
+    #[comptime] t: usize,
+    #[comptime] masked: bool,
+    #[comptime] plan: Plan,
+) -> Array<f32> {
+    let n = comptime!(plan.instruction.d.elements);
+    let local = lane.first + comptime!((t * plan.instruction.m) as u32);
+    let factor = geometry.scale * LOG2_E;
+    let mut p = Array::<f32>::new(n);
+    #[unroll]
+    for r in 0..n {
+        let at = local + comptime!(r as u32);
+        let (query, key) = if comptime!(rows_are_queries(plan)) {
+            (stage + at, column.position)
+        } else {
+            (column.position, stage + at)
+        };
+        let mut exponent = column.term;
+        if comptime!(rows_are_queries(plan)) {
+            exponent = terms[at as usize];
+            if comptime!(plan.has_bias(Form::Keys)) {
+                exponent += column.term;
+            }
+        } else if comptime!(plan.has_bias(Form::Keys)) {
+            exponent += terms[at as usize];
+        }
+        if comptime!(plan.has_bias(Form::Pairs)) {
+            exponent += biases(bias1, bias2, geometry, place, query, key, Form::Pairs, plan);
+        }
+        let mut probability = exp2(fma(s.extract(r), factor, exponent), plan.target);
+        if masked {
+            let seen = visible(&place.sequence, query, key, plan.variant.causal);
+            probability = select(seen, probability, 0.0);
+        }
+        p[r] = probability;
+    }
+    p
+}
+
+/// P as V is multiplied by it: after dropout.
+#[cube]
+pub(super) fn used(p: &Array<f32>, kept: &Array<f32>, #[comptime] plan: Plan) -> Array<f32> {
+    let n = comptime!(plan.instruction.d.elements);
+    let mut used = Array::<f32>::new(n);
+    #[unroll]
+    for r in 0..n {
+        used[r] = if comptime!(plan.variant.dropout) {
+            p[r] * kept[r]
+        } else {
+            p[r]
+        };
+    }
+    used
+}
+
+/// dS of tile `t`, before the scale, from P and the product `dp` = Y y.
+#[cube]
+pub(super) fn score_gradient<ND: Size>(
+    p: &Array<f32>,
+    dp: Vector<f32, ND>,
+    kept: &Array<f32>,
+    terms: &Shared<[f32]>,
+    column: &Column,
+    lane: &Lane,
+    #[comptime] t: usize,
+    #[comptime] plan: Plan,
+) -> Array<f32> {
+    let n = comptime!(plan.instruction.d.elements);
+    let deltas = lane.first + comptime!((plan.rows() + t * plan.instruction.m) as u32);
+    let mut ds = Array::<f32>::new(n);
+    #[unroll]
+    for r in 0..n {
+        // The negated sum of dO O.
+        let delta = if comptime!(rows_are_queries(plan)) {
+            terms[(deltas + comptime!(r as u32)) as usize]
+        } else {
+            column.delta
+        };
+        ds[r] = if comptime!(plan.variant.dropout) {
+            p[r] * fma(dp.extract(r), kept[r], delta)
+        } else {
+            p[r] * (dp.extract(r) + delta)
+        };
+    }
+    ds
+}
+
+/// Factors of dropout of a lane's part of tile `t`: 0, or what makes up for those.
+#[cube]
+pub(super) fn kept(
+    geometry: &Geometry,
+    place: &Place,
+    lane: &Lane,
+    column: &Column,
+    stage: u32,
+    #[comptime] t: usize,
+    #[comptime] plan: Plan,
+) -> Array<f32> {
+    let row = stage + lane.first + comptime!((t * plan.instruction.m) as u32);
+    let column = column.position;
+    let n = comptime!(plan.instruction.d.elements);
+    let mut factors = Array::<f32>::new(n);
+    if comptime!(plan.variant.dropout) {
+        #[unroll]
+        for r in 0..n {
+            if comptime!(rows_are_queries(plan)) {
+                let words = words(geometry, place, row + comptime!(r as u32), column / 4);
+                let low = select(
+                    column % 2 == 0,
+                    words.extract(0usize),
+                    words.extract(1usize),
+                );
+                let high = select(
+                    column % 2 == 0,
+                    words.extract(2usize),
+                    words.extract(3usize),
+                );
+                let word = select(column % 4 < 2, low, high);
+                factors[r] = factor(geometry, word);
+            } else if comptime!(r % 4 == 0) {
+                // The rows of a lane begin at a multiple of 4: a block of random words serves four of them.
+                let words = words(geometry, place, column, (row + comptime!(r as u32)) / 4);
+                #[unroll]
+                for w in 0..4usize {
+                    factors[comptime!(r + w)] = factor(geometry, words.extract(w));
+                }
+            }
+        }
+    }
+    factors
+}
+
+#[cube]
+fn words(geometry: &Geometry, place: &Place, query: u32, block: u32) -> Vector<u32, Const<4>> {
+    philox_block(
+        block,
+        query,
+        place.site_low,
+        place.site_high,
+        geometry.key_low,
+        geometry.key_high,
+    )
+}
+
+#[cube]
+fn factor(geometry: &Geometry, word: u32) -> f32 {
+    select(word >= geometry.threshold, geometry.keep_scale, 0.0)
+}

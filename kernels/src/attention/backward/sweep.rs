@@ -1,0 +1,384 @@
+//! The pass over the streamed rows, for the columns that a workgroup owns.
+
+use cubecl_core as cubecl;
+use cubecl_core::prelude::*;
+
+use super::super::problem::Geometry;
+use super::super::score::UNSEEN;
+use super::layout::{Lane, feed};
+use super::plan::{Form, Plan, Role};
+use super::score::{
+    Column, Place, biases, kept, probabilities, rows_are_queries, score_gradient, used,
+};
+use super::tiles::{Rows, Tiles, fetch, held, rows_fragment, store, turned_fragment};
+use crate::matrix::instruction::Unit;
+use crate::matrix::product::product;
+use crate::matrix::vector::from_elements;
+
+/// What a workgroup's columns are multiplied by, as fragments of B.
+#[derive(CubeType)]
+pub(super) struct Own<E: Numeric, NB: Size> {
+    /// x: S = X x.
+    pub(super) x: Array<Vector<E, NB>>,
+    /// y: dP = Y y.
+    pub(super) y: Array<Vector<E, NB>>,
+}
+
+/// The sums that a lane keeps, in tiles of D.
+#[derive(CubeType)]
+pub(super) struct Sums<ND: Size> {
+    /// X^T dS, a tile per `m` elements of the head dimension; dS itself, a tile per tile of rows, where pairs are owned.
+    pub(super) x: Array<Vector<f32, ND>>,
+    /// Y^T P, where keys are owned.
+    pub(super) y: Array<Vector<f32, ND>>,
+    /// dS summed over the rows, where keys are owned.
+    pub(super) column: Array<f32>,
+}
+
+/// Tiles of D that [`Sums`] has of X and Y.
+fn sums(plan: Plan) -> (usize, usize) {
+    let tiles = plan.padded() / plan.instruction.m;
+    match plan.role {
+        Role::KeyValue => (tiles, tiles),
+        Role::Query => (tiles, 1),
+        Role::Pair => (plan.row_tiles, 1),
+    }
+}
+
+#[cube]
+impl<ND: Size> Sums<ND> {
+    /// Nothing summed yet.
+    pub(super) fn new(#[comptime] plan: Plan) -> Sums<ND> {
+        let (x_tiles, y_tiles) = comptime!(sums(plan));
+        let mut x = Array::<Vector<f32, ND>>::new(x_tiles);
+        let mut y = Array::<Vector<f32, ND>>::new(y_tiles);
+        #[unroll]
+        for i in 0..x_tiles {
+            x[i] = Vector::<f32, ND>::zero();
+        }
+        #[unroll]
+        for i in 0..y_tiles {
+            y[i] = Vector::<f32, ND>::zero();
+        }
+        let mut column = Array::<f32>::new(1usize);
+        column[0] = 0.0;
+        Sums::<ND> { x, y, column }
+    }
+}
+
+/// Where the streamed rows come from.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Stream {
+    /// Rows of X.
+    pub(super) x: Rows,
+    /// Rows of Y.
+    pub(super) y: Rows,
+    /// The rows' statistics.
+    pub(super) statistics: Rows,
+}
+
+/// Stages that are passed over: `from..middle`, then `middle..to`, each with or without a mask.
+#[derive(CubeType)]
+pub(super) struct Stages {
+    /// The first.
+    pub(super) from: u32,
+    /// The first of the second part.
+    pub(super) middle: u32,
+    /// The one behind the last.
+    pub(super) to: u32,
+}
+
+/// A stage of the stream on its way through the registers.
+#[derive(CubeType)]
+struct Stage<E: Numeric, V: Size> {
+    vectors: Array<Vector<E, V>>,
+    terms: Array<f32>,
+}
+
+/// Parts of a sweep that have their own text: one with a mask, one without; only one where the text is to be moderate.
+fn parts(plan: Plan) -> usize {
+    match plan.instruction.unit {
+        Unit::Fma => 1,
+        _ => 2,
+    }
+}
+
+/// Adds to `sums` what the rows of `stages` contribute; `masked` says which part of them needs a mask.
+#[cube]
+pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
+    x: &[Vector<E, V>],
+    y: &[Vector<E, V>],
+    statistics: &[Vector<f32, Const<2>>],
+    bias1: &[E],
+    bias2: &[E],
+    stream: &Stream,
+    tiles: &mut Tiles<E, W>,
+    own: &Own<E, NB>,
+    sums: &mut Sums<ND>,
+    geometry: &Geometry,
+    place: &Place,
+    column: &Column,
+    stages: &Stages,
+    #[comptime] masked: [bool; 2],
+    #[comptime] plan: Plan,
+) {
+    let rows = comptime!(plan.rows() as u32);
+    let held = comptime!(held(plan));
+    let lane = Lane::new(plan.instruction);
+    let mut stage = Stage::<E, V> {
+        vectors: Array::new(held),
+        terms: Array::new(2usize),
+    };
+    if stages.from < stages.to {
+        fetch_stage(
+            x,
+            y,
+            statistics,
+            bias1,
+            bias2,
+            stream,
+            geometry,
+            place,
+            stages.from * rows,
+            &mut stage,
+            plan,
+        );
+    }
+    #[unroll]
+    for part in 0..comptime!(parts(plan)) {
+        let (first, last) = if comptime!(parts(plan) == 1) {
+            (stages.from, stages.to)
+        } else if comptime!(part == 0) {
+            (stages.from, stages.middle)
+        } else {
+            (stages.middle, stages.to)
+        };
+        let masked = comptime!(match parts(plan) {
+            1 => masked[0] || masked[1],
+            _ => masked[part],
+        });
+        for at in first..last {
+            sync_cube();
+            store_stage(&stage, tiles, plan);
+            // Before the barrier, which the compiler moves no load across: the next stage is on its way during this one.
+            fetch_stage(
+                x,
+                y,
+                statistics,
+                bias1,
+                bias2,
+                stream,
+                geometry,
+                place,
+                (at + 1) * rows,
+                &mut stage,
+                plan,
+            );
+            sync_cube();
+            step::<E, W, NA, NB, ND, P>(
+                tiles,
+                own,
+                sums,
+                bias1,
+                bias2,
+                geometry,
+                place,
+                column,
+                &lane,
+                at * rows,
+                masked,
+                plan,
+            );
+        }
+    }
+    // The tiles may be written again.
+    sync_cube();
+}
+
+#[cube]
+fn fetch_stage<E: Numeric, V: Size>(
+    x: &[Vector<E, V>],
+    y: &[Vector<E, V>],
+    statistics: &[Vector<f32, Const<2>>],
+    bias1: &[E],
+    bias2: &[E],
+    stream: &Stream,
+    geometry: &Geometry,
+    place: &Place,
+    first: u32,
+    stage: &mut Stage<E, V>,
+    #[comptime] plan: Plan,
+) {
+    fetch(x, y, &stream.x, &stream.y, first, &mut stage.vectors, plan);
+    let row = first + UNIT_POS % comptime!(plan.rows() as u32);
+    if comptime!(rows_are_queries(plan)) {
+        let exists = row < stream.statistics.count;
+        let at = stream.statistics.base
+            + min(row, stream.statistics.count - 1) * stream.statistics.stride;
+        let pair = statistics[at as usize];
+        // A row that does not exist has no probability left.
+        stage.terms[0] = select(exists, pair.extract(0usize), f32::new(UNSEEN));
+        stage.terms[1] = pair.extract(1usize);
+    } else if comptime!(plan.has_bias(Form::Keys)) {
+        stage.terms[0] = biases(bias1, bias2, geometry, place, 0u32, row, Form::Keys, plan);
+    }
+}
+
+#[cube]
+fn store_stage<E: Numeric, V: Size, W: Size>(
+    stage: &Stage<E, V>,
+    tiles: &mut Tiles<E, W>,
+    #[comptime] plan: Plan,
+) {
+    let rows = comptime!(plan.rows() as u32);
+    store(&stage.vectors, tiles, plan);
+    if UNIT_POS < rows {
+        tiles.terms[UNIT_POS as usize] = stage.terms[0];
+        tiles.terms[(UNIT_POS + rows) as usize] = stage.terms[1];
+    }
+}
+
+/// Adds what the staged rows, of which `stage` is the first, contribute.
+#[cube]
+fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
+    tiles: &mut Tiles<E, W>,
+    own: &Own<E, NB>,
+    sums: &mut Sums<ND>,
+    bias1: &[E],
+    bias2: &[E],
+    geometry: &Geometry,
+    place: &Place,
+    column: &Column,
+    lane: &Lane,
+    stage: u32,
+    #[comptime] masked: bool,
+    #[comptime] plan: Plan,
+) {
+    if comptime!(plan.loops()) {
+        for t in 0..comptime!(plan.row_tiles as u32) {
+            let lane = lane.behind(t * comptime!(plan.instruction.m as u32));
+            tile::<E, W, NA, NB, ND, P>(
+                tiles, own, sums, bias1, bias2, geometry, place, column, &lane, stage, 0usize,
+                masked, plan,
+            );
+        }
+    } else {
+        // Each product runs beside the arithmetic on the one before.
+        #[unroll]
+        for t in 0..comptime!(plan.row_tiles) {
+            tile::<E, W, NA, NB, ND, P>(
+                tiles, own, sums, bias1, bias2, geometry, place, column, lane, stage, t, masked,
+                plan,
+            );
+        }
+    }
+}
+
+/// Adds what tile `t` of the staged rows contributes.
+#[cube]
+fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
+    tiles: &mut Tiles<E, W>,
+    own: &Own<E, NB>,
+    sums: &mut Sums<ND>,
+    bias1: &[E],
+    bias2: &[E],
+    geometry: &Geometry,
+    place: &Place,
+    column: &Column,
+    lane: &Lane,
+    stage: u32,
+    #[comptime] t: usize,
+    #[comptime] masked: bool,
+    #[comptime] plan: Plan,
+) {
+    let s = multiply::<E, W, NA, NB, ND>(&tiles.x, &own.x, lane, t, plan);
+    let p = probabilities::<E, ND>(
+        s,
+        &tiles.terms,
+        bias1,
+        bias2,
+        geometry,
+        place,
+        column,
+        lane,
+        stage,
+        t,
+        masked,
+        plan,
+    );
+    let dp = multiply::<E, W, NA, NB, ND>(&tiles.y, &own.y, lane, t, plan);
+    let kept = kept(geometry, place, lane, column, stage, t, plan);
+    if comptime!(plan.role == Role::KeyValue) {
+        let used = used(&p, &kept, plan);
+        accumulate::<E, W, NA, NB, ND, P>(&tiles.y_turned, &mut sums.y, &used, lane, t, plan);
+    }
+    let ds = score_gradient::<ND>(&p, dp, &kept, &tiles.terms, column, lane, t, plan);
+    if comptime!(plan.role == Role::Pair) {
+        add::<ND>(&mut sums.x, &ds, t, plan);
+    } else {
+        accumulate::<E, W, NA, NB, ND, P>(&tiles.x_turned, &mut sums.x, &ds, lane, t, plan);
+    }
+    if comptime!(plan.key_sums) {
+        let mut sum = sums.column[0];
+        #[unroll]
+        for r in 0..comptime!(plan.instruction.d.elements) {
+            sum += ds[r];
+        }
+        sums.column[0] = sum;
+    }
+}
+
+/// The product of tile `t` of the staged rows with the owned columns.
+#[cube]
+fn multiply<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size>(
+    rows: &Shared<[Vector<E, W>]>,
+    own: &Array<Vector<E, NB>>,
+    lane: &Lane,
+    #[comptime] t: usize,
+    #[comptime] plan: Plan,
+) -> Vector<f32, ND> {
+    let mut d = Vector::<f32, ND>::zero();
+    #[unroll]
+    for k in 0..comptime!(plan.padded() / plan.instruction.k) {
+        let a = rows_fragment::<E, W, NA>(rows, lane, t, k, plan);
+        d = product::<E, f32, NA, NB, ND>(a, own[k], d, plan.instruction);
+    }
+    d
+}
+
+/// Adds the product of tile `t` of the staged rows, turned, with `values`, which are what the lanes hold of that tile of D.
+#[cube]
+fn accumulate<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
+    turned: &Shared<[Vector<E, W>]>,
+    sums: &mut Array<Vector<f32, ND>>,
+    values: &Array<f32>,
+    lane: &Lane,
+    #[comptime] t: usize,
+    #[comptime] plan: Plan,
+) {
+    let instruction = comptime!(plan.instruction);
+    let fragments = feed::<E, NB, P>(values, plan);
+    #[unroll]
+    for dt in 0..comptime!(plan.padded() / instruction.m) {
+        #[unroll]
+        for k in 0..comptime!(instruction.m / instruction.k) {
+            let a = turned_fragment::<E, W, NA>(turned, lane, dt, t, k, plan);
+            sums[dt] = product::<E, f32, NA, NB, ND>(a, fragments[k], sums[dt], instruction);
+        }
+    }
+}
+
+#[cube]
+fn add<ND: Size>(
+    sums: &mut Array<Vector<f32, ND>>,
+    values: &Array<f32>,
+    #[comptime] t: usize,
+    #[comptime] plan: Plan,
+) {
+    let mut elements = Sequence::<f32>::new();
+    #[unroll]
+    for r in 0..comptime!(plan.instruction.d.elements) {
+        elements.push(sums[t].extract(r) + values[r]);
+    }
+    sums[t] = from_elements(&elements);
+}

@@ -1,0 +1,172 @@
+//! Fragments of the two products of a wave: S^T = K Q^T and O^T += V^T P^T.
+
+use cubecl_core as cubecl;
+use cubecl_core::prelude::*;
+
+use super::tile::{Layout, Quad, load_quad, operand};
+use crate::attention::plan::{Plan, QUAD};
+use crate::matrix::lanes::lane_part;
+use crate::matrix::vector::from_elements;
+
+/// Where a lane stands in the fragments.
+#[derive(CubeType, Clone, Copy)]
+pub(crate) struct Lane {
+    /// Lane of the wave.
+    pub lane: u32,
+    /// Row of A that it holds.
+    pub row: u32,
+    /// Contraction group whose part of A and B it holds.
+    pub group: u32,
+}
+
+/// This unit's lane.
+#[cube]
+pub(crate) fn lane(#[comptime] plan: Plan) -> Lane {
+    let instruction = comptime!(plan.instruction);
+    let (divide, modulo) = comptime!((
+        instruction.a.column.divide as u32,
+        instruction.a.column.modulo as u32
+    ));
+    let lane = UNIT_POS % comptime!(instruction.lanes as u32);
+    let group = if comptime!(modulo == 1) {
+        0u32.runtime()
+    } else {
+        lane / divide % modulo
+    };
+    Lane {
+        lane,
+        row: lane_part(lane, instruction.a.row),
+        group,
+    }
+}
+
+/// Fragments of Q^T for the lane's query, whose row begins at vector `begin`; zeros if it is not `valid`.
+#[cube]
+pub(crate) fn queries<E: Numeric, W: Size, NB: Size>(
+    q: &[Vector<E, W>],
+    begin: u32,
+    valid: bool,
+    group: u32,
+    fragments: &mut Array<Vector<E, NB>>,
+    #[comptime] plan: Plan,
+) {
+    let (unit, groups) = comptime!((plan.unit(), plan.groups()));
+    let count = comptime!(plan.instruction.b.elements);
+    let head_dim = comptime!(plan.variant.head_dim);
+    #[unroll]
+    for s in 0..comptime!(plan.depth() / plan.instruction.k) {
+        let mut fragment = Sequence::<E>::new();
+        #[unroll]
+        for e in 0..count {
+            let at = comptime!(s * count + e);
+            let chunk = comptime!((at / QUAD / unit * groups) as u32) + group;
+            let element = chunk * comptime!((unit * QUAD) as u32);
+            let within = comptime!(at / QUAD % unit);
+            let quad = load_quad(
+                q,
+                begin,
+                element,
+                valid,
+                within,
+                comptime!(plan.width),
+                head_dim,
+            );
+            fragment.push(quad.extract(comptime!(at % QUAD)));
+        }
+        fragments[s] = from_elements::<E, NB>(&fragment);
+    }
+}
+
+/// The order in which a product reads A: a 16-byte read gives the fragments of `steps` contraction steps of a row tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Order {
+    /// Row tiles.
+    pub tiles: usize,
+    /// Contraction steps of a read.
+    pub steps: usize,
+    /// Reads.
+    pub reads: usize,
+}
+
+impl Order {
+    /// Row tile and first contraction step of read `read`.
+    pub fn of(&self, read: usize) -> (usize, usize) {
+        (read % self.tiles, read / self.tiles * self.steps)
+    }
+
+    /// Matrix instructions.
+    pub fn products(&self) -> usize {
+        self.reads * self.steps
+    }
+}
+
+impl Plan {
+    /// How K is read.
+    pub(crate) fn key_order(&self) -> Order {
+        self.order(self.score_tiles(), self.depth() / self.instruction.k)
+    }
+
+    /// How V is read.
+    pub(crate) fn value_order(&self) -> Order {
+        self.order(self.output_tiles(), self.keys / self.instruction.k)
+    }
+
+    fn order(&self, tiles: usize, contraction: usize) -> Order {
+        let of_a_read = match self.along_rows() {
+            true => 1,
+            false => (self.unit() * QUAD / self.instruction.a.elements).max(1),
+        };
+        Order {
+            tiles,
+            steps: of_a_read,
+            reads: contraction / of_a_read * tiles,
+        }
+    }
+}
+
+/// Reads the fragments of A that `read` of `order` gives, if there is such a read, of the tile that begins at quad `base`.
+#[cube]
+pub(crate) fn read<E: Numeric, NA: Size>(
+    tile: &Shared<[Quad<E>]>,
+    base: u32,
+    lane: &Lane,
+    fragments: &mut Array<Vector<E, NA>>,
+    #[comptime] read: usize,
+    #[comptime] order: Order,
+    #[comptime] layout: Layout,
+    #[comptime] plan: Plan,
+) {
+    if comptime!(read < order.reads) {
+        let (row_tile, first) = comptime!(order.of(read));
+        let row = comptime!(row_tile * plan.instruction.m);
+        #[unroll]
+        for step in 0..comptime!(order.steps) {
+            fragments[comptime!(read * order.steps + step)] = operand::<E, NA>(
+                tile,
+                base,
+                lane.row,
+                lane.group,
+                row,
+                comptime!(first + step),
+                comptime!(plan.along_rows()),
+                layout,
+            );
+        }
+    }
+}
+
+/// Elements of D in the order in which B takes them, where lanes 16 apart hold the even and the odd rows of a column.
+#[cube]
+pub(crate) fn in_b(values: &Array<f32>, lane: u32, #[comptime] plan: Plan) -> Array<f32> {
+    let held = comptime!(plan.score_tiles() * plan.instruction.d.elements);
+    let mut all = Array::<f32>::new(comptime!(2 * held));
+    let upper = lane >= 16;
+    #[unroll]
+    for i in 0..held {
+        let own = values[i];
+        let other = plane_shuffle_xor(own, 16u32);
+        all[comptime!(2 * i)] = select(upper, other, own);
+        all[comptime!(2 * i + 1)] = select(upper, own, other);
+    }
+    all
+}

@@ -1,0 +1,331 @@
+//! Attention's forward kernels, executed on the CPU harness, give the f64 reference.
+
+#[path = "cases/mod.rs"]
+mod cases;
+
+use cases::attention::{Run, check, compare, dropout, evoformer, fma, inputs, packed};
+use cases::{ELEMENTS, pack, unpack, unwritten};
+use frontier_kernels::attention::reference::Inputs;
+use frontier_kernels::attention::{BiasStrides, Plan, Problem, Strides};
+use frontier_kernels::hip::emit::Source;
+use frontier_kernels::hip::run::{Launch, Sanitizer, bytes};
+use frontier_kernels::matrix::instruction::{Element, Target};
+
+/// The CPU harness.
+struct Harness {
+    source: Source,
+    lane_order: u64,
+    sanitizer: Sanitizer,
+}
+
+impl Harness {
+    fn new(plan: &Plan) -> Self {
+        Self {
+            source: plan.source().unwrap(),
+            lane_order: 0,
+            sanitizer: Sanitizer::None,
+        }
+    }
+
+    fn order(&mut self, lane_order: u64) -> &Self {
+        self.lane_order = lane_order;
+        self
+    }
+}
+
+impl Run for Harness {
+    fn attend(
+        &self,
+        plan: &Plan,
+        problem: &Problem,
+        inputs: &Inputs,
+        [o, lse]: [usize; 2],
+    ) -> [Vec<f64>; 2] {
+        let of = |x: &[f64]| match x {
+            [] => vec![0; 4],
+            x => pack(plan.element, x),
+        };
+        let numbers = |x: &[u32]| match x {
+            [] => vec![0; 4],
+            x => bytes(x),
+        };
+        let buffers = vec![
+            of(&inputs.q),
+            of(&inputs.k),
+            of(&inputs.v),
+            unwritten(plan.element, o),
+            unwritten(Element::F32, lse),
+            of(&inputs.bias[0]),
+            of(&inputs.bias[1]),
+            numbers(&inputs.cumulative_queries),
+            numbers(&inputs.cumulative_keys),
+            numbers(&inputs.samples),
+        ];
+        let blocks = problem.queries.div_ceil(plan.queries() as u32);
+        let mut launch = Launch::new(
+            &self.source,
+            [blocks, problem.heads, problem.batch],
+            buffers,
+        );
+        launch.scalars = problem.geometry().scalars();
+        (launch.lane_order, launch.sanitizer) = (self.lane_order, self.sanitizer);
+        let after = launch.run().unwrap();
+        [
+            unpack(plan.element, &after[3]),
+            unpack(Element::F32, &after[4]),
+        ]
+    }
+}
+
+/// Sizes around those of tiles.
+const SIZES: [[u32; 2]; 6] = [[70, 70], [33, 200], [300, 67], [1, 1], [5, 261], [64, 128]];
+
+/// Checks `plan_of` one head dimension for some sizes, alternately with shared heads of K and V.
+fn check_sizes(
+    plan_of: impl Fn(&Problem) -> Plan,
+    head_dim: u32,
+    causal: bool,
+    sizes: &[[u32; 2]],
+) {
+    let problem =
+        |[queries, keys]: [u32; 2]| Problem::new(2, 2, queries, keys, head_dim).causal(causal);
+    let plan = plan_of(&problem([1, 1]));
+    let mut harness = Harness::new(&plan);
+    for (i, &size) in sizes.iter().enumerate() {
+        let problem = problem(size).kv_heads(1 + i as u32 % 2);
+        let inputs = inputs(plan.element, &problem, i as u64);
+        check(harness.order(i as u64), &plan, &problem, &inputs);
+    }
+}
+
+#[test]
+fn mfma_kernels_take_any_size() {
+    for element in ELEMENTS {
+        for (head_dim, causal) in [(64, false), (64, true), (128, true)] {
+            let plan = |p: &Problem| Plan::choose(Target::Gfx90a, element, p).unwrap();
+            check_sizes(plan, head_dim, causal, &SIZES);
+        }
+    }
+}
+
+#[test]
+fn any_head_dimension_up_to_256_works() {
+    for (i, head_dim) in [1, 8, 16, 20, 32, 37, 80, 96, 200, 256]
+        .into_iter()
+        .enumerate()
+    {
+        let element = ELEMENTS[i % 3];
+        let plan = |p: &Problem| Plan::choose(Target::Gfx942, element, p).unwrap();
+        check_sizes(plan, head_dim, i % 2 == 0, &[[40, 150]]);
+    }
+    for element in ELEMENTS {
+        let plan = |p: &Problem| Plan::choose(Target::Gfx90a, element, p).unwrap();
+        check_sizes(plan, 200, true, &[[40, 150]]);
+        check_sizes(plan, 256, false, &[[40, 150]]);
+    }
+}
+
+#[test]
+fn wmma_kernels_give_the_reference() {
+    for element in [Element::F16, Element::Bf16] {
+        for head_dim in [64, 40, 16] {
+            let plan = |p: &Problem| Plan::choose(Target::Gfx1100, element, p).unwrap();
+            check_sizes(plan, head_dim, head_dim == 40, &SIZES[..3]);
+        }
+    }
+}
+
+#[test]
+fn plain_multiply_adds_give_the_reference() {
+    for element in ELEMENTS {
+        for head_dim in [64, 20, 200] {
+            check_sizes(
+                |p| fma(Target::Gfx90a, element, p),
+                head_dim,
+                head_dim == 64,
+                &SIZES[..2],
+            );
+        }
+    }
+}
+
+#[test]
+fn tensors_have_any_strides() {
+    let mut problem = Problem::new(2, 3, 37, 50, 24);
+    problem.q = Strides::heads_first(37, 3, 24);
+    // K and V side by side in one tensor, with a gap behind each row.
+    problem.k = Strides {
+        batch: 50 * 3 * 56,
+        head: 56,
+        row: 3 * 56,
+    };
+    problem.v = problem.k;
+    problem.o = Strides {
+        batch: 37 * 3 * 26,
+        head: 26,
+        row: 3 * 26,
+    };
+    for target in [Target::Gfx90a, Target::Gfx942] {
+        let plan = Plan::choose(target, Element::Bf16, &problem).unwrap();
+        assert_eq!(plan.width, 2);
+        let inputs = inputs(plan.element, &problem, 3);
+        let (o, lse) = frontier_kernels::attention::reference::forward(&problem, &inputs);
+        let [found, found_lse] =
+            Harness::new(&plan).attend(&plan, &problem, &inputs, [o.len(), lse.len()]);
+        // What lies between rows is not written.
+        let row = |i: usize| i % 26 < 24;
+        let rows = |all: &[f64]| {
+            all.iter()
+                .enumerate()
+                .filter(|(i, _)| row(*i))
+                .map(|(_, &x)| x)
+                .collect::<Vec<_>>()
+        };
+        assert!(found.iter().enumerate().all(|(i, x)| row(i) || x.is_nan()));
+        compare(
+            &plan,
+            &problem,
+            [&rows(&found), &found_lse],
+            [&rows(&o), &lse],
+        );
+    }
+}
+
+#[test]
+fn queries_that_see_nothing_give_zeros_and_minus_infinity() {
+    for element in ELEMENTS {
+        // More queries than keys: the first ones see none.
+        let problem = Problem::new(1, 2, 150, 40, 64).causal(true);
+        let plan = Plan::choose(Target::Gfx90a, element, &problem).unwrap();
+        let of = inputs(element, &problem, 1);
+        let (o, lse) = frontier_kernels::attention::reference::forward(&problem, &of);
+        assert!(o[..110 * 128].iter().all(|&x| x == 0.0));
+        assert!(lse[..110].iter().all(|&x| x == f64::NEG_INFINITY));
+        check(&Harness::new(&plan), &plan, &problem, &of);
+        // A mask of all keys of the second entry, and of the first 140 keys of the first one.
+        let mut problem = Problem::new(2, 1, 20, 200, 64);
+        let mask = BiasStrides {
+            batch: 200,
+            key: 1,
+            ..BiasStrides::default()
+        };
+        problem.bias = [Some(mask), None];
+        let plan = Plan::choose(Target::Gfx90a, element, &problem).unwrap();
+        let mut of = inputs(element, &problem, 2);
+        of.bias[0] = (0..400)
+            .map(|i| {
+                if (140..200).contains(&i) {
+                    0.5
+                } else {
+                    f64::NEG_INFINITY
+                }
+            })
+            .collect();
+        check(&Harness::new(&plan), &plan, &problem, &of);
+    }
+}
+
+#[test]
+fn packed_sequences_are_attended_each_by_itself() {
+    for (element, causal) in [(Element::Bf16, true), (Element::F32, false)] {
+        let mut problem = Problem::new(1, 2, 1, 1, 64).kv_heads(1).causal(causal);
+        let lengths = [[40, 90], [0, 10], [300, 300], [7, 0], [65, 64]];
+        let inputs = packed(element, &mut problem, &lengths, 5);
+        let plan = Plan::choose(Target::Gfx90a, element, &problem).unwrap();
+        check(&Harness::new(&plan), &plan, &problem, &inputs);
+    }
+}
+
+#[test]
+fn dropout_takes_the_random_numbers_of_sample_head_query_and_key() {
+    let mfma = |p: &Problem| Plan::choose(Target::Gfx90a, Element::F32, p).unwrap();
+    let wmma = |p: &Problem| Plan::choose(Target::Gfx1100, Element::F16, p).unwrap();
+    let half = |p: &Problem| Plan::choose(Target::Gfx90a, Element::F16, p).unwrap();
+    let plain = |p: &Problem| fma(Target::Gfx90a, Element::F32, p);
+    for plan in [&mfma as &dyn Fn(&Problem) -> Plan, &half, &wmma, &plain] {
+        let mut problem = Problem::new(2, 2, 50, 90, 32).causal(true);
+        dropout(&mut problem);
+        let plan = plan(&problem);
+        let inputs = inputs(plan.element, &problem, 9);
+        check(&Harness::new(&plan), &plan, &problem, &inputs);
+    }
+}
+
+#[test]
+fn two_biases_give_the_golden_values_of_the_evoformer() {
+    const GOLDEN: &str = include_str!("goldens/evoformer_golden.json");
+    let data = |case: &str, tensor: &str| -> Vec<f64> {
+        let (_, rest) = GOLDEN.split_once(&format!("\"name\": \"{case}\"")).unwrap();
+        let (_, rest) = rest.split_once(&format!("\"{tensor}\": {{")).unwrap();
+        let (_, rest) = rest.split_once("\"data\": [").unwrap();
+        let (data, _) = rest.split_once(']').unwrap();
+        data.split(',').map(|x| x.trim().parse().unwrap()).collect()
+    };
+    let numbers = |seed: u32, count: usize| -> Vec<f64> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(state) / 2f64.powi(31) - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    };
+    for (case, biases) in [
+        ("both", [true, true]),
+        ("bias1_only", [true, false]),
+        ("bias2_only", [false, true]),
+        ("none", [false, false]),
+    ] {
+        // [B, N, S, H, D] = [1, 2, 18, 2, 4]
+        let mut problem = Problem::new(2, 2, 18, 18, 4);
+        evoformer(&mut problem, 2);
+        for (bias, present) in problem.bias.iter_mut().zip(biases) {
+            *bias = bias.filter(|_| present);
+        }
+        let tensor = |seed| numbers(seed, 2 * 18 * 2 * 4);
+        let inputs = Inputs {
+            q: tensor(1),
+            k: tensor(2),
+            v: tensor(3),
+            bias: [numbers(4, 2 * 18), numbers(5, 2 * 18 * 18)],
+            ..Inputs::default()
+        };
+        let (o, lse) = (data(case, "o"), data(case, "lse"));
+        for plan in [
+            Plan::choose(Target::Gfx90a, Element::F32, &problem).unwrap(),
+            fma(Target::Gfx90a, Element::F32, &problem),
+        ] {
+            let [found, found_lse] =
+                Harness::new(&plan).attend(&plan, &problem, &inputs, [o.len(), lse.len()]);
+            compare(&plan, &problem, [&found, &found_lse], [&o, &lse]);
+        }
+    }
+}
+
+#[test]
+fn biases_of_many_entries_are_added() {
+    for element in ELEMENTS {
+        let mut problem = Problem::new(4, 2, 70, 130, 32);
+        evoformer(&mut problem, 2);
+        let plan = Plan::choose(Target::Gfx90a, element, &problem).unwrap();
+        let inputs = inputs(element, &problem, 11);
+        check(&Harness::new(&plan), &plan, &problem, &inputs);
+    }
+}
+
+#[test]
+fn waves_do_not_race_and_stay_within_their_buffers() {
+    for sanitizer in [Sanitizer::Thread, Sanitizer::Address] {
+        for head_dim in [64, 20] {
+            let problem = Problem::new(1, 1, 100, 200, head_dim).causal(true);
+            let plan = Plan::choose(Target::Gfx90a, Element::Bf16, &problem).unwrap();
+            let mut harness = Harness::new(&plan);
+            harness.sanitizer = sanitizer;
+            check(
+                &harness,
+                &plan,
+                &problem,
+                &inputs(Element::Bf16, &problem, 2),
+            );
+        }
+    }
+}
