@@ -1,0 +1,19 @@
+//! Says before a job what it will need and how fast it will be: does it fit, how long is a step, what limits it, and which
+//! layout is best. Plain arithmetic: nothing is allocated, no device is touched.
+//!
+//! - [`machine`] is what ranks, links and software can do, read from a file; [`job`] what is to run
+//! - [`memory`] gives the bytes of every stage by kind, [`time`] the seconds of a step by term
+//! - [`fit`] calibrates a machine file with measured [`runs`]
+
+pub mod fit;
+pub mod job;
+mod layer;
+pub mod machine;
+pub mod makespan;
+pub mod memory;
+mod parameters;
+pub mod runs;
+pub mod time;
+
+pub use job::Job;
+pub use machine::Machine;

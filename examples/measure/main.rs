@@ -1,0 +1,91 @@
+//! Writes and calibrates machine files for the planner: `cargo xtask measure --help`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use burn_frontier::plan::Machine;
+use burn_frontier::plan::fit::{self, Prediction};
+use burn_frontier::plan::runs::{self, Run};
+use clap::Parser;
+
+/// Writes and calibrates machine files for the planner.
+#[derive(Debug, Parser)]
+#[command(name = "measure", bin_name = "cargo xtask measure")]
+struct Options {
+    /// Calibrate --machine with the measured runs of this CSV file
+    #[arg(long, value_name = "RUNS.csv")]
+    fit: Option<PathBuf>,
+    /// Write the prediction beside every measured run of this CSV file
+    #[arg(long, value_name = "RUNS.csv")]
+    predict: Option<PathBuf>,
+    /// The machine to start from or to predict with: a name or a file
+    #[arg(long, default_value = "a100")]
+    machine: String,
+    /// Where to write the machine file (or, with --predict alone, the predictions as CSV)
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let mut machine = Machine::load(&options.machine)?;
+    if let Some(path) = &options.fit {
+        let fitted = fit::fit(&machine, &runs::read(path)?)?;
+        let known = fit::predict(&fitted.machine, &runs::read(path)?)?;
+        summary("runs it was calibrated with", &known);
+        summary("runs held back", &fitted.held_back);
+        machine = fitted.machine;
+        match &options.out {
+            Some(out) => write(out, &machine.to_toml()?)?,
+            None => println!("\n{}", machine.to_toml()?),
+        }
+    }
+    if let Some(path) = &options.predict {
+        let runs = runs::read(path)?;
+        let predictions = fit::predict(&machine, &runs)?;
+        let table = table(&runs, &predictions);
+        match &options.out {
+            Some(out) if options.fit.is_none() => write(out, &table)?,
+            _ => print!("{table}"),
+        }
+        summary("runs", &predictions);
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn table(runs: &[Run], predictions: &[Prediction]) -> String {
+    let mut text = String::from(
+        "global batch,micro batch,hidden,layers,tp,dp,pp,measured ms,predicted ms,error %\n",
+    );
+    for (Run { job, .. }, p) in runs.iter().zip(predictions) {
+        let (m, l) = (&job.model, job.layout);
+        text += &format!(
+            "{},{},{},{},{},{},{},{:.2},{:.2},{:+.1}\n",
+            job.global_batch,
+            job.micro_batch,
+            m.hidden,
+            m.layers,
+            l.tp,
+            l.dp,
+            l.pp,
+            1e3 * p.measured,
+            1e3 * p.predicted,
+            100.0 * p.error()
+        );
+    }
+    text
+}
+
+fn summary(what: &str, predictions: &[Prediction]) {
+    let (mean, worst) = fit::errors(predictions);
+    eprintln!(
+        "{what}: {}; mean error {:.2} %, worst {:.2} %",
+        predictions.len(),
+        100.0 * mean,
+        100.0 * worst
+    );
+}
