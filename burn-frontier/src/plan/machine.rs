@@ -13,8 +13,12 @@ pub use correction::{Correction, Observation};
 pub use links::{Algorithm, Collective, Group, Link, Links, Network};
 
 /// The files that come with the library.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("frontier", include_str!("../../machines/frontier.toml")),
+    (
+        "frontier-neox",
+        include_str!("../../machines/frontier-neox.toml"),
+    ),
     ("h200", include_str!("../../machines/h200.toml")),
     ("a100", include_str!("../../machines/a100.toml")),
     ("a100-ib4", include_str!("../../machines/a100-ib4.toml")),
@@ -304,7 +308,11 @@ mod tests {
     #[test]
     fn an_unknown_machine_is_refused_with_the_known_ones() {
         let error = Machine::load("summit").unwrap_err().to_string();
-        for part in ["'summit'", "frontier, h200, a100", "cargo xtask measure"] {
+        for part in [
+            "'summit'",
+            "frontier, frontier-neox, h200",
+            "cargo xtask measure",
+        ] {
             assert!(error.contains(part), "{error}");
         }
     }
