@@ -7,7 +7,7 @@ use super::layer::padded_vocabulary;
 use super::machine::{Machine, Precision, Program};
 use super::parameters::{self, StageParameters};
 use crate::error::Result;
-use crate::models::gpt::Activation;
+use crate::models::gpt::{Activation, Positions};
 use crate::observe::flops::Recompute;
 
 /// Bytes of one rank of a stage when it needs most.
@@ -145,12 +145,24 @@ impl<'a> Pieces<'a> {
         } else {
             self.between
         };
-        // Ours keeps the activation's tanh as well.
-        let tanh = if self.ours() { activated } else { 0.0 };
         2.0 * self.between
             + 2.0 * outputs
             + 2.0 * self.mask(self.between)
-            + (1.0 + self.key_value() + 1.0 + up + activated + tanh) * self.inside
+            + (1.0 + self.key_value() + self.rotated() + 1.0 + up + activated + self.extra())
+                * self.inside
+    }
+
+    /// Rotated queries and keys beside the plain ones, in hidden sizes.
+    fn rotated(&self) -> f64 {
+        match self.job.model.positions {
+            Positions::Rotary => 1.0 + self.key_value() / 2.0,
+            Positions::Learned => 0.0,
+        }
+    }
+
+    /// What ours keeps of the activation besides its input and output, in hidden sizes: the tanh of GELU, the gate of SwiGLU.
+    fn extra(&self) -> f64 {
+        if self.ours() { self.widths().1 } else { 0.0 }
     }
 
     /// What attention keeps of its scores: probabilities, and with dropout its mask and what it left.
@@ -177,83 +189,129 @@ impl<'a> Pieces<'a> {
 
     /// What the backward pass of one layer needs besides what was kept.
     fn backward(&self) -> f64 {
-        let recomputed = match self.job.recompute {
-            Recompute::None => 0.0,
-            Recompute::Selective => self.kept_scores(),
-            Recompute::Full => self.kept() - self.between + self.kept_scores(),
-        };
         let (up, activated) = self.widths();
-        // Gradients on both sides of the activation, or of the scores, beside that of the residual stream.
-        let mlp = (up + activated) * self.inside;
-        let scores = if self.job.fused_attention {
+        let (recomputed, scores) = match self.job.recompute {
+            Recompute::None => (0.0, 0.0),
+            Recompute::Selective => (0.0, self.kept_scores()),
+            Recompute::Full => (self.kept() - self.between + self.kept_scores(), 0.0),
+        };
+        let temporary = if self.job.fused_attention {
             0.0
         } else {
             2.0 * self.scores
         };
-        recomputed + mlp.max(scores) + 2.0 * self.between
+        if !self.ours() {
+            // Gradients on both sides of the activation, or of the scores, beside that of the residual stream.
+            let mlp = (up + activated) * self.inside;
+            return recomputed + mlp.max(temporary + scores) + 2.0 * self.between;
+        }
+        // Ours has three tensors of the activation's size at once when its output has been let go; attention has copies of
+        // queries, keys and values when the whole feed-forward block has been.
+        let mlp = (3.0 * up - activated) * self.inside + 2.0 * self.between;
+        let freed = (up + activated + self.extra() - 2.5) * self.inside;
+        let attention = temporary + scores - freed;
+        recomputed + mlp.max(attention)
     }
 
-    /// What the head needs from logits to their gradient.
-    fn head(&self) -> f64 {
+    /// Logits of a micro-batch on one rank.
+    fn logits(&self) -> f64 {
         let columns = padded_vocabulary(self.job) as f64 / self.job.layout.tp as f64;
-        let logits = self.job.micro_batch_tokens() as f64 * columns;
-        // Logits, their exponentials and the gradient in fp32; in half precision the logits and their gradient besides.
-        let single = if self.ours() { 3.0 } else { 2.0 } * 4.0;
+        self.job.micro_batch_tokens() as f64 * columns
+    }
+
+    /// What the head needs from logits to their gradient, in fp32; in half precision the logits and their gradient besides.
+    fn head(&self) -> f64 {
         let half = match self.job.precision {
             Precision::Fp32 => 0.0,
             Precision::Fp16 | Precision::Bf16 => 4.0,
         };
-        logits * (single + half) + self.between
+        self.logits() * (8.0 + half) + self.between
     }
 
+    /// The stage when it needs most: in its passes, or while gradients are reduced and parameters updated.
     fn stage(&self, stage: usize, parameters: &StageParameters) -> StageMemory {
-        let job = self.job;
-        let split = |from: u8| {
-            if job.zero >= from {
-                job.layout.dp as f64
-            } else {
-                1.0
-            }
-        };
-        let state = match job.precision {
-            Precision::Fp32 => 8.0,
-            Precision::Fp16 | Precision::Bf16 => 12.0,
-        };
-        let alive = job
-            .schedule
-            .activations_alive(job.layout.pp, stage, job.micro_batches());
-        let chunks = parameters.layers.len() as f64;
-        let layers = parameters.layers.iter().sum::<usize>() as f64;
-        let activations = alive as f64 * layers / chunks * self.layer();
-        let messages = if job.layout.pp > 1 {
-            2.0 * self.between
+        let state = self.state(parameters);
+        let (passes, update) = (
+            self.passes(stage, parameters, state),
+            self.update(parameters, state),
+        );
+        let mut memory = if update.bytes() > passes.bytes() {
+            update
         } else {
-            0.0
-        };
-        let working = if parameters.last {
-            self.backward().max(self.head())
-        } else {
-            self.backward()
-        };
-        let gradient = self.machine.software.gradient_bytes;
-        let mut memory = StageMemory {
-            weights: parameters.count * self.element / split(3),
-            gradients: parameters.count * gradient / split(2),
-            optimizer: parameters.bucketed * state / split(1),
-            activations,
-            working: working + messages,
-            communication: self.communication(parameters),
-            allocator: 0.0,
+            passes
         };
         memory.allocator = memory.bytes() * self.machine.device.allocator_overhead;
         memory
     }
 
-    fn communication(&self, parameters: &StageParameters) -> f64 {
-        if self.job.layout.dp == 1 {
-            return 0.0;
+    /// Replicas over which something is split from ZeRO stage `from` on.
+    fn split(&self, from: u8) -> f64 {
+        if self.job.zero >= from {
+            self.job.layout.dp as f64
+        } else {
+            1.0
         }
-        // A bucket as one run, and the buffer that the collective fills.
-        2.0 * parameters.largest_bucket * self.machine.software.gradient_bytes
+    }
+
+    /// What stays from step to step, and the gradients.
+    fn state(&self, parameters: &StageParameters) -> StageMemory {
+        let state = match self.job.precision {
+            Precision::Fp32 => 8.0,
+            Precision::Fp16 | Precision::Bf16 => 12.0,
+        };
+        let gradient = self.machine.software.gradient_bytes;
+        StageMemory {
+            weights: parameters.count * self.element / self.split(3),
+            gradients: parameters.count * gradient / self.split(2),
+            optimizer: parameters.bucketed * state / self.split(1),
+            ..StageMemory::default()
+        }
+    }
+
+    fn passes(
+        &self,
+        stage: usize,
+        parameters: &StageParameters,
+        state: StageMemory,
+    ) -> StageMemory {
+        let job = self.job;
+        let alive = job
+            .schedule
+            .activations_alive(job.layout.pp, stage, job.micro_batches());
+        let alive = alive as f64;
+        let chunks = parameters.layers.len() as f64;
+        let layers = parameters.layers.iter().sum::<usize>() as f64;
+        let messages = if job.layout.pp > 1 {
+            2.0 * self.between
+        } else {
+            0.0
+        };
+        let (mut kept, mut working) = (layers / chunks * self.layer() * alive, self.backward());
+        if parameters.last {
+            // The exponentials of micro-batches whose backward pass is not the next.
+            kept += 4.0 * self.logits() * (alive / chunks - 1.0).max(0.0);
+            working = working.max(self.head());
+        }
+        StageMemory {
+            activations: kept,
+            working: working + messages,
+            ..state
+        }
+    }
+
+    fn update(&self, parameters: &StageParameters, state: StageMemory) -> StageMemory {
+        let (gradients, bucket) = (state.gradients, parameters.largest_bucket);
+        let mut update = state;
+        if !self.ours() {
+            // Gradients in fp32 for the update of the parameters that a rank owns.
+            update.communication = 4.0 * parameters.bucketed / self.split(1);
+            return update;
+        }
+        // A bucket's gradients side by side before they are reduced; then its parameters, before and after their update.
+        let reduce = gradients + 4.0 * bucket;
+        let split = self.split(1) > 1.0;
+        let step = gradients / self.split(1) + if split { 8.0 } else { 4.0 } * bucket;
+        update.communication = reduce.max(step) - gradients;
+        update
     }
 }
