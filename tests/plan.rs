@@ -6,6 +6,8 @@ mod agreement;
 mod frontier;
 #[path = "plan/properties.rs"]
 mod properties;
+#[path = "plan/search.rs"]
+mod search;
 
 use burn_frontier::Layout;
 use burn_frontier::models::gpt::GptConfig;

@@ -4,7 +4,9 @@
 //! - [`machine`] is what ranks, links and software can do, read from a file; [`job`] what is to run
 //! - [`memory`] gives the bytes of every stage by kind, [`time`] the seconds of a step by term
 //! - [`fit`] calibrates a machine file with measured [`runs`]
+//! - [`search`] ranks the layouts that fit, [`advice`] says what would be faster
 
+pub mod advice;
 pub mod fit;
 pub mod job;
 mod layer;
@@ -13,6 +15,7 @@ pub mod makespan;
 pub mod memory;
 mod parameters;
 pub mod runs;
+pub mod search;
 pub mod time;
 
 pub use job::Job;
