@@ -1,6 +1,7 @@
 //! Writes and calibrates machine files for the planner: `cargo xtask measure --help`.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use burn_frontier::plan::Machine;
@@ -26,8 +27,17 @@ struct Options {
     out: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
     let mut machine = Machine::load(&options.machine)?;
     if let Some(path) = &options.fit {
         let fitted = fit::fit(&machine, &runs::read(path)?)?;

@@ -136,7 +136,7 @@ pub fn fit(start: &Machine, runs: &[Run]) -> Result<Fitted> {
             "give at least one",
         ));
     }
-    let machine = calibrate(start, runs)?;
+    let mut machine = calibrate(start, runs)?;
     let folds = FOLDS.min(runs.len());
     let mut held_back = Vec::new();
     for fold in (0..folds).filter(|_| folds > 1) {
@@ -148,6 +148,9 @@ pub fn fit(start: &Machine, runs: &[Run]) -> Result<Fitted> {
         };
         let without = calibrate(start, &part(false))?;
         held_back.extend(predict(&without, &part(true))?);
+    }
+    if !held_back.is_empty() {
+        machine.uncertainty = errors(&held_back).0;
     }
     Ok(Fitted { machine, held_back })
 }

@@ -73,6 +73,8 @@ pub struct Machine {
     pub name: String,
     /// What it is, and where its numbers come from.
     pub about: String,
+    /// Relative error to expect of step times.
+    pub uncertainty: f64,
     /// One rank's device.
     pub device: Device,
     /// What connects the ranks.
@@ -238,6 +240,7 @@ impl Machine {
             ("software.attention_traffic", s.attention_traffic),
         ];
         let not_negative = [
+            ("uncertainty", self.uncertainty),
             ("device.reserved_gib", d.reserved_gib),
             ("device.allocator_overhead", d.allocator_overhead),
             ("device.half_tiles", d.half_tiles),

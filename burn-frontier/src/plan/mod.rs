@@ -5,6 +5,7 @@
 //! - [`memory`] gives the bytes of every stage by kind, [`time`] the seconds of a step by term
 //! - [`fit`] calibrates a machine file with measured [`runs`]
 //! - [`search`] ranks the layouts that fit, [`advice`] says what would be faster
+//! - [`report`] writes all of it down
 
 pub mod advice;
 pub mod fit;
@@ -14,9 +15,11 @@ pub mod machine;
 pub mod makespan;
 pub mod memory;
 mod parameters;
+pub mod report;
 pub mod runs;
 pub mod search;
 pub mod time;
 
 pub use job::Job;
 pub use machine::Machine;
+pub use report::Report;
