@@ -2,6 +2,8 @@
 
 #[path = "plan/agreement.rs"]
 mod agreement;
+#[path = "plan/document.rs"]
+mod document;
 #[path = "plan/frontier.rs"]
 mod frontier;
 #[path = "plan/properties.rs"]

@@ -11,8 +11,9 @@ use crate::plan::advice::ScalingPoint;
 const WIDTH: f64 = 960.0;
 /// Room for labels at the left.
 const LEFT: f64 = 70.0;
-/// Micro-batches of the pipeline chart: enough to see how it fills, settles and drains.
-const DRAWN: usize = 16;
+/// Most micro-batches of the pipeline chart, and twice the stages if that is less: enough to see how it fills, settles and
+/// drains.
+const DRAWN: usize = 48;
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;color:#262d37;max-width:980px;margin:2em auto;padding:0 1em}\
 svg{font:12px system-ui,sans-serif;max-width:100%;height:auto}pre{background:#f4f6f8;padding:1em;overflow-x:auto;font-size:12.5px}\
@@ -75,13 +76,13 @@ fn memory(report: &Report) -> String {
         .stages
         .first()
         .map(|stage| stage.kinds().map(|(name, _)| name));
-    svg.legend(LEFT, bottom + 36.0, 5, &names.unwrap_or_default());
+    svg.legend(LEFT, bottom + 36.0, 4, &names.unwrap_or_default());
     svg.finish()
 }
 
 /// One stacked bar.
 fn step(report: &Report) -> String {
-    let mut svg = Svg::new(WIDTH, 120.0, "a step by what it is spent on");
+    let mut svg = Svg::new(WIDTH, 130.0, "a step by what it is spent on");
     let terms = report.time.terms();
     let mut x = 0.0;
     for ((name, seconds), color) in terms.into_iter().zip(COLORS) {
@@ -94,7 +95,7 @@ fn step(report: &Report) -> String {
         }
         x += width;
     }
-    svg.legend(0.0, 82.0, 6, &terms.map(|(name, _)| name));
+    svg.legend(0.0, 82.0, 5, &terms.map(|(name, _)| name));
     svg.finish()
 }
 
@@ -103,8 +104,8 @@ fn pipeline(report: &Report) -> Result<String> {
     let (kind, stages) = (report.job.schedule, report.job.layout.pp);
     let all = report.job.micro_batches();
     let few = match kind {
-        Kind::Interleaved { .. } => (DRAWN / stages).max(1) * stages,
-        Kind::GPipe | Kind::OneForwardOneBackward => DRAWN,
+        Kind::Interleaved { .. } => (DRAWN / stages).clamp(1, 2) * stages,
+        Kind::GPipe | Kind::OneForwardOneBackward => DRAWN.min(2 * stages).max(8),
     };
     let micro_batches = few.min(all);
     let schedule = Schedule::new(kind, stages, micro_batches)?;
