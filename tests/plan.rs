@@ -2,12 +2,12 @@
 
 #[path = "plan/agreement.rs"]
 mod agreement;
-#[path = "plan/document.rs"]
-mod document;
 #[path = "plan/frontier.rs"]
 mod frontier;
 #[path = "plan/properties.rs"]
 mod properties;
+#[path = "plan/replay.rs"]
+mod replay;
 #[path = "plan/search.rs"]
 mod search;
 

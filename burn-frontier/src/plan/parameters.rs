@@ -31,12 +31,15 @@ pub(super) struct StageParameters {
     pub last: bool,
 }
 
+/// What decides a stage's parameters: whether it is the first, the last, and the layers of its chunks.
+type Key = (bool, bool, Vec<usize>);
+
 /// The parameters of all stages of `job`.
 pub(super) fn stages(job: &Job) -> Result<Vec<StageParameters>> {
     let (pp, chunks) = (job.layout.pp, job.schedule.chunks());
     let split = split_layers(job.model.layers, pp * chunks)?;
     let counts: Vec<usize> = split.iter().map(ExactSizeIterator::len).collect();
-    let mut known: Vec<((bool, bool, Vec<usize>), StageParameters)> = Vec::new();
+    let mut known: Vec<(Key, StageParameters)> = Vec::new();
     let mut stages = Vec::with_capacity(pp);
     for stage in 0..pp {
         let layers: Vec<usize> = (0..chunks).map(|c| counts[c * pp + stage]).collect();
@@ -60,7 +63,7 @@ pub(super) fn stages(job: &Job) -> Result<Vec<StageParameters>> {
 fn stage_of(
     job: &Job,
     parts: impl Iterator<Item = std::ops::Range<usize>>,
-    (first, last, layers): &(bool, bool, Vec<usize>),
+    (first, last, layers): &Key,
 ) -> StageParameters {
     let tp = job.layout.tp;
     let partial = job.sequence_parallel && tp > 1;

@@ -229,10 +229,7 @@ fn scatter(report: &Report) -> String {
             LEFT - 6.0,
             y(share * fastest) + 4.0,
             "end",
-            &format!("{:.4}", share * fastest)
-                .trim_end_matches('0')
-                .trim_end_matches('.')
-                .to_string(),
+            &format!("{:.1}", share * fastest),
         );
         svg.text(
             x(share * report.usable_bytes),

@@ -157,7 +157,7 @@ fn step(text: &mut String, report: &Report) -> std::fmt::Result {
     )
 }
 
-fn gains<'a>(gains: &'a [Gain], least: f64) -> impl Iterator<Item = &'a Gain> {
+fn gains(gains: &[Gain], least: f64) -> impl Iterator<Item = &Gain> {
     gains.iter().filter(move |gain| gain.gain > least).take(4)
 }
 
