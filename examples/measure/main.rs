@@ -1,5 +1,8 @@
 //! Writes and calibrates machine files for the planner: `cargo xtask measure --help`.
 
+mod bench;
+mod steps;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,8 +23,11 @@ struct Options {
     #[arg(long, value_name = "RUNS.csv")]
     predict: Option<PathBuf>,
     /// The machine to start from or to predict with: a name or a file
-    #[arg(long, default_value = "a100")]
+    #[arg(long, default_value = "a100", value_name = "NAME")]
     machine: String,
+    /// After measuring this machine, run 12 layouts and compare them with their predictions
+    #[arg(long, conflicts_with_all = ["fit", "predict"])]
+    check: bool,
     /// Where to write the machine file (or, with --predict alone, the predictions as CSV)
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -38,6 +44,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    if options.fit.is_none() && options.predict.is_none() {
+        return this_machine(options);
+    }
     let mut machine = Machine::load(&options.machine)?;
     if let Some(path) = &options.fit {
         let fitted = fit::fit(&machine, &runs::read(path)?)?;
@@ -59,6 +68,68 @@ fn run(options: &Options) -> Result<()> {
             _ => print!("{table}"),
         }
         summary("runs", &predictions);
+    }
+    Ok(())
+}
+
+/// Small models and layouts whose steps calibrate a file of this machine: layers, hidden, sequence; tp, pp, dp; global
+/// and micro-batch.
+const CALIBRATION: [([usize; 3], [usize; 3], [u64; 2]); 12] = [
+    ([4, 128, 128], [1, 1, 1], [8, 2]),
+    ([4, 128, 128], [1, 1, 1], [16, 8]),
+    ([4, 256, 128], [1, 1, 1], [8, 4]),
+    ([2, 512, 128], [1, 1, 1], [8, 4]),
+    ([4, 128, 256], [2, 1, 1], [8, 2]),
+    ([4, 256, 128], [2, 1, 1], [8, 4]),
+    ([4, 256, 128], [1, 2, 1], [8, 4]),
+    ([4, 128, 128], [1, 2, 1], [16, 8]),
+    ([4, 256, 128], [1, 1, 2], [16, 4]),
+    ([2, 512, 128], [1, 1, 2], [8, 4]),
+    ([4, 256, 128], [2, 2, 1], [8, 2]),
+    ([4, 128, 128], [2, 1, 2], [16, 4]),
+];
+
+/// Other models and layouts, to be predicted.
+const CHECKED: [([usize; 3], [usize; 3], [u64; 2]); 12] = [
+    ([6, 128, 128], [1, 1, 1], [16, 4]),
+    ([6, 256, 128], [1, 1, 1], [8, 2]),
+    ([3, 384, 128], [1, 1, 1], [8, 4]),
+    ([4, 256, 256], [1, 1, 1], [4, 2]),
+    ([6, 256, 128], [2, 1, 1], [16, 8]),
+    ([4, 128, 128], [2, 1, 1], [16, 8]),
+    ([6, 256, 128], [1, 2, 1], [16, 2]),
+    ([4, 512, 128], [1, 2, 1], [8, 2]),
+    ([6, 256, 128], [1, 1, 2], [8, 2]),
+    ([4, 128, 128], [1, 2, 2], [16, 4]),
+    ([4, 256, 128], [2, 1, 2], [8, 4]),
+    ([6, 256, 128], [2, 2, 1], [16, 4]),
+];
+
+fn steps_of(jobs: &[([usize; 3], [usize; 3], [u64; 2])]) -> Result<Vec<Run>> {
+    jobs.iter()
+        .map(|&(model, layout, batch)| Ok(steps::run(steps::job(model, layout, batch)?)?))
+        .collect()
+}
+
+/// Measures this machine and writes its file.
+fn this_machine(options: &Options) -> Result<()> {
+    let start = bench::measure(&Machine::load("laptop")?)?;
+    let runs = steps_of(&CALIBRATION)?;
+    let fitted = fit::fit(&start, &runs)?;
+    summary(
+        "steps that calibrated it",
+        &fit::predict(&fitted.machine, &runs)?,
+    );
+    summary("steps held back", &fitted.held_back);
+    match &options.out {
+        Some(out) => write(out, &fitted.machine.to_toml()?)?,
+        None => println!("{}", fitted.machine.to_toml()?),
+    }
+    if options.check {
+        let runs = steps_of(&CHECKED)?;
+        let predictions = fit::predict(&fitted.machine, &runs)?;
+        print!("{}", table(&runs, &predictions));
+        summary("layouts that it had not seen", &predictions);
     }
     Ok(())
 }

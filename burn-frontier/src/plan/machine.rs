@@ -116,6 +116,9 @@ pub struct Device {
     pub launch_us: f64,
     /// Relative standard deviation of a rank's time for the same work.
     pub jitter: f64,
+    /// Whether all ranks compute on this one device, as threads on a CPU do: then their work adds up.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 /// A training program. It decides what is kept for the backward pass, and how.

@@ -62,11 +62,28 @@ impl StepTime {
         self.terms().iter().map(|(_, seconds)| seconds).sum()
     }
 
-    /// The term that takes longest.
-    pub fn largest(&self) -> (&'static str, f64) {
-        let mut terms = self.terms();
-        terms.sort_by(|a, b| b.1.total_cmp(&a.1));
-        terms[0]
+    fn map(&self, other: &Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        Self {
+            gemm: f(self.gemm, other.gemm),
+            attention: f(self.attention, other.attention),
+            elementwise: f(self.elementwise, other.elementwise),
+            launch: f(self.launch, other.launch),
+            recompute: f(self.recompute, other.recompute),
+            tensor: f(self.tensor, other.tensor),
+            pipeline: f(self.pipeline, other.pipeline),
+            data: f(self.data, other.data),
+            bubble: f(self.bubble, other.bubble),
+            optimizer: f(self.optimizer, other.optimizer),
+            jitter: f(self.jitter, other.jitter),
+        }
+    }
+
+    fn times(&self, by: f64) -> Self {
+        self.map(self, |x, _| x * by)
+    }
+
+    fn plus(&self, other: &Self) -> Self {
+        self.map(other, |a, b| a + b)
     }
 }
 
@@ -124,6 +141,10 @@ pub(super) fn step_of(
     stages: &[StageParameters],
 ) -> Result<StepTime> {
     let pipeline = Pipeline::new(job, machine, stages);
+    let update = Update { job, machine };
+    if machine.device.shared {
+        return Ok(pipeline.on_one_device(job, &update, stages));
+    }
     let micro_batches = job.micro_batches();
     let span = makespan(
         job.schedule,
@@ -133,7 +154,6 @@ pub(super) fn step_of(
     )?;
     let mut time = pipeline.busiest(micro_batches as f64);
     time.bubble = (span - time.seconds()).max(0.0);
-    let update = Update { job, machine };
     time.data = update.reduction(stages, &pipeline);
     time.optimizer = update.optimizer(stages);
     // Ranks that wait for each other finish with the slowest: the expected maximum of normal variables.
@@ -211,40 +231,56 @@ impl Pipeline {
         }
     }
 
+    /// The terms of one micro-batch on one stage.
+    fn stage(&self, stage: usize) -> StepTime {
+        let mut time = StepTime::default();
+        for part in (stage..self.parts.len()).step_by(self.stages) {
+            let Passes {
+                forward,
+                backward,
+                recompute,
+            } = &self.parts[part];
+            let once = forward.plus(backward);
+            time.gemm += once.gemm;
+            time.attention += once.attention;
+            time.elementwise += once.elementwise;
+            time.launch += once.kernels + once.launch;
+            time.tensor += once.tensor;
+            time.recompute += recompute.seconds();
+            time.pipeline += self.forward_wait[part] + self.backward_wait[part];
+        }
+        time
+    }
+
     /// The terms of the stage that has most to do.
     fn busiest(&self, micro_batches: f64) -> StepTime {
-        let mut busiest = StepTime::default();
+        let stages = (0..self.stages).map(|stage| self.stage(stage));
+        let busiest = stages.max_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+        busiest.unwrap_or_default().times(micro_batches)
+    }
+
+    /// The step when all ranks compute on one device: there is always something to do, and all of it adds up.
+    fn on_one_device(
+        &self,
+        job: &Job,
+        update: &Update<'_>,
+        stages: &[StageParameters],
+    ) -> StepTime {
+        let layout = job.layout;
+        let (samples, ranks) = (job.micro_batches() as f64, layout.world() as f64);
+        let all = (layout.tp * layout.dp) as f64;
+        let mut sum = StepTime::default();
         for stage in 0..self.stages {
-            let mut time = StepTime::default();
-            for part in (stage..self.parts.len()).step_by(self.stages) {
-                let Passes {
-                    forward,
-                    backward,
-                    recompute,
-                } = &self.parts[part];
-                let once = forward.plus(backward);
-                time.gemm += once.gemm;
-                time.attention += once.attention;
-                time.elementwise += once.elementwise;
-                time.launch += once.kernels + once.launch;
-                time.tensor += once.tensor;
-                time.recompute += recompute.seconds();
-                time.pipeline += self.forward_wait[part] + self.backward_wait[part];
-            }
-            if time.seconds() > busiest.seconds() {
-                busiest = time;
-            }
+            let mut time = self.stage(stage).times(samples * all);
+            // A collective occupies its whole group once.
+            time.tensor /= layout.tp as f64;
+            sum = sum.plus(&time);
         }
-        StepTime {
-            gemm: busiest.gemm * micro_batches,
-            attention: busiest.attention * micro_batches,
-            elementwise: busiest.elementwise * micro_batches,
-            launch: busiest.launch * micro_batches,
-            recompute: busiest.recompute * micro_batches,
-            tensor: busiest.tensor * micro_batches,
-            pipeline: busiest.pipeline * micro_batches,
-            ..busiest
-        }
+        // Messages travel beside other work only if there is other work; on one device somebody copies them.
+        sum.pipeline += self.passes.send * 2.0 * samples * all * (self.parts.len() - 1) as f64;
+        sum.data = update.all_reductions(stages);
+        sum.optimizer = update.optimizer(stages) * ranks;
+        sum
     }
 
     /// How long before the end of the pipeline a stage's last backward pass ends: gradients still travel down to stage 0.
@@ -315,11 +351,7 @@ impl Update<'_> {
     fn reduction(&self, stages: &[StageParameters], pipeline: &Pipeline) -> f64 {
         let (layout, links) = (self.job.layout, &self.machine.links);
         let bytes = self.machine.software.gradient_bytes;
-        let what = if self.job.zero == 0 {
-            Collective::AllReduce
-        } else {
-            Collective::ReduceScatter
-        };
+        let what = self.reduction_kind();
         let mut exposed: f64 = 0.0;
         for (stage, parameters) in stages.iter().enumerate() {
             let buckets = self.buckets(parameters);
@@ -345,6 +377,26 @@ impl Update<'_> {
         exposed
             + links.collective(Collective::AllReduce, tied, ends)
             + links.collective(Collective::AllReduce, 8.0, world)
+    }
+
+    /// Seconds of the reductions of all groups, one after another.
+    fn all_reductions(&self, stages: &[StageParameters]) -> f64 {
+        let links = &self.machine.links;
+        let groups = self.job.layout.tp as f64;
+        let each = stages.iter().map(|parameters| {
+            let buckets = self.buckets(parameters);
+            let bytes = parameters.bucketed * self.machine.software.gradient_bytes / buckets;
+            buckets * links.collective(self.reduction_kind(), bytes, self.replicas())
+        });
+        groups * each.sum::<f64>()
+    }
+
+    fn reduction_kind(&self) -> Collective {
+        if self.job.zero == 0 {
+            Collective::AllReduce
+        } else {
+            Collective::ReduceScatter
+        }
     }
 
     fn buckets(&self, parameters: &StageParameters) -> f64 {
