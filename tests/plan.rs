@@ -2,12 +2,16 @@
 
 #[path = "plan/agreement.rs"]
 mod agreement;
+#[path = "plan/fit.rs"]
+mod fit;
 #[path = "plan/frontier.rs"]
 mod frontier;
 #[path = "plan/properties.rs"]
 mod properties;
 #[path = "plan/replay.rs"]
 mod replay;
+#[path = "plan/report.rs"]
+mod report;
 #[path = "plan/search.rs"]
 mod search;
 

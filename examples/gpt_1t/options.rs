@@ -90,6 +90,11 @@ pub struct Options {
     #[serde(skip)]
     pub nodes: Option<usize>,
 
+    /// Time one real tensor-parallel slice of a layer on --device, and plan from it
+    #[arg(long, requires = "plan", help_heading = "Plan")]
+    #[serde(skip)]
+    pub shard_bench: bool,
+
     /// Samples that go through the pipeline together [default: 2]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub micro_batch: Option<u64>,

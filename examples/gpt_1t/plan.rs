@@ -4,12 +4,13 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use burn_frontier::device;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::report::flags;
 use burn_frontier::plan::search::{self, Candidate};
-use burn_frontier::plan::{Job, Machine, Report, memory};
+use burn_frontier::plan::{Job, Machine, Report, memory, shard, time};
 
 use crate::options::{Options, Settings};
 
@@ -28,12 +29,31 @@ pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
         Some(nodes) => on_nodes(options, like, &machine, nodes)?,
         None => like,
     };
+    let machine = match options.shard_bench {
+        true => with_measured_shard(options, &job, &machine)?,
+        false => machine,
+    };
     let report = Report::new(&job, &machine)?;
     print!("{}", report.page());
     let out = options.out();
     report.write(&out)?;
     println!("\nmore      {0}/plan.html, {0}/plan.json", out.display());
     Ok(())
+}
+
+/// `machine` with the present device's time of a layer's slice.
+fn with_measured_shard(options: &Options, job: &Job, machine: &Machine) -> Result<Machine> {
+    let device = device::choose(options.device.as_deref())?;
+    let seconds = shard::time_layer(job, &device.of_rank(0))?;
+    let modelled = time::layer_seconds(job, machine)?;
+    println!(
+        "shard     a layer's slice (tp {}, micro-batch {}) took {:.3} ms forward and back on this device; modelled {:.3} ms",
+        job.layout.tp,
+        job.micro_batch,
+        1e3 * seconds,
+        1e3 * modelled
+    );
+    Ok(shard::corrected(job, machine, seconds)?)
 }
 
 /// The fastest job on so many nodes that agrees with the flags that were given.

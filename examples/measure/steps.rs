@@ -41,7 +41,7 @@ pub fn job(
 pub fn run(job: Job) -> Result<Run> {
     let options = LocalOptions::default();
     let times = local::run(job.layout.world(), &options, |world| rank(&job, world))?;
-    let mut slowest = vec![0.0f64; TIMED];
+    let mut slowest = [0.0f64; TIMED];
     for times in times {
         for (slowest, time) in slowest.iter_mut().zip(times) {
             *slowest = slowest.max(time);

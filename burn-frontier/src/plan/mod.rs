@@ -5,7 +5,7 @@
 //! - [`memory`] gives the bytes of every stage by kind, [`time`] the seconds of a step by term
 //! - [`fit`] calibrates a machine file with measured [`runs`]
 //! - [`search`] ranks the layouts that fit, [`advice`] says what would be faster
-//! - [`report`] writes all of it down
+//! - [`report`] writes all of it down, [`shard`] times a real slice of a layer
 
 pub mod advice;
 pub mod fit;
@@ -18,6 +18,7 @@ mod parameters;
 pub mod report;
 pub mod runs;
 pub mod search;
+pub mod shard;
 pub mod time;
 
 pub use job::Job;

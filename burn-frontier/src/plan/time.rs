@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::job::Job;
 use super::layer::{Costs, Pass, Passes, padded_vocabulary};
-use super::machine::{Collective, Group, Machine, Program};
+use super::machine::{Collective, Correction, Group, Machine, Program};
 use super::makespan::{PassCosts, makespan};
 use super::parameters::{self, StageParameters};
 use crate::error::Result;
@@ -114,6 +114,24 @@ pub fn step(job: &Job, machine: &Machine) -> Result<StepTime> {
 pub fn passes(job: &Job, machine: &Machine) -> Result<StagePasses> {
     job.validate()?;
     Ok(Pipeline::new(job, machine, &parameters::stages(job)?).passes)
+}
+
+/// Seconds of one forward and backward pass of one micro-batch through one layer, without communication and without the
+/// machine's correction.
+///
+/// # Errors
+/// A job that cannot run.
+pub fn layer_seconds(job: &Job, machine: &Machine) -> Result<f64> {
+    job.validate()?;
+    let mut plain = machine.clone();
+    plain.correction = Correction::default();
+    let Passes {
+        forward,
+        backward,
+        recompute,
+    } = Costs::new(job, &plain).layer();
+    let all = forward.plus(&backward).plus(&recompute);
+    Ok(all.seconds() - all.tensor)
 }
 
 /// Speed under all its names.

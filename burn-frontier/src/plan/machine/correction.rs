@@ -89,6 +89,17 @@ impl Correction {
         self.weights = super::super::fit::solve(rows.collect(), ratios);
     }
 
+    /// This correction with one more measured shape, in place of what was known of it.
+    #[must_use]
+    pub fn with(&self, observation: Observation) -> Self {
+        let shape = |o: &Observation| (o.tokens, o.hidden, o.tp);
+        let others = self
+            .observations
+            .iter()
+            .filter(|o| shape(o) != shape(&observation));
+        Self::from(others.copied().chain([observation]).collect::<Vec<_>>())
+    }
+
     /// The measured ratio of a shape; 1 if it was not measured.
     pub fn observed(&self, tokens: usize, hidden: usize, tp: usize) -> f64 {
         let same = |o: &&Observation| (o.tokens, o.hidden, o.tp) == (tokens, hidden, tp);
