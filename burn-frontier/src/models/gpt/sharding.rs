@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::Device;
 
-use super::GptConfig;
+use super::{GptConfig, Positions};
 use super::model::{Attention, Block, Embedding, Head, Mlp, Norm, Slice};
 pub use super::specs::TOKEN_EMBEDDING;
 use super::specs::name;
