@@ -95,7 +95,7 @@ fn step(report: &Report) -> String {
         }
         x += width;
     }
-    svg.legend(0.0, 82.0, 5, &terms.map(|(name, _)| name));
+    svg.legend(0.0, 82.0, 4, &terms.map(|(name, _)| name));
     svg.finish()
 }
 

@@ -67,7 +67,7 @@ impl Svg {
     pub fn legend(&mut self, x: f64, y: f64, per_row: usize, names: &[&str]) {
         for (i, name) in names.iter().enumerate() {
             let (column, row) = (i % per_row, i / per_row);
-            let (x, y) = (x + 190.0 * column as f64, y + 18.0 * row as f64);
+            let (x, y) = (x + 235.0 * column as f64, y + 18.0 * row as f64);
             self.rectangle([x, y - 10.0, 12.0, 12.0], COLORS[i % COLORS.len()], name);
             self.text(x + 17.0, y, "start", name);
         }
