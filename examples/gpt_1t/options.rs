@@ -33,6 +33,23 @@ pub struct Options {
     /// A Hugging Face tokenizer.json [default: bytes]
     #[arg(long, value_name = "FILE", help_heading = "Model and data")]
     pub tokenizer: Option<PathBuf>,
+    /// Layers [default: the model's]
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub layers: Option<usize>,
+    /// Width of the residual stream; the feed-forward block is four times as wide [default: the model's]
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub hidden: Option<usize>,
+    /// Attention heads [default: the model's]
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub heads: Option<usize>,
+    /// With --plan: tokens of the vocabulary [default: the tokenizer's, or 50257]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "plan",
+        help_heading = "Model and data"
+    )]
+    pub vocabulary: Option<usize>,
     /// Tokens a sample [default: the model's]
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub sequence: Option<usize>,
@@ -215,8 +232,14 @@ impl Options {
 
     /// The model, for a tokenizer of so many tokens.
     pub fn model(&self, vocabulary: Option<usize>) -> Result<GptConfig> {
-        let mut config = GptConfig::preset(self.model.as_deref().unwrap_or("tiny"), vocabulary)?;
-        config.sequence = self.sequence.unwrap_or(config.sequence);
+        let preset = GptConfig::preset(self.model.as_deref().unwrap_or("tiny"), vocabulary)?;
+        let mut config = GptConfig::new(
+            self.layers.unwrap_or(preset.layers),
+            self.hidden.unwrap_or(preset.hidden),
+            self.heads.unwrap_or(preset.heads),
+            self.vocabulary.unwrap_or(preset.vocabulary),
+            self.sequence.unwrap_or(preset.sequence),
+        );
         config.dropout = self.dropout.unwrap_or(0.0);
         config = match self.form.as_deref().unwrap_or("gpt2") {
             "gpt2" => config,

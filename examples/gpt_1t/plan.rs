@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use burn_frontier::Layout;
 use burn_frontier::device;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
@@ -73,11 +74,28 @@ fn on_nodes(options: &Options, mut like: Job, machine: &Machine, nodes: usize) -
         return Ok(best.job.clone());
     }
     // Nothing that was asked for fits. Say by how much, for the layout that needs least.
-    let Some(job) = smallest(options, &like, machine, ranks) else {
-        bail!(
-            "no layout of {ranks} ranks agrees with the flags; leave some of --tp, --pp, --dp, --micro-batch, --schedule out"
-        );
+    match smallest(options, &like, machine, ranks) {
+        Some(job) => Ok(job),
+        None => as_asked(options, like, ranks),
+    }
+}
+
+/// The very layout of the flags, refused as the trainer refuses it; what is left open is 1, and dp what remains.
+fn as_asked(options: &Options, like: Job, ranks: usize) -> Result<Job> {
+    let [tp, pp] = [options.tp, options.pp].map(|n| n.unwrap_or(1));
+    let dp = options.dp.unwrap_or((ranks / (tp * pp).max(1)).max(1));
+    let job = Job {
+        layout: Layout::new(tp, pp, dp)?,
+        ..like
     };
+    job.validate()?;
+    if job.layout.world() != ranks {
+        bail!(
+            "{} are {} ranks, and the nodes have {ranks}; change --tp, --pp, --dp or --nodes",
+            job.layout,
+            job.layout.world()
+        );
+    }
     Ok(job)
 }
 

@@ -66,7 +66,7 @@ const COLUMNS: [Column; 10] = [
     },
     Column {
         name: "iteration time",
-        words: &["time", "(ms)"],
+        words: &["time", "iteration", "millisecond", "_ms", "(ms)"],
     },
 ];
 

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use burn::tensor::Device;
 
-use super::{GptConfig, Positions};
 use super::model::{Attention, Block, Embedding, Head, Mlp, Norm, Slice};
 pub use super::specs::TOKEN_EMBEDDING;
 use super::specs::name;
+use super::{GptConfig, Positions};
 use crate::comm::groups::Groups;
 use crate::error::Result;
 use crate::ops::rotary::RotaryTable;
