@@ -24,6 +24,11 @@ impl Choice {
         self.devices[rank % self.devices.len()].clone()
     }
 
+    /// Whether it is the processor that computes: by Burn's flex backend, or by a graphics driver that imitates a GPU.
+    pub fn is_processor(&self) -> bool {
+        self.devices.iter().all(gpu::is_processor)
+    }
+
     /// Refuses a type of floats that the devices cannot compute with.
     ///
     /// # Errors
@@ -147,6 +152,7 @@ mod tests {
     fn the_cpu_is_taken_by_name_and_computes_in_every_type() {
         let cpu = choose(Some("cpu")).unwrap();
         assert_eq!(cpu.of_rank(3), Device::flex());
+        assert!(cpu.is_processor());
         for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
             cpu.check_dtype(dtype).unwrap();
         }

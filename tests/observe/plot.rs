@@ -5,7 +5,9 @@ use std::path::Path;
 
 use burn_frontier::Layout;
 use burn_frontier::observe::metrics::StepRecord;
-use burn_frontier::observe::plot::{write_loss_plot, write_pipeline_plot};
+use burn_frontier::observe::plot::{
+    Roofline, RooflinePoint, write_loss_plot, write_pipeline_plot, write_roofline_plot,
+};
 use burn_frontier::observe::trace::Span;
 
 use crate::{gpipe, record};
@@ -111,4 +113,65 @@ fn the_pipeline_plot_draws_every_span_and_says_the_bubble() {
     more.extend(instants);
     assert_eq!(boxes(&draw(&more)), boxes(&whole) + 5);
     assert!(write_pipeline_plot("unwritten.svg", "", &[]).is_err());
+}
+
+const ROOFLINE: Roofline = Roofline {
+    flops_per_second: 1e12,
+    bytes_per_second: 1e11,
+};
+
+/// A kernel that reaches half of its ceiling, at some FLOP per byte.
+fn half_of_ceiling(label: &str, intensity: f64) -> RooflinePoint {
+    let bytes = 1e9;
+    let least =
+        (intensity * bytes / ROOFLINE.flops_per_second).max(bytes / ROOFLINE.bytes_per_second);
+    RooflinePoint {
+        label: label.into(),
+        flops: intensity * bytes,
+        bytes,
+        seconds: 2.0 * least,
+    }
+}
+
+#[test]
+fn the_roofline_plot_gives_each_kernel_its_share_of_the_lower_ceiling() {
+    let points = [
+        half_of_ceiling("layer_norm 8x8", 1.0),
+        half_of_ceiling("layer_norm 9x9", 1.0),
+        half_of_ceiling("linear 64x64", 100.0),
+    ];
+    let svg = svg("roofline.svg", |path| {
+        write_roofline_plot(path, "a device", &ROOFLINE, &points).unwrap();
+    });
+    let labels = labels(&svg);
+    for expected in [
+        "a device",
+        "FLOP per byte",
+        "GFLOP/s",
+        "matrix products 1000 GFLOP/s",
+        "copy 100 GB/s",
+        "linear 64x64",
+    ] {
+        assert!(
+            labels.contains(&expected),
+            "{expected} is not in {labels:?}"
+        );
+    }
+    assert_eq!(labels.iter().filter(|&&label| label == "50.0").count(), 3);
+    // A number beside its point, and one in the list.
+    assert_eq!(labels.iter().filter(|&&label| label == "2").count(), 2);
+    assert_eq!(svg.matches("<circle").count(), 3);
+}
+
+#[test]
+fn a_roofline_plot_of_nothing_or_of_no_time_is_refused() {
+    let still = RooflinePoint {
+        seconds: 0.0,
+        ..half_of_ceiling("linear", 1.0)
+    };
+    for points in [&[][..], &[still]] {
+        let error = write_roofline_plot("unwritten.svg", "", &ROOFLINE, points).unwrap_err();
+        assert!(error.to_string().contains("above zero"), "{error}");
+    }
+    assert!(!Path::new("unwritten.svg").exists());
 }

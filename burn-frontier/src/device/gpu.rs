@@ -142,6 +142,15 @@ fn adapters() -> Vec<Device> {
     devices
 }
 
+/// Whether a device computes on the CPU.
+pub(super) fn is_processor(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    if *device == Device::flex() {
+        return true;
+    }
+    is_imitation(device)
+}
+
 /// Whether a graphics driver computes on the CPU.
 #[cfg(feature = "wgpu")]
 fn is_imitation(device: &Device) -> bool {

@@ -1,7 +1,8 @@
-//! Plots as SVG files: the loss of a run and the timeline of a pipeline. No font or graphics library is needed.
+//! Plots as SVG files: the loss of a run, the timeline of a pipeline, kernels under their device's ceilings. No font or graphics library is needed.
 
 mod loss;
 mod pipeline;
+mod roofline;
 
 use std::fmt::Display;
 use std::path::Path;
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 
 pub use loss::write_loss_plot;
 pub use pipeline::write_pipeline_plot;
+pub use roofline::{Roofline, RooflinePoint, write_roofline_plot};
 
 /// A drawing in pixels.
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;

@@ -1,0 +1,127 @@
+//! Every operation of burn-frontier by itself, on any device, beside what that device reached in the same run.
+//!
+//! `cargo bench --bench kernels -- --help` says what is counted and how to bench one kernel at one shape.
+
+#[path = "kernels/attention.rs"]
+mod attention;
+#[path = "kernels/case.rs"]
+mod case;
+#[path = "kernels/catalog.rs"]
+mod catalog;
+#[path = "kernels/ceiling.rs"]
+mod ceiling;
+#[path = "kernels/clock.rs"]
+mod clock;
+#[path = "kernels/events.rs"]
+mod events;
+#[path = "kernels/layers.rs"]
+mod layers;
+#[path = "kernels/options.rs"]
+mod options;
+#[path = "kernels/report.rs"]
+mod report;
+#[path = "kernels/rows.rs"]
+mod rows;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use burn_frontier::device::{self, Choice};
+
+use case::{Case, Place};
+use catalog::{Job, Size};
+use ceiling::Ceiling;
+use clock::Clock;
+use events::Events;
+use options::Options;
+use report::{Peer, Row};
+
+/// The root of the workspace: Cargo starts a benchmark in its package's folder.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+fn main() -> ExitCode {
+    match run(&Options::read()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    std::env::set_current_dir(ROOT).context("cannot enter the workspace's folder")?;
+    let choice = device::choose(options.device.as_deref())?;
+    let dtype = options.dtype.dtype();
+    choice.check_dtype(dtype)?;
+    let size = size(options, &choice);
+    let jobs = catalog::select(options, size)?;
+    println!("device    {}", choice.reason);
+    if options.list {
+        print!("{}", catalog::list(&jobs));
+        return Ok(());
+    }
+    let peer = match &options.peer {
+        Some(path) => Some(Peer::read(path, options.dtype)?),
+        None => None,
+    };
+    let events = Events::watch()?;
+    let place = Place {
+        device: choice.of_rank(0),
+        dtype,
+    };
+    let clock = Clock::new(place.device.clone(), options.seconds(size));
+    let ceiling = Ceiling::measure(&place, &clock, size)?;
+    println!("ceilings  {ceiling}");
+    let mut rows = Vec::new();
+    for job in &jobs {
+        let label = job.label();
+        eprint!("{label} … ");
+        let row = measure(job, &place, &clock, &events).with_context(|| label.clone())?;
+        eprintln!("{}", row.summary(&ceiling));
+        rows.push(row);
+    }
+    println!("\n{}", report::table(&rows, &ceiling, peer.as_ref()));
+    let title = format!("{}, {}", choice.reason, options.dtype);
+    write(&options.out, &title, &rows, &ceiling, options)
+}
+
+fn size(options: &Options, choice: &Choice) -> Size {
+    match (options.quick, choice.is_processor()) {
+        (true, _) => Size::Tiny,
+        (false, true) => Size::Small,
+        (false, false) => Size::Large,
+    }
+}
+
+fn measure(job: &Job, place: &Place, clock: &Clock, events: &Events) -> Result<Row> {
+    let mut case: Case = job.case(place)?;
+    events.forget();
+    let timing = clock.time(case.work.bytes, &mut case.prepare)?;
+    Ok(Row {
+        kernel: job.name(),
+        shape: job.shape_text(),
+        work: case.work,
+        timing,
+        by: events.seen(),
+    })
+}
+
+fn write(
+    folder: &Path,
+    title: &str,
+    rows: &[Row],
+    ceiling: &Ceiling,
+    options: &Options,
+) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    let [svg, csv] = ["kernels.svg", "kernels.csv"].map(|name| folder.join(name));
+    report::plot(&svg, title, rows, ceiling)?;
+    std::fs::write(&csv, report::csv(rows, ceiling, options.dtype))
+        .with_context(|| format!("cannot write {}", csv.display()))?;
+    println!("plot      {}", svg.display());
+    println!("figures   {}", csv.display());
+    Ok(())
+}
