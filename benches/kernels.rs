@@ -83,7 +83,7 @@ fn run(options: &Options) -> Result<()> {
         rows.push(row);
     }
     println!("\n{}", report::table(&rows, &ceiling, peer.as_ref()));
-    let title = format!("{}, {}", choice.reason, options.dtype);
+    let title = format!("{}, {}", choice.name(), options.dtype);
     write(&options.out, &title, &rows, &ceiling, options)
 }
 

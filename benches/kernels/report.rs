@@ -47,7 +47,7 @@ pub fn table(rows: &[Row], ceiling: &Ceiling, peer: Option<&Peer>) -> String {
     };
     let (name, shape) = (width(|row| &row.kernel, 6), width(|row| &row.shape, 5));
     let mut text = format!(
-        "{:<name$}{:<shape$}{:<10}{:>10}{:>8}{:>10}{:>9}{:>12}{}\n",
+        "{:<name$}{:<shape$}{:<10}{:>10}{:>9}{:>12}{:>11}{:>12}{}\n",
         "kernel",
         "shape",
         "by",
@@ -64,7 +64,7 @@ pub fn table(rows: &[Row], ceiling: &Ceiling, peer: Option<&Peer>) -> String {
             format!("{:>13}", ratio.map_or("-".into(), digits))
         });
         text += &format!(
-            "{:<name$}{:<shape$}{:<10}{:>10}{:>6.0} %{:>10}{:>9}{:>10} %{compared}\n",
+            "{:<name$}{:<shape$}{:<10}{:>10}{:>7.0} %{:>12}{:>11}{:>10} %{compared}\n",
             row.kernel,
             row.shape,
             row.by,

@@ -24,6 +24,11 @@ impl Choice {
         self.devices[rank % self.devices.len()].clone()
     }
 
+    /// What the devices are called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether it is the processor that computes: by Burn's flex backend, or by a graphics driver that imitates a GPU.
     pub fn is_processor(&self) -> bool {
         self.devices.iter().all(gpu::is_processor)

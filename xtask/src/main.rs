@@ -47,7 +47,8 @@ enum Task {
     /// Needs a Vulkan driver: Mesa's (the package mesa-vulkan-drivers) computes on the CPU. Without one, the training is
     /// skipped; where the environment says CI=true, it fails.
     Gpu,
-    /// Run the example gpt_1t as a user does: train, resume, and a configuration that cannot run.
+    /// Run the example gpt_1t as a user does: train, resume, and a configuration that cannot run. Run every kernel's benchmark at
+    /// a tiny shape.
     Smoke,
     /// Compile every kernel for its GPU, check it, and compare its static figures with kernels/isa.md.
     Hip {
@@ -67,9 +68,14 @@ enum Task {
     },
     /// Write docs/frontier.md: published experiments replayed by the planner.
     Frontier,
-    /// Run the benchmarks; what follows is passed on: `cargo xtask bench -- FILTER`.
+    /// Run a benchmark; what follows `--` is passed on: `cargo xtask bench kernels -- --help`.
+    ///
+    /// In the dev profile, which is optimised, so that what `cargo test` compiled is not compiled again.
     Bench {
-        /// Arguments for the benchmark programs.
+        /// Its name: `kernels` or `training_step`.
+        #[arg(default_value = "kernels")]
+        name: String,
+        /// Arguments for the benchmark.
         #[arg(last = true)]
         arguments: Vec<String>,
     },
@@ -117,8 +123,8 @@ fn run(task: Task) -> Result<()> {
         Task::Hip { update, filter } => cargo.hip(update, &filter),
         Task::Measure { arguments } => cargo.example("measure", &arguments),
         Task::Frontier => cargo.example("frontier", &["docs/frontier.md".into()]),
-        Task::Bench { arguments } => {
-            let mut all = vec!["bench", "--benches", "--"];
+        Task::Bench { name, arguments } => {
+            let mut all = vec!["bench", "--profile", "dev", "--bench", &name, "--"];
             all.extend(arguments.iter().map(String::as_str));
             cargo.run(&all)
         }

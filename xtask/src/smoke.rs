@@ -1,4 +1,4 @@
-//! The main job as a user types it: train, resume, plan, and configurations that cannot run.
+//! The main job as a user types it: train, resume, plan, and configurations that cannot run; and the kernels' benchmark.
 
 use std::fs;
 use std::path::Path;
@@ -22,6 +22,8 @@ const ARTEFACTS: [&str; 5] = [
     "trace.json",
     "checkpoints/step-*",
 ];
+/// The file of figures that the kernels' benchmark leaves, the column with times in it, and its plot.
+const FIGURES: (&str, &str, &str) = ("kernels.csv", "seconds", "kernels.svg");
 /// A job that no machine here could run, to be planned, and the files that its plan leaves.
 const PLAN: [&str; 7] = [
     "--plan",
@@ -42,7 +44,7 @@ const INVALID: [(&[&str], &str); 3] = [
 /// The exit code of a Rust program that panicked.
 const PANICKED: i32 = 101;
 
-/// Trains in a temporary folder, resumes there, plans, and checks that invalid configurations are refused.
+/// Trains in a temporary folder, resumes there, plans, checks that invalid configurations are refused, and benches every kernel once.
 pub fn run(cargo: &Cargo) -> Result<()> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let out = folder
@@ -73,6 +75,41 @@ pub fn run(cargo: &Cargo) -> Result<()> {
         command.extend(&example(arguments)[1..]);
         check_refusal(&cargo.output(&command)?, word)?;
     }
+    bench(cargo, out, folder.path())
+}
+
+/// Benches every kernel at a tiny shape. The dev profile is what is compiled already.
+fn bench(cargo: &Cargo, out: &str, folder: &Path) -> Result<()> {
+    let mut command = vec!["bench", "--profile", "dev", "--bench", "kernels", "--"];
+    command.extend(["--quick", "--device", "cpu", "--out", out]);
+    cargo.run(&command)?;
+    let (figures, _, plot) = FIGURES;
+    ensure!(exists(folder, plot)?, "the benchmark left no {plot}");
+    check_figures(&fs::read_to_string(folder.join(figures))?)
+}
+
+/// Both ceilings and at least one kernel have a time.
+fn check_figures(csv: &str) -> Result<()> {
+    let (file, name, _) = FIGURES;
+    let mut lines = csv.lines().map(|line| line.split(','));
+    let header = lines
+        .next()
+        .and_then(|mut columns| columns.position(|column| column == name));
+    let column = header.with_context(|| format!("{file} has no column '{name}'"))?;
+    let mut count = 0;
+    for mut line in lines {
+        let time = line.nth(column).and_then(|time| time.parse().ok());
+        ensure!(
+            time.is_some_and(|time: f64| time > 0.0),
+            "line {} of {file} has no time above zero",
+            count + 2
+        );
+        count += 1;
+    }
+    ensure!(
+        count > 2,
+        "{file} has {count} lines of figures; two ceilings and a kernel are expected"
+    );
     Ok(())
 }
 
@@ -165,6 +202,16 @@ mod tests {
         assert!(check_refusal(&ended(0, "tp"), "tp").is_err());
         assert!(check_refusal(&ended(1, ""), "tp").is_err());
         assert!(check_refusal(&ended(PANICKED, "panicked: tp"), "tp").is_err());
+    }
+
+    #[test]
+    fn figures_need_a_time_above_zero_for_ceilings_and_kernels() {
+        let csv = "kernel,seconds\nceiling_product,1e-3\nceiling_copy,2e-3\nlinear,3e-3\n";
+        check_figures(csv).unwrap();
+        let refused = |csv: &str| check_figures(csv).unwrap_err().to_string();
+        assert!(refused(&csv.replace("3e-3", "0")).contains("line 4"));
+        assert!(refused(&csv.replace("linear,3e-3\n", "")).contains("2 lines"));
+        assert!(refused(&csv.replace("seconds", "time")).contains("seconds"));
     }
 
     #[test]

@@ -11,9 +11,7 @@ use plotters::element::{Circle, PathElement, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, RGBColor, WHITE};
 
-use super::{
-    Canvas, GRID, INK, SOFT_INK, broken, draw_title, draw_vertical, text, text_width, write_svg,
-};
+use super::{Canvas, GRID, INK, SOFT_INK, broken, draw_title, draw_vertical, text, write_svg};
 use crate::error::{Error, Result};
 
 const WIDTH: u32 = 1280;
@@ -169,15 +167,10 @@ fn draw_ceilings(canvas: &Canvas<'_>, chart: &Chart<'_>, roofline: &Roofline) ->
     label(of, (RIGHT - 8, at(right, rate).1 - 6), HPos::Right)?;
     let (x, y) = at(start, start * bandwidth);
     let (to, top) = at(ridge, rate);
-    // Above the slope, towards its lower end.
-    let middle = (x + (to - x) / 4, y + (top - y) / 4);
+    // Right of the slope, which rises.
+    let middle = (x + (to - x) / 3 + 12, y + (top - y) / 3 + 20);
     let of = format!("copy {} GB/s", figure(bandwidth / 1e9));
-    let side = if middle.0 - LEFT > text_width(12.0, &of) + 8 {
-        HPos::Right
-    } else {
-        HPos::Left
-    };
-    label(of, (middle.0 - 8, middle.1 - 6), side)
+    label(of, middle, HPos::Left)
 }
 
 /// Three digits that count.
