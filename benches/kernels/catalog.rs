@@ -107,8 +107,8 @@ fn shapes(
     for shape in &options.shape {
         ensure!(
             shape.0.len() == operation.form.len(),
-            "{kernel} has shapes {}, but --shape has {} numbers; name one kernel, with --exact if others contain its name",
-            operation.form.join("x"),
+            "{kernel} has shapes {}, but a --shape has {} numbers; name one kernel, with --exact if others contain its name",
+            operation.form.join(" x "),
             shape.0.len()
         );
     }
@@ -118,7 +118,7 @@ fn shapes(
 /// A line a job.
 pub fn list(jobs: &[Job]) -> String {
     let line = |job: &Job| {
-        let form = job.operation.form.join("x");
+        let form = job.operation.form.join(" x ");
         format!("{:<32}{:<22}{form}\n", job.name(), job.shape_text())
     };
     jobs.iter().map(line).collect()
@@ -127,7 +127,7 @@ pub fn list(jobs: &[Job]) -> String {
 /// A line an operation: the form of its shapes.
 pub fn forms() -> String {
     let line = |operation: &Operation| {
-        let form = operation.form.join("x");
+        let form = operation.form.join(" x ");
         format!("  {:<22}{form}\n", operation.name)
     };
     operations().map(line).collect()

@@ -11,7 +11,9 @@ use plotters::element::{Circle, PathElement, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, RGBColor, WHITE};
 
-use super::{Canvas, GRID, INK, SOFT_INK, broken, draw_title, draw_vertical, text, write_svg};
+use super::{
+    Canvas, GRID, INK, SOFT_INK, broken, draw_title, draw_vertical, text, text_width, write_svg,
+};
 use crate::error::{Error, Result};
 
 const WIDTH: u32 = 1280;
@@ -167,10 +169,15 @@ fn draw_ceilings(canvas: &Canvas<'_>, chart: &Chart<'_>, roofline: &Roofline) ->
     label(of, (RIGHT - 8, at(right, rate).1 - 6), HPos::Right)?;
     let (x, y) = at(start, start * bandwidth);
     let (to, top) = at(ridge, rate);
-    // Right of the slope, which rises.
-    let middle = (x + (to - x) / 3 + 12, y + (top - y) / 3 + 20);
     let of = format!("copy {} GB/s", figure(bandwidth / 1e9));
-    label(of, middle, HPos::Left)
+    let along = |part: f64, of: (i32, i32)| of.0 + (f64::from(of.1 - of.0) * part).round() as i32;
+    // Above the slope, where no kernel can be, if that leaves room to its left.
+    let (x, y) = (along(0.75, (x, to)), along(0.75, (y, top)));
+    if x - LEFT > text_width(12.0, &of) + 16 {
+        label(of, (x - 10, y), HPos::Right)
+    } else {
+        label(of, (x + 12, y + 20), HPos::Left)
+    }
 }
 
 /// Three digits that count.
