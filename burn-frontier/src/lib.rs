@@ -9,7 +9,7 @@
 //! - [`models`] has GPT
 //! - [`optim`] has learning rate, clipping, loss scale
 //! - [`data`] has text, tokenizers, datasets, sample order; [`checkpoint`] saves in one layout and loads in another
-//! - [`observe`] is what a run shows
+//! - [`plan`] says before a job what it needs and how fast it will be; [`observe`] is what a run shows
 //! - [`device`] says which device a run takes, [`error`] what can go wrong
 
 pub mod checkpoint;
@@ -25,6 +25,7 @@ pub mod optim;
 pub mod parameter;
 pub mod pipeline;
 pub mod placement;
+pub mod plan;
 pub mod random;
 pub mod tensor_parallel;
 pub mod zero;

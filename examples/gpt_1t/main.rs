@@ -2,6 +2,7 @@
 
 mod corpus;
 mod options;
+mod plan;
 mod report;
 
 use std::path::Path;
@@ -86,6 +87,16 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let options = Options::read()?;
+    if options.plan {
+        let tokenizer = options
+            .tokenizer
+            .is_some()
+            .then(|| corpus::tokenizer(&options));
+        let vocabulary = tokenizer
+            .transpose()?
+            .map(|tokenizer| tokenizer.vocabulary());
+        return plan::plan(&options, options.model(vocabulary)?);
+    }
     let settings = options.settings()?;
     let device = device::choose(options.device.as_deref())?;
     device.check_dtype(settings.dtype)?;

@@ -8,11 +8,13 @@ use burn_frontier::Layout;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::optim::schedule::{Decay, LearningRate};
-use burn_frontier::pipeline::check::{Costs, check};
-use burn_frontier::pipeline::part::micro_batches;
-use burn_frontier::pipeline::schedule::{Kind, Schedule};
+use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::plan::Job;
+use burn_frontier::plan::machine::Precision;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
+
+use crate::plan::refuse_what_does_not_fit;
 
 /// Trains a GPT on text, split over tensor-parallel, pipeline and data-parallel ranks (threads of this process), and shows
 /// what it does. With no argument: a small model on the Rust sources and documents of this machine, in a few minutes.
@@ -31,6 +33,23 @@ pub struct Options {
     /// A Hugging Face tokenizer.json [default: bytes]
     #[arg(long, value_name = "FILE", help_heading = "Model and data")]
     pub tokenizer: Option<PathBuf>,
+    /// Layers [default: the model's]
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub layers: Option<usize>,
+    /// Width of the residual stream; the feed-forward block is four times as wide [default: the model's]
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub hidden: Option<usize>,
+    /// Attention heads [default: the model's]
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub heads: Option<usize>,
+    /// With --plan: tokens of the vocabulary [default: the tokenizer's, or 50257]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "plan",
+        help_heading = "Model and data"
+    )]
+    pub vocabulary: Option<usize>,
     /// Tokens a sample [default: the model's]
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub sequence: Option<usize>,
@@ -74,6 +93,24 @@ pub struct Options {
     /// Reduce gradients only after the backward pass instead of beside it
     #[arg(long, help_heading = "Layout")]
     pub no_overlap: bool,
+
+    /// Say what the job needs and how fast it is, without running it; writes plan.html and plan.json
+    #[arg(long, help_heading = "Plan")]
+    #[serde(skip)]
+    pub plan: bool,
+    /// Machine to plan for: frontier, h200, a100, a100-ib4, a100-ib8, laptop, or a file that `cargo xtask measure` wrote [default: laptop]
+    #[arg(long, value_name = "NAME", requires = "plan", help_heading = "Plan")]
+    #[serde(skip)]
+    pub machine: Option<String>,
+    /// Nodes to plan for; what is not given of layout, batch and switches is searched
+    #[arg(long, value_name = "N", requires = "plan", help_heading = "Plan")]
+    #[serde(skip)]
+    pub nodes: Option<usize>,
+
+    /// Time one real tensor-parallel slice of a layer on --device, and plan from it
+    #[arg(long, requires = "plan", help_heading = "Plan")]
+    #[serde(skip)]
+    pub shard_bench: bool,
 
     /// Samples that go through the pipeline together [default: 2]
     #[arg(long, value_name = "N", help_heading = "Training")]
@@ -195,8 +232,14 @@ impl Options {
 
     /// The model, for a tokenizer of so many tokens.
     pub fn model(&self, vocabulary: Option<usize>) -> Result<GptConfig> {
-        let mut config = GptConfig::preset(self.model.as_deref().unwrap_or("tiny"), vocabulary)?;
-        config.sequence = self.sequence.unwrap_or(config.sequence);
+        let preset = GptConfig::preset(self.model.as_deref().unwrap_or("tiny"), vocabulary)?;
+        let mut config = GptConfig::new(
+            self.layers.unwrap_or(preset.layers),
+            self.hidden.unwrap_or(preset.hidden),
+            self.heads.unwrap_or(preset.heads),
+            self.vocabulary.unwrap_or(preset.vocabulary),
+            self.sequence.unwrap_or(preset.sequence),
+        );
         config.dropout = self.dropout.unwrap_or(0.0);
         config = match self.form.as_deref().unwrap_or("gpt2") {
             "gpt2" => config,
@@ -268,84 +311,33 @@ impl Options {
 }
 
 impl Settings {
+    /// What the planner needs to know.
+    pub fn job(&self, model: &GptConfig) -> Job {
+        Job {
+            model: model.clone(),
+            layout: self.layout,
+            schedule: self.kind,
+            micro_batch: self.micro_batch,
+            global_batch: self.global_batch,
+            zero: self.zero,
+            recompute: self.recompute,
+            sequence_parallel: self.sequence_parallel,
+            precision: match self.dtype {
+                DType::F16 => Precision::Fp16,
+                DType::BF16 => Precision::Bf16,
+                _ => Precision::Fp32,
+            },
+            overlap: self.overlap,
+            fused_attention: false,
+        }
+    }
+
     /// Refuses what cannot run, before anything is allocated.
     pub fn validate(&self, model: &GptConfig) -> Result<()> {
-        let Self { layout, kind, .. } = self;
-        model.validate(layout, self.sequence_parallel)?;
         if self.steps == 0 {
             bail!("--steps 0 trains nothing; use at least 1");
         }
-        let parts = layout.pp * kind.chunks();
-        if parts > model.layers {
-            bail!(
-                "{} layers cannot fill {} stages of {} chunks; use --pp {} or less, or --schedule 1f1b",
-                model.layers,
-                layout.pp,
-                kind.chunks(),
-                (model.layers / kind.chunks()).max(1)
-            );
-        }
-        if self.zero > 1 {
-            bail!("--zero {} is not there; use 0 or 1", self.zero);
-        }
-        for replica in 0..layout.dp {
-            let cuts = micro_batches(self.global_batch, self.micro_batch, replica, layout.dp)?;
-            let schedule = Schedule::new(*kind, layout.pp, cuts.len())
-                .context("change --global-batch, --micro-batch or --schedule")?;
-            check(&schedule, &Costs::uniform(&schedule, 1.0, 2.0))?;
-        }
-        self.validate_memory(model)
+        self.job(model).validate()?;
+        refuse_what_does_not_fit(self, model)
     }
-
-    /// Weights, gradients and moments of all ranks, which are threads of this process. Activations come on top.
-    fn validate_memory(&self, model: &GptConfig) -> Result<()> {
-        let Some(available) = available_memory() else {
-            return Ok(());
-        };
-        let need = self.state_bytes(model);
-        if need < available as f64 {
-            return Ok(());
-        }
-        let gib = |bytes: f64| bytes / 2f64.powi(30);
-        let fits = GptConfig::PRESETS.into_iter().rev().find(|name| {
-            GptConfig::preset(name, Some(model.vocabulary))
-                .is_ok_and(|preset| self.state_bytes(&preset) < 0.8 * available as f64)
-        });
-        bail!(
-            "this model has {:.1} billion parameters; weights, gradients and optimiser state of {} take {:.0} GiB, \
-             and this machine has {:.0} GiB free; {}",
-            model.parameters() as f64 / 1e9,
-            self.layout,
-            gib(need),
-            gib(available as f64),
-            match fits {
-                Some(name) => format!("use --model {name}, or a larger machine"),
-                None => "use a larger machine, or --dp 1".into(),
-            }
-        )
-    }
-
-    fn state_bytes(&self, model: &GptConfig) -> f64 {
-        let replicas = self.layout.dp as f64;
-        let (weight, master) = if self.dtype == DType::F32 {
-            (4.0, 0.0)
-        } else {
-            (2.0, 4.0)
-        };
-        let split = if self.zero > 0 { 1.0 } else { replicas };
-        model.parameters() as f64 * ((weight + 4.0) * replicas + (8.0 + master) * split)
-    }
-}
-
-/// Bytes that the system can still give out; `None` where it does not say.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("MemAvailable:"))?;
-    line.split_whitespace()
-        .nth(1)?
-        .parse::<u64>()
-        .ok()
-        .map(|kib| kib * 1024)
 }

@@ -112,6 +112,24 @@ fn plain_product(a: &[i64], b: &[i64], Instruction { m, n, k, .. }: Instruction)
     (0..m * n).map(|e| entry(e / n, e % n)).collect()
 }
 
+/// The elements with +0 for -0, which a product with zero may give.
+fn positive_zeros(bytes: &[u8], element: Element) -> Vec<u8> {
+    let zero = |x: &[u8]| {
+        let (last, rest) = x.split_last().unwrap();
+        *last == 0x80 && rest.iter().all(|&b| b == 0)
+    };
+    let float = element != Element::I32;
+    let chunks = bytes.chunks(element.bytes());
+    let of = chunks.map(|x| {
+        if float && zero(x) {
+            vec![0; x.len()]
+        } else {
+            x.to_vec()
+        }
+    });
+    of.flatten().collect()
+}
+
 fn executed_equals_the_plain_product(target: Target) {
     for instruction in INSTRUCTIONS.into_iter().filter(|i| i.exists_on(target)) {
         let Instruction {
@@ -131,7 +149,8 @@ fn executed_equals_the_plain_product(target: Target) {
         ];
         let result = Launch::new(&source, [1, 1, 1], buffers).run().unwrap();
         let expected = to_bytes(&plain_product(&a, &b, instruction), accumulator);
-        assert_eq!(result[2], expected, "{instruction:?} on {target:?}");
+        let found = positive_zeros(&result[2], accumulator);
+        assert!(found == expected, "{instruction:?} on {target:?}");
     }
 }
 

@@ -101,6 +101,13 @@ impl Cargo {
         self.run(&all)
     }
 
+    /// An example of burn-frontier: xtask itself builds without Burn.
+    pub fn example(&self, name: &str, arguments: &[String]) -> Result<()> {
+        let mut all = vec!["run", "--quiet", "--example", name, "--"];
+        all.extend(arguments.iter().map(String::as_str));
+        self.run(&all)
+    }
+
     /// The documentation of the workspace, with warnings as errors.
     ///
     /// Selecting the examples brings in the development dependencies, and with them the features that clippy compiled:

@@ -59,6 +59,15 @@ enum Task {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Write a machine file for the planner: of this machine, or calibrated with measured runs. See `cargo xtask measure --help`.
+    #[command(disable_help_flag = true)]
+    Measure {
+        /// Arguments for the program that measures.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Write docs/frontier.md: published experiments replayed by the planner.
+    Frontier,
     /// Run a benchmark; what follows `--` is passed on: `cargo xtask bench kernels -- --help`.
     ///
     /// In the dev profile, which is optimised, so that what `cargo test` compiled is not compiled again.
@@ -112,6 +121,8 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Smoke => smoke::run(&cargo),
         Task::Hip { update, filter } => cargo.hip(update, &filter),
+        Task::Measure { arguments } => cargo.example("measure", &arguments),
+        Task::Frontier => cargo.example("frontier", &["docs/frontier.md".into()]),
         Task::Bench { name, arguments } => {
             let mut all = vec!["bench", "--profile", "dev", "--bench", &name, "--"];
             all.extend(arguments.iter().map(String::as_str));

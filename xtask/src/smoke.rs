@@ -1,4 +1,4 @@
-//! The main job as a user types it: train, resume, and a configuration that cannot run; and the kernels' benchmark.
+//! The main job as a user types it: train, resume, plan, and configurations that cannot run; and the kernels' benchmark.
 
 use std::fs;
 use std::path::Path;
@@ -24,12 +24,27 @@ const ARTEFACTS: [&str; 5] = [
 ];
 /// The file of figures that the kernels' benchmark leaves, the column with times in it, and its plot.
 const FIGURES: (&str, &str, &str) = ("kernels.csv", "seconds", "kernels.svg");
-/// A configuration that cannot run, and the word its message must hold.
-const INVALID: (&[&str], &str) = (&["--tp", "3"], "tp");
+/// A job that no machine here could run, to be planned, and the files that its plan leaves.
+const PLAN: [&str; 7] = [
+    "--plan",
+    "--model",
+    "1t",
+    "--machine",
+    "frontier",
+    "--nodes",
+    "384",
+];
+const PLANNED: [&str; 2] = ["plan.html", "plan.json"];
+/// Configurations that cannot run, and the word that each message must hold.
+const INVALID: [(&[&str], &str); 3] = [
+    (&["--tp", "3"], "tp"),
+    (&["--plan", "--tp", "3"], "tp"),
+    (&["--model", "1t"], "GiB"),
+];
 /// The exit code of a Rust program that panicked.
 const PANICKED: i32 = 101;
 
-/// Trains in a temporary folder, resumes there, and checks that an invalid configuration is refused. Benches every kernel once.
+/// Trains in a temporary folder, resumes there, plans, checks that invalid configurations are refused, and benches every kernel once.
 pub fn run(cargo: &Cargo) -> Result<()> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let out = folder
@@ -45,11 +60,21 @@ pub fn run(cargo: &Cargo) -> Result<()> {
         cargo.run(&example(&arguments))?;
         check_artefacts(folder.path(), steps)?;
     }
-    // --quiet leaves standard error to the program.
-    let (arguments, word) = INVALID;
-    let mut command = vec!["run", "--quiet"];
-    command.extend(&example(arguments)[1..]);
-    check_refusal(&cargo.output(&command)?, word)?;
+    let mut plan = PLAN.to_vec();
+    plan.extend(["--out", out]);
+    cargo.run(&example(&plan))?;
+    for name in PLANNED {
+        ensure!(
+            exists(folder.path(), name)?,
+            "{EXAMPLE} --plan left no {name}"
+        );
+    }
+    for (arguments, word) in INVALID {
+        // --quiet leaves standard error to the program.
+        let mut command = vec!["run", "--quiet"];
+        command.extend(&example(arguments)[1..]);
+        check_refusal(&cargo.output(&command)?, word)?;
+    }
     bench(cargo, out, folder.path())
 }
 

@@ -165,20 +165,20 @@ fn one_by_one(
 ) -> Tensor<4> {
     let part = |x: &Tensor<4>, bounds: &[u32]| {
         let (from, to) = (bounds[0] as usize, bounds[1] as usize);
-        x.clone().narrow(2, from, to - from)
+        (to > from).then(|| x.clone().narrow(2, from, to - from))
     };
     let bounds = sequences.queries.windows(2).zip(sequences.keys.windows(2));
-    let outputs = bounds.enumerate().map(|(i, (queries, keys))| {
-        let (q, k, v) = (part(&query, queries), part(&key, keys), part(&value, keys));
+    let outputs = bounds.enumerate().filter_map(|(i, (queries, keys))| {
+        let q = part(&query, queries)?;
+        let Some((k, v)) = part(&key, keys).zip(part(&value, keys)) else {
+            return Some(q.zeros_like());
+        };
         let mut options = options.clone();
         if let Some(site) = &mut options.dropout {
             site.samples = vec![site.samples[i]];
             site.len = [q.dims()[1], q.dims()[2], k.dims()[2]];
         }
-        match (q.dims()[2], k.dims()[2]) {
-            (0, _) | (_, 0) => q.zeros_like(),
-            _ => attention(q, k, v, &options),
-        }
+        Some(attention(q, k, v, &options))
     });
     Tensor::cat(outputs.collect(), 2)
 }

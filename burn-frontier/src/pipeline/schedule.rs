@@ -54,6 +54,14 @@ impl Schedule {
         Ok(schedule)
     }
 
+    /// Refuses what [`Schedule::new`] refuses, without making the lists.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`].
+    pub fn refuse(kind: Kind, stages: usize, micro_batches: usize) -> Result<()> {
+        validate(kind, stages, micro_batches)
+    }
+
     /// Model parts: `stages * chunks`.
     pub const fn parts(&self) -> usize {
         self.stages * self.kind.chunks()
@@ -131,16 +139,13 @@ impl Schedule {
     fn passes(&self, stage: usize) -> Vec<Instruction> {
         let (stages, chunks) = (self.stages, self.kind.chunks());
         let total = self.micro_batches * chunks;
-        let micro_batch = |k: usize| k / (stages * chunks) * stages + k % stages;
-        // With one chunk any number of micro-batches is allowed, and this is the identity.
-        let chunk = |k: usize| k % (stages * chunks) / stages;
-        let forward = |k| Instruction::Forward {
-            micro_batch: micro_batch(k),
-            chunk: chunk(k),
+        let forward = |k| {
+            let (micro_batch, chunk) = self.kind.place(stages, k, true);
+            Instruction::Forward { micro_batch, chunk }
         };
-        let backward = |k| Instruction::Backward {
-            micro_batch: micro_batch(k),
-            chunk: chunks - 1 - chunk(k),
+        let backward = |k| {
+            let (micro_batch, chunk) = self.kind.place(stages, k, false);
+            Instruction::Backward { micro_batch, chunk }
         };
         let warm_up = self
             .kind

@@ -26,27 +26,25 @@ pub struct VocabularyParallel {
 crate::module!(VocabularyParallel { weight });
 
 impl VocabularyParallel {
-    /// Makes the table `name` with normal first values.
-    pub fn init(
-        name: &str,
-        vocabulary: usize,
-        hidden: usize,
-        deviation: f64,
-        context: &ParameterContext,
-    ) -> Self {
+    /// The table `name`, with normal first values.
+    pub fn spec(name: &str, vocabulary: usize, hidden: usize, deviation: f64) -> ParameterSpec {
         let placement = Placement::Sharded {
             dim: 0,
             parts: vec![vocabulary],
             multiple: VOCABULARY_MULTIPLE,
         };
-        let spec = ParameterSpec {
+        ParameterSpec {
             name: name.into(),
             shape: vec![vocabulary, hidden],
             gradient: placement.clone(),
             placement,
             init: Init::Normal(deviation),
             decay: true,
-        };
+        }
+    }
+
+    /// Makes the table of `spec`.
+    pub fn init(spec: ParameterSpec, context: &ParameterContext) -> Self {
         Self {
             weight: Parameter::init(spec, context),
             tp: context.tp.clone(),

@@ -70,8 +70,8 @@ impl LinearConfig {
         }
     }
 
-    /// A column-parallel layer.
-    pub fn init_column(&self, context: &ParameterContext) -> ColumnParallelLinear {
+    /// Weight and bias of a column-parallel layer.
+    pub fn column_specs(&self) -> (ParameterSpec, Option<ParameterSpec>) {
         let output = self.outputs.iter().sum();
         let placement = |dim| Placement::Sharded {
             dim,
@@ -84,10 +84,37 @@ impl LinearConfig {
             placement(1),
             Init::Normal(self.deviation),
         );
-        let bias = self.spec("bias", vec![output], placement(0), Init::Constant(0.0));
+        let bias = || self.spec("bias", vec![output], placement(0), Init::Constant(0.0));
+        (weight, self.bias.then(bias))
+    }
+
+    /// Weight and bias of a row-parallel layer; `gradient` is that of replicated parameters.
+    pub fn row_specs(&self, gradient: &Placement) -> (ParameterSpec, Option<ParameterSpec>) {
+        let output = self.outputs.iter().sum();
+        let weight = self.spec(
+            "weight",
+            vec![self.input, output],
+            Placement::sharded(0, self.input),
+            Init::Normal(self.deviation),
+        );
+        let bias = || ParameterSpec {
+            gradient: gradient.clone(),
+            ..self.spec(
+                "bias",
+                vec![output],
+                Placement::Replicated,
+                Init::Constant(0.0),
+            )
+        };
+        (weight, self.bias.then(bias))
+    }
+
+    /// A column-parallel layer.
+    pub fn init_column(&self, context: &ParameterContext) -> ColumnParallelLinear {
+        let (weight, bias) = self.column_specs();
         ColumnParallelLinear {
             weight: Parameter::init(weight, context),
-            bias: self.bias.then(|| Parameter::init(bias, context)),
+            bias: bias.map(|bias| Parameter::init(bias, context)),
             tp: context.tp.clone(),
             sequence_parallel: context.sequence_parallel,
         }
@@ -95,24 +122,10 @@ impl LinearConfig {
 
     /// A row-parallel layer.
     pub fn init_row(&self, context: &ParameterContext) -> RowParallelLinear {
-        let output = self.outputs.iter().sum();
-        let placement = Placement::sharded(0, self.input);
-        let weight = self.spec(
-            "weight",
-            vec![self.input, output],
-            placement,
-            Init::Normal(self.deviation),
-        );
-        let mut bias = self.spec(
-            "bias",
-            vec![output],
-            Placement::Replicated,
-            Init::Constant(0.0),
-        );
-        bias.gradient = context.replicated_gradient();
+        let (weight, bias) = self.row_specs(&context.replicated_gradient());
         RowParallelLinear {
             weight: Parameter::init(weight, context),
-            bias: self.bias.then(|| Parameter::init(bias, context)),
+            bias: bias.map(|bias| Parameter::init(bias, context)),
             tp: context.tp.clone(),
             sequence_parallel: context.sequence_parallel,
         }

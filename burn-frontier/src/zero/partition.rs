@@ -22,6 +22,25 @@ pub struct Slot {
     pub class: Class,
 }
 
+impl Slot {
+    /// A parameter of `count` local elements in `chunk`. `tied`: the name of a parameter that another stage holds as well.
+    pub fn new(spec: Arc<ParameterSpec>, count: usize, chunk: usize, tied: Option<&str>) -> Self {
+        let class = Class {
+            decay: spec.decay,
+            replicated: !matches!(spec.placement, Placement::Sharded { .. }),
+            partial: spec.gradient == Placement::Partial,
+            tied: tied == Some(spec.name.as_str()),
+        };
+        Self {
+            spec,
+            count,
+            chunk,
+            uses: 1,
+            class,
+        }
+    }
+}
+
 /// What the elements of a bucket have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Class {
@@ -73,18 +92,8 @@ pub fn slots<M: Module>(chunks: &mut [M], tied: Option<&str>) -> Vec<Slot> {
                 return;
             }
             self.by_name.insert(spec.name.clone(), self.slots.len());
-            self.slots.push(Slot {
-                spec: spec.clone(),
-                count: p.count(),
-                chunk: self.chunk,
-                uses: 1,
-                class: Class {
-                    decay: spec.decay,
-                    replicated: !matches!(spec.placement, Placement::Sharded { .. }),
-                    partial: spec.gradient == Placement::Partial,
-                    tied: self.tied == Some(spec.name.as_str()),
-                },
-            });
+            let slot = Slot::new(spec.clone(), p.count(), self.chunk, self.tied);
+            self.slots.push(slot);
         }
     }
     let mut list = List {

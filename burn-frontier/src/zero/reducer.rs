@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::ops::exchange::{from_buffer, to_buffer};
 use crate::parameter::ParameterGradient;
 
+/// The highest ZeRO stage that there is.
+pub const MAX_ZERO_STAGE: u8 = 1;
+
 /// How gradients are reduced.
 #[derive(Debug, Clone, Copy)]
 pub struct ReducerOptions {
@@ -64,7 +67,7 @@ impl GradientReducer {
         groups: &Groups,
         options: ReducerOptions,
     ) -> Result<Self> {
-        if options.zero_stage > 1 {
+        if options.zero_stage > MAX_ZERO_STAGE {
             return Err(Error::config(
                 format!("ZeRO stage {} is not implemented", options.zero_stage),
                 "use stage 0 (optimiser state whole) or 1 (split over the replicas)",

@@ -8,5 +8,6 @@ mod attention;
 mod cases;
 mod cross_entropy;
 mod device;
+mod gemm;
 mod norm;
 mod rotary;

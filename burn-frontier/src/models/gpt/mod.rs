@@ -5,6 +5,7 @@ pub mod model;
 pub mod names;
 pub mod part;
 pub mod sharding;
+pub mod specs;
 
 use serde::{Deserialize, Serialize};
 

@@ -5,25 +5,20 @@ use std::ops::Range;
 use burn::tensor::Device;
 
 use super::model::{Attention, Block, Embedding, Head, Mlp, Norm, Slice};
-use super::{Activation, GptConfig, NormKind, Positions};
+pub use super::specs::TOKEN_EMBEDDING;
+use super::specs::name;
+use super::{GptConfig, Positions};
 use crate::comm::groups::Groups;
 use crate::error::Result;
 use crate::ops::rotary::RotaryTable;
-use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
+use crate::parameter::{Parameter, ParameterContext};
 use crate::pipeline::run::Pipeline;
 use crate::pipeline::schedule::{Kind, split_layers};
 use crate::placement::Placement;
 use crate::tensor_parallel::embedding::VocabularyParallel;
-use crate::tensor_parallel::linear::LinearConfig;
-
-/// Global name of the token embedding, which a tied head shares.
-pub const TOKEN_EMBEDDING: &str = "embedding.token.weight";
 
 /// Base of the rotary angles.
 const ROTARY_BASE: f64 = 10_000.0;
-
-/// Standard deviation of first weights (GPT-2).
-const DEVIATION: f64 = 0.02;
 
 /// A pipeline part: consecutive blocks, with the embedding before the first and the head behind the last.
 #[derive(Debug, Clone)]
@@ -119,133 +114,57 @@ impl Split<'_> {
         }
     }
 
-    /// A parameter that every rank holds whole.
-    fn replicated(&self, name: String, shape: Vec<usize>, init: Init) -> ParameterSpec {
-        ParameterSpec {
-            name,
-            decay: shape.len() > 1,
-            shape,
-            placement: Placement::Replicated,
-            gradient: self.context.replicated_gradient(),
-            init,
-        }
+    fn gradient(&self) -> Placement {
+        self.context.replicated_gradient()
     }
 
     fn embedding(&self) -> Embedding {
-        let config = self.config;
-        let position = || {
-            let shape = vec![config.sequence, config.hidden];
-            let spec = self.replicated(
-                "embedding.position.weight".into(),
-                shape,
-                Init::Normal(DEVIATION),
-            );
-            Parameter::init(spec, self.context)
-        };
+        let position = self.config.position_spec(&self.gradient());
         Embedding {
-            config: config.clone(),
+            config: self.config.clone(),
             slice: self.slice(),
-            token: self.table(TOKEN_EMBEDDING),
-            position: (config.positions == Positions::Learned).then(position),
+            token: VocabularyParallel::init(self.config.table_spec(TOKEN_EMBEDDING), self.context),
+            position: position.map(|spec| Parameter::init(spec, self.context)),
         }
-    }
-
-    fn table(&self, name: &str) -> VocabularyParallel {
-        let config = self.config;
-        VocabularyParallel::init(
-            name,
-            config.vocabulary,
-            config.hidden,
-            DEVIATION,
-            self.context,
-        )
     }
 
     fn head(&self) -> Head {
         Head {
             norm: self.norm("final_norm"),
-            projection: self.table(if self.config.tied {
-                TOKEN_EMBEDDING
-            } else {
-                "head.weight"
-            }),
+            projection: VocabularyParallel::init(self.config.head_spec(), self.context),
         }
     }
 
     fn norm(&self, name: &str) -> Norm {
-        let vector = |what: &str, value| {
-            let spec = self.replicated(
-                format!("{name}.{what}"),
-                vec![self.config.hidden],
-                Init::Constant(value),
-            );
-            Parameter::init(spec, self.context)
-        };
+        let (weight, bias) = self.config.norm_specs(name, &self.gradient());
         Norm {
             kind: self.config.norm,
             epsilon: self.config.epsilon,
-            weight: vector("weight", 1.0),
-            bias: (self.config.norm == NormKind::Layer).then(|| vector("bias", 0.0)),
-        }
-    }
-
-    fn linear(
-        &self,
-        name: String,
-        input: usize,
-        outputs: Vec<usize>,
-        deviation: f64,
-    ) -> LinearConfig {
-        LinearConfig {
-            name,
-            input,
-            outputs,
-            deviation,
-            bias: self.config.bias,
+            weight: Parameter::init(weight, self.context),
+            bias: bias.map(|bias| Parameter::init(bias, self.context)),
         }
     }
 
     fn block(&self, layer: usize) -> Block {
         let (config, context, slice) = (self.config, self.context, self.slice());
-        let (hidden, ffn) = (config.hidden, config.ffn);
-        let kv = config.kv_heads * config.head_dim();
-        let up = match config.activation {
-            Activation::Gelu => vec![ffn],
-            Activation::Swiglu => vec![ffn, ffn],
-        };
-        // The two projections into the residual stream start smaller, so that its variance does not grow with depth.
-        let residual = DEVIATION / (2.0 * config.layers as f64).sqrt();
-        let name = |what: &str| format!("layers.{layer}.{what}");
+        let linears = config.linears(layer);
         Block {
-            norm1: self.norm(&name("norm1")),
+            norm1: self.norm(&name(layer, "norm1")),
             attention: Attention {
-                name: name("attention"),
+                name: name(layer, "attention"),
                 config: config.clone(),
                 slice,
                 rotary: self.rotary.clone(),
-                qkv: self
-                    .linear(
-                        name("attention.qkv"),
-                        hidden,
-                        vec![hidden, kv, kv],
-                        DEVIATION,
-                    )
-                    .init_column(context),
-                output: self
-                    .linear(name("attention.output"), hidden, vec![hidden], residual)
-                    .init_row(context),
+                qkv: linears.qkv.init_column(context),
+                output: linears.output.init_row(context),
             },
-            norm2: self.norm(&name("norm2")),
+            norm2: self.norm(&name(layer, "norm2")),
             mlp: Mlp {
-                name: name("mlp"),
+                name: name(layer, "mlp"),
                 config: config.clone(),
                 slice,
-                up: self
-                    .linear(name("mlp.up"), hidden, up, DEVIATION)
-                    .init_column(context),
-                down: self
-                    .linear(name("mlp.down"), ffn, vec![hidden], residual)
-                    .init_row(context),
+                up: linears.up.init_column(context),
+                down: linears.down.init_row(context),
             },
         }
     }

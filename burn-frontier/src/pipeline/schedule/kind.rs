@@ -80,8 +80,26 @@ impl Kind {
         }
     }
 
+    /// Micro-batch and chunk of a stage's forward (or backward) pass number `k`.
+    pub(crate) const fn place(&self, stages: usize, k: usize, forward: bool) -> (usize, usize) {
+        let chunks = self.chunks();
+        let round = stages * chunks;
+        // With one chunk any number of micro-batches is allowed, and this is the identity.
+        let (micro_batch, chunk) = (k / round * stages + k % stages, k % round / stages);
+        (
+            micro_batch,
+            if forward { chunk } else { chunks - 1 - chunk },
+        )
+    }
+
+    /// Most activations that `stage` keeps for backward passes at one time, in micro-batches x chunks.
+    pub fn activations_alive(&self, stages: usize, stage: usize, micro_batches: usize) -> usize {
+        let total = micro_batches * self.chunks();
+        (self.warm_up(stages, stage, micro_batches) + 1).min(total)
+    }
+
     /// Forward passes of a stage before forward and backward passes take turns, as Megatron-LM counts them.
-    pub(super) fn warm_up(&self, stages: usize, stage: usize, micro_batches: usize) -> usize {
+    pub(crate) fn warm_up(&self, stages: usize, stage: usize, micro_batches: usize) -> usize {
         match self {
             Self::GPipe => micro_batches,
             Self::OneForwardOneBackward => stages - stage - 1,

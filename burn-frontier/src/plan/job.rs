@@ -1,0 +1,124 @@
+//! What is to run: model, layout, schedule and switches; and whether it can.
+
+use serde::{Deserialize, Serialize};
+
+use super::machine::Precision;
+use crate::error::{Error, Result};
+use crate::mesh::Layout;
+use crate::models::gpt::GptConfig;
+use crate::observe::flops::Recompute;
+use crate::pipeline::part::micro_batches;
+use crate::pipeline::schedule::{Kind, Schedule};
+use crate::zero::reducer::MAX_ZERO_STAGE;
+
+/// A training job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// The model.
+    pub model: GptConfig,
+    /// How the ranks share it.
+    pub layout: Layout,
+    /// Order of the pipeline's passes.
+    pub schedule: Kind,
+    /// Samples that go through the pipeline together.
+    pub micro_batch: u64,
+    /// Samples of a step.
+    pub global_batch: u64,
+    /// ZeRO stage.
+    pub zero: u8,
+    /// What is computed again in the backward pass.
+    pub recompute: Recompute,
+    /// Whether activations are split along the sequence between tensor-parallel regions.
+    pub sequence_parallel: bool,
+    /// Element type of parameters and activations.
+    pub precision: Precision,
+    /// Whether gradients are reduced beside the backward pass.
+    pub overlap: bool,
+    /// Whether attention is one kernel that never writes its scores (arXiv 2205.14135).
+    pub fused_attention: bool,
+}
+
+impl Job {
+    /// `model` in `layout`: 1F1B, micro-batches of one sample, one for every stage, fp16, ZeRO 1, full recompute,
+    /// overlapped reduction; scores are written to memory.
+    pub fn new(model: GptConfig, layout: Layout) -> Self {
+        Self {
+            global_batch: (layout.dp * layout.pp) as u64,
+            model,
+            layout,
+            schedule: Kind::OneForwardOneBackward,
+            micro_batch: 1,
+            zero: 1,
+            recompute: Recompute::Full,
+            sequence_parallel: false,
+            precision: Precision::Fp16,
+            overlap: true,
+            fused_attention: false,
+        }
+    }
+
+    /// Most micro-batches that a replica runs in a step; replicas differ by one at most.
+    pub fn micro_batches(&self) -> usize {
+        let share = self.global_batch.div_ceil(self.layout.dp.max(1) as u64);
+        share.div_ceil(self.micro_batch.max(1)) as usize
+    }
+
+    /// Tokens of a micro-batch.
+    pub fn micro_batch_tokens(&self) -> usize {
+        self.micro_batch as usize * self.model.sequence
+    }
+
+    /// Tokens of a step.
+    pub fn tokens(&self) -> f64 {
+        self.global_batch as f64 * self.model.sequence as f64
+    }
+
+    /// Tensor-parallel ranks between which activations are split along the sequence.
+    pub(super) fn sequence_split(&self) -> f64 {
+        if self.sequence_parallel {
+            self.layout.tp as f64
+        } else {
+            1.0
+        }
+    }
+
+    /// Refuses what cannot run, before anything is allocated.
+    ///
+    /// # Errors
+    /// The first thing that cannot work, with what would.
+    pub fn validate(&self) -> Result<()> {
+        let Self {
+            model,
+            layout,
+            schedule,
+            ..
+        } = self;
+        model.validate(layout, self.sequence_parallel)?;
+        let chunks = schedule.chunks();
+        if layout.pp * chunks > model.layers {
+            return Err(Error::config(
+                format!(
+                    "{} layers cannot fill {} stages of {chunks} chunks",
+                    model.layers, layout.pp
+                ),
+                format!(
+                    "use --pp {} or less, or --schedule 1f1b",
+                    (model.layers / chunks).max(1)
+                ),
+            ));
+        }
+        if self.zero > MAX_ZERO_STAGE {
+            return Err(Error::config(
+                format!("--zero {} is not there", self.zero),
+                format!("use 0 to {MAX_ZERO_STAGE}"),
+            ));
+        }
+        // Replicas whose shares of the batch differ are the first and the last.
+        for replica in [0, layout.dp - 1] {
+            let cuts = micro_batches(self.global_batch, self.micro_batch, replica, layout.dp)?;
+            Schedule::refuse(*schedule, layout.pp, cuts.len())?;
+        }
+        Ok(())
+    }
+}

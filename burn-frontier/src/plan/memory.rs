@@ -1,0 +1,317 @@
+//! How many bytes every stage needs, by kind.
+
+use serde::{Deserialize, Serialize};
+
+use super::job::Job;
+use super::layer::padded_vocabulary;
+use super::machine::{Machine, Precision, Program};
+use super::parameters::{self, StageParameters};
+use crate::error::Result;
+use crate::models::gpt::{Activation, Positions};
+use crate::observe::flops::Recompute;
+
+/// Bytes of one rank of a stage when it needs most.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct StageMemory {
+    /// Parameters.
+    pub weights: f64,
+    /// Sums of gradients.
+    pub gradients: f64,
+    /// Moments, and master weights of half-precision parameters.
+    pub optimizer: f64,
+    /// What forward passes keep for their backward passes.
+    pub activations: f64,
+    /// What a backward pass needs besides, and the messages between stages.
+    pub working: f64,
+    /// Flat gradients and parameters on their way over the replicas.
+    pub communication: f64,
+    /// What the allocator wastes.
+    pub allocator: f64,
+}
+
+impl StageMemory {
+    /// Names and bytes of all kinds.
+    pub const fn kinds(&self) -> [(&'static str, f64); 7] {
+        [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer", self.optimizer),
+            ("activations", self.activations),
+            ("working set", self.working),
+            ("communication", self.communication),
+            ("allocator", self.allocator),
+        ]
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> f64 {
+        self.kinds().iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// The memory of every stage of `job` on `machine`.
+///
+/// # Errors
+/// A job that cannot run.
+pub fn stages(job: &Job, machine: &Machine) -> Result<Vec<StageMemory>> {
+    job.validate()?;
+    Ok(stages_of(job, machine, &parameters::stages(job)?))
+}
+
+pub(super) fn stages_of(
+    job: &Job,
+    machine: &Machine,
+    stages: &[StageParameters],
+) -> Vec<StageMemory> {
+    let pieces = Pieces::new(job, machine);
+    stages
+        .iter()
+        .enumerate()
+        .map(|(stage, parameters)| pieces.stage(stage, parameters))
+        .collect()
+}
+
+/// Sizes that the stages share.
+struct Pieces<'a> {
+    job: &'a Job,
+    machine: &'a Machine,
+    /// Bytes of an element.
+    element: f64,
+    /// Bytes of the activations of a micro-batch between tensor-parallel regions, on one rank.
+    between: f64,
+    /// The same inside of them, for one hidden size: split over tp.
+    inside: f64,
+    /// The same of a tensor that every rank holds whole.
+    whole: f64,
+    /// Bytes of all scores.
+    scores: f64,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(job: &'a Job, machine: &'a Machine) -> Self {
+        let model = &job.model;
+        let (tokens, tp) = (job.micro_batch_tokens() as f64, job.layout.tp as f64);
+        let element = job.precision.bytes();
+        let whole = tokens * model.hidden as f64 * element;
+        Self {
+            job,
+            machine,
+            element,
+            between: whole / job.sequence_split(),
+            inside: whole / tp,
+            whole,
+            scores: tokens * (model.sequence * model.heads) as f64 * element / tp,
+        }
+    }
+
+    fn ours(&self) -> bool {
+        self.machine.software.program == Program::BurnFrontier
+    }
+
+    /// Width of the feed-forward block's first product and of its activation, in hidden sizes.
+    fn widths(&self) -> (f64, f64) {
+        let model = &self.job.model;
+        let wide = model.ffn as f64 / model.hidden as f64;
+        match model.activation {
+            Activation::Gelu => (wide, wide),
+            Activation::Swiglu => (2.0 * wide, wide),
+        }
+    }
+
+    /// Keys and values, in hidden sizes.
+    fn key_value(&self) -> f64 {
+        2.0 * self.job.model.kv_heads as f64 / self.job.model.heads as f64
+    }
+
+    /// Bytes of a dropout mask of a tensor of `bytes`.
+    fn mask(&self, bytes: f64) -> f64 {
+        if self.job.model.dropout <= 0.0 {
+            0.0
+        } else if self.ours() {
+            bytes
+        } else {
+            bytes / self.element
+        }
+    }
+
+    /// What a layer keeps of a micro-batch when nothing is recomputed, its input included, scores apart.
+    ///
+    /// Source: arXiv 2205.05198, section 4.1, for Megatron: 34 s b h bytes with dropout.
+    fn kept(&self) -> f64 {
+        let (up, activated) = self.widths();
+        // Inputs of both norms, and both norms' outputs, which column-parallel products keep.
+        let outputs = if self.job.sequence_parallel && self.ours() {
+            self.whole
+        } else {
+            self.between
+        };
+        2.0 * self.between
+            + 2.0 * outputs
+            + 2.0 * self.mask(self.between)
+            + (1.0 + self.key_value() + self.rotated() + 1.0 + up + activated + self.extra())
+                * self.inside
+    }
+
+    /// Rotated queries and keys beside the plain ones, in hidden sizes.
+    fn rotated(&self) -> f64 {
+        match self.job.model.positions {
+            Positions::Rotary => 1.0 + self.key_value() / 2.0,
+            Positions::Learned => 0.0,
+        }
+    }
+
+    /// What ours keeps of the activation besides its input and output, in hidden sizes: the tanh of GELU, the gate of SwiGLU.
+    fn extra(&self) -> f64 {
+        if self.ours() { self.widths().1 } else { 0.0 }
+    }
+
+    /// What attention keeps of its scores: probabilities, and with dropout its mask and what it left.
+    fn kept_scores(&self) -> f64 {
+        if self.job.fused_attention {
+            return 0.0;
+        }
+        let dropped = if self.job.model.dropout > 0.0 && !self.ours() {
+            self.scores
+        } else {
+            0.0
+        };
+        self.scores + self.mask(self.scores) + dropped
+    }
+
+    /// What one layer keeps of one micro-batch until its backward pass.
+    fn layer(&self) -> f64 {
+        match self.job.recompute {
+            Recompute::None => self.kept() + self.kept_scores(),
+            Recompute::Selective => self.kept(),
+            Recompute::Full => self.between,
+        }
+    }
+
+    /// What the backward pass of one layer needs besides what was kept.
+    fn backward(&self) -> f64 {
+        let (up, activated) = self.widths();
+        let (recomputed, scores) = match self.job.recompute {
+            Recompute::None => (0.0, 0.0),
+            Recompute::Selective => (0.0, self.kept_scores()),
+            Recompute::Full => (self.kept() - self.between + self.kept_scores(), 0.0),
+        };
+        let temporary = if self.job.fused_attention {
+            0.0
+        } else {
+            2.0 * self.scores
+        };
+        if !self.ours() {
+            // Gradients on both sides of the activation, or of the scores, beside that of the residual stream.
+            let mlp = (up + activated) * self.inside;
+            return recomputed + mlp.max(temporary + scores) + 2.0 * self.between;
+        }
+        // Ours has three tensors of the activation's size at once when its output has been let go; attention has copies of
+        // queries, keys and values when the whole feed-forward block has been.
+        let mlp = (3.0 * up - activated) * self.inside + 2.0 * self.between;
+        let freed = (up + activated + self.extra() - 2.5) * self.inside;
+        let attention = temporary + scores - freed;
+        recomputed + mlp.max(attention)
+    }
+
+    /// Logits of a micro-batch on one rank.
+    fn logits(&self) -> f64 {
+        let columns = padded_vocabulary(self.job) as f64 / self.job.layout.tp as f64;
+        self.job.micro_batch_tokens() as f64 * columns
+    }
+
+    /// What the head needs from logits to their gradient, in fp32; in half precision the logits and their gradient besides.
+    fn head(&self) -> f64 {
+        let half = match self.job.precision {
+            Precision::Fp32 => 0.0,
+            Precision::Fp16 | Precision::Bf16 => 4.0,
+        };
+        self.logits() * (8.0 + half) + self.between
+    }
+
+    /// The stage when it needs most: in its passes, or while gradients are reduced and parameters updated.
+    fn stage(&self, stage: usize, parameters: &StageParameters) -> StageMemory {
+        let state = self.state(parameters);
+        let (passes, update) = (
+            self.passes(stage, parameters, state),
+            self.update(parameters, state),
+        );
+        let mut memory = if update.bytes() > passes.bytes() {
+            update
+        } else {
+            passes
+        };
+        memory.allocator = memory.bytes() * self.machine.device.allocator_overhead;
+        memory
+    }
+
+    /// Replicas over which something is split from ZeRO stage `from` on.
+    fn split(&self, from: u8) -> f64 {
+        if self.job.zero >= from {
+            self.job.layout.dp as f64
+        } else {
+            1.0
+        }
+    }
+
+    /// What stays from step to step, and the gradients.
+    fn state(&self, parameters: &StageParameters) -> StageMemory {
+        let state = match self.job.precision {
+            Precision::Fp32 => 8.0,
+            Precision::Fp16 | Precision::Bf16 => 12.0,
+        };
+        let gradient = self.machine.software.gradient_bytes;
+        StageMemory {
+            weights: parameters.count * self.element / self.split(3),
+            gradients: parameters.count * gradient / self.split(2),
+            optimizer: parameters.bucketed * state / self.split(1),
+            ..StageMemory::default()
+        }
+    }
+
+    fn passes(
+        &self,
+        stage: usize,
+        parameters: &StageParameters,
+        state: StageMemory,
+    ) -> StageMemory {
+        let job = self.job;
+        let alive = job
+            .schedule
+            .activations_alive(job.layout.pp, stage, job.micro_batches());
+        let alive = alive as f64;
+        let chunks = parameters.layers.len() as f64;
+        let layers = parameters.layers.iter().sum::<usize>() as f64;
+        let messages = if job.layout.pp > 1 {
+            2.0 * self.between
+        } else {
+            0.0
+        };
+        let (mut kept, mut working) = (layers / chunks * self.layer() * alive, self.backward());
+        if parameters.last {
+            // The exponentials of micro-batches whose backward pass is not the next.
+            kept += 4.0 * self.logits() * (alive / chunks - 1.0).max(0.0);
+            working = working.max(self.head());
+        }
+        StageMemory {
+            activations: kept,
+            working: working + messages,
+            ..state
+        }
+    }
+
+    fn update(&self, parameters: &StageParameters, state: StageMemory) -> StageMemory {
+        let (gradients, bucket) = (state.gradients, parameters.largest_bucket);
+        let mut update = state;
+        if !self.ours() {
+            // Gradients in fp32 for the update of the parameters that a rank owns.
+            update.communication = 4.0 * parameters.bucketed / self.split(1);
+            return update;
+        }
+        // A bucket's gradients side by side before they are reduced; then its parameters, before and after their update.
+        let reduce = gradients + 4.0 * bucket;
+        let split = self.split(1) > 1.0;
+        let step = gradients / self.split(1) + if split { 8.0 } else { 4.0 } * bucket;
+        update.communication = reduce.max(step) - gradients;
+        update
+    }
+}

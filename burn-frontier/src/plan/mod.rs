@@ -1,0 +1,26 @@
+//! Says before a job what it will need and how fast it will be: does it fit, how long is a step, what limits it, and which
+//! layout is best. Plain arithmetic: nothing is allocated, no device is touched.
+//!
+//! - [`machine`] is what ranks, links and software can do, read from a file; [`job`] what is to run
+//! - [`memory`] gives the bytes of every stage by kind, [`time`] the seconds of a step by term
+//! - [`fit`] calibrates a machine file with measured [`runs`]
+//! - [`search`] ranks the layouts that fit, [`advice`] says what would be faster
+//! - [`report`] writes all of it down, [`shard`] times a real slice of a layer
+
+pub mod advice;
+pub mod fit;
+pub mod job;
+mod layer;
+pub mod machine;
+pub mod makespan;
+pub mod memory;
+mod parameters;
+pub mod report;
+pub mod runs;
+pub mod search;
+pub mod shard;
+pub mod time;
+
+pub use job::Job;
+pub use machine::Machine;
+pub use report::Report;

@@ -1,0 +1,238 @@
+//! All layouts of a model on so many ranks: which fit, and how fast they are.
+
+use serde::{Deserialize, Serialize};
+
+use super::job::Job;
+use super::machine::Machine;
+use super::memory::{self, StageMemory};
+use super::parameters;
+use super::time::{self, StepTime};
+use crate::error::{Error, Result};
+use crate::mesh::Layout;
+use crate::observe::flops::Recompute;
+use crate::pipeline::schedule::Kind;
+use crate::zero::reducer::MAX_ZERO_STAGE;
+
+/// Micro-batches that are tried.
+const MICRO_BATCHES: [u64; 5] = [1, 2, 4, 8, 16];
+/// Nodes that a tensor-parallel group may span.
+const TENSOR_NODES: usize = 2;
+/// Chunks a stage that interleaved schedules are tried with.
+const CHUNKS: [usize; 3] = [2, 3, 4];
+
+/// A layout that fits, and what the planner says of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The job.
+    pub job: Job,
+    /// Bytes of the stage that needs most.
+    pub bytes: f64,
+    /// The step.
+    pub time: StepTime,
+    /// Tokens per second of one rank.
+    pub tokens_per_second_per_rank: f64,
+}
+
+/// What a search gave.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// What fits, fastest first.
+    pub ranked: Vec<Candidate>,
+    /// Layouts that were looked at.
+    pub tried: usize,
+}
+
+impl Found {
+    /// The candidates that no other beats in both memory and speed, fastest first.
+    pub fn pareto(&self) -> Vec<&Candidate> {
+        let mut least = f64::INFINITY;
+        self.ranked
+            .iter()
+            .filter(|candidate| {
+                let better = candidate.bytes < least;
+                least = least.min(candidate.bytes);
+                better
+            })
+            .collect()
+    }
+}
+
+/// Bytes of the stage of `job` that needs most.
+///
+/// # Errors
+/// A job that cannot run.
+pub fn peak_bytes(job: &Job, machine: &Machine) -> Result<f64> {
+    Ok(most(&memory::stages(job, machine)?))
+}
+
+fn most(stages: &[StageMemory]) -> f64 {
+    stages.iter().map(StageMemory::bytes).fold(0.0, f64::max)
+}
+
+/// What the planner says of one job, whether it fits or not.
+///
+/// # Errors
+/// A job that cannot run.
+pub fn judge(job: &Job, machine: &Machine) -> Result<Candidate> {
+    job.validate()?;
+    let stages = parameters::stages(job)?;
+    let bytes = most(&memory::stages_of(job, machine, &stages));
+    let time = time::step_of(job, machine, &stages)?;
+    Ok(candidate(job.clone(), bytes, time))
+}
+
+fn candidate(job: Job, bytes: f64, time: StepTime) -> Candidate {
+    let ranks = job.layout.world() as f64;
+    Candidate {
+        tokens_per_second_per_rank: job.tokens() / time.seconds() / ranks,
+        job,
+        bytes,
+        time,
+    }
+}
+
+/// Tries every layout of `like`'s model and global batch on `ranks` ranks: tp, pp, dp, micro-batch, schedule, ZeRO stage,
+/// recompute and sequence parallelism. Precision, overlap and the kind of attention stay as they are.
+///
+/// # Errors
+/// No rank, or a model that no layout can run.
+pub fn search(like: &Job, machine: &Machine, ranks: usize) -> Result<Found> {
+    let mut found = Found::default();
+    let mut refusal = None;
+    for layout in layouts(like, machine, ranks) {
+        let first = Job {
+            layout,
+            micro_batch: 1,
+            zero: 0,
+            sequence_parallel: false,
+            schedule: Kind::OneForwardOneBackward,
+            ..like.clone()
+        };
+        match first.validate() {
+            Ok(()) => every(&first, machine, &mut found)?,
+            Err(error) => _ = refusal.get_or_insert(error),
+        }
+    }
+    if found.tried == 0 {
+        return Err(refusal.unwrap_or_else(|| {
+            Error::config(
+                format!("{ranks} ranks have no layout"),
+                "give at least one rank",
+            )
+        }));
+    }
+    found
+        .ranked
+        .sort_by(|a, b| a.time.seconds().total_cmp(&b.time.seconds()));
+    Ok(found)
+}
+
+/// Divisions of the ranks that could work.
+fn layouts(like: &Job, machine: &Machine, ranks: usize) -> Vec<Layout> {
+    let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
+    let widest = machine.links.ranks_per_node * TENSOR_NODES;
+    let mut all = Vec::new();
+    for tp in divisors(ranks).take_while(|&tp| tp <= widest) {
+        let deepest = like.model.layers;
+        for pp in divisors(ranks / tp).take_while(|&pp| pp <= deepest) {
+            let dp = ranks / tp / pp;
+            if dp as u64 <= like.global_batch {
+                all.extend(Layout::new(tp, pp, dp).ok());
+            }
+        }
+    }
+    all
+}
+
+/// All switches of one layout.
+fn every(first: &Job, machine: &Machine, found: &mut Found) -> Result<()> {
+    let interleaved = CHUNKS.map(|chunks| Kind::Interleaved { chunks });
+    let mut kinds = vec![Kind::OneForwardOneBackward];
+    if first.layout.pp > 1 {
+        kinds.push(Kind::GPipe);
+        kinds.extend(interleaved);
+    }
+    let splits: &[bool] = if first.layout.tp > 1 {
+        &[false, true]
+    } else {
+        &[false]
+    };
+    for schedule in kinds {
+        for &sequence_parallel in splits {
+            let job = Job {
+                schedule,
+                sequence_parallel,
+                ..first.clone()
+            };
+            of_schedule(&job, machine, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn of_schedule(like: &Job, machine: &Machine, found: &mut Found) -> Result<()> {
+    let mut stages = None;
+    let share = like.global_batch.div_ceil(like.layout.dp as u64);
+    for micro_batch in MICRO_BATCHES.into_iter().take_while(|&size| size <= share) {
+        let sized = Job {
+            micro_batch,
+            ..like.clone()
+        };
+        if sized.validate().is_err() {
+            continue;
+        }
+        let stages: &Vec<_> = match &stages {
+            Some(stages) => stages,
+            None => stages.insert(parameters::stages(&sized)?),
+        };
+        for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
+            // With one replica there is nothing to split.
+            let highest = if sized.layout.dp > 1 {
+                MAX_ZERO_STAGE
+            } else {
+                0
+            };
+            for zero in 0..=highest {
+                let job = Job {
+                    recompute,
+                    zero,
+                    ..sized.clone()
+                };
+                found.tried += 1;
+                let bytes = most(&memory::stages_of(&job, machine, stages));
+                if bytes <= machine.usable_bytes() {
+                    let time = time::step_of(&job, machine, stages)?;
+                    found.ranked.push(candidate(job, bytes, time));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The layout nearest to `job` that fits: with as few changes of switches as possible, then with other sizes.
+///
+/// # Errors
+/// As [`search`].
+pub fn nearest(job: &Job, machine: &Machine) -> Result<Option<Candidate>> {
+    let found = search(job, machine, job.layout.world())?;
+    let distance = |candidate: &Candidate| {
+        let (a, b) = (job, &candidate.job);
+        let doublings = |a: usize, b: usize| (a as f64 / b as f64).log2().abs();
+        let changed = [
+            a.recompute != b.recompute,
+            a.zero != b.zero,
+            a.sequence_parallel != b.sequence_parallel,
+            a.schedule != b.schedule,
+        ];
+        changed.into_iter().filter(|&changed| changed).count() as f64
+            + doublings(a.micro_batch as usize, b.micro_batch as usize)
+            + 2.0 * doublings(a.layout.tp, b.layout.tp)
+            + 2.0 * doublings(a.layout.pp, b.layout.pp)
+    };
+    // Of equally near ones the fastest, which comes first.
+    Ok(found
+        .ranked
+        .into_iter()
+        .min_by(|a, b| distance(a).total_cmp(&distance(b))))
+}

@@ -1,0 +1,199 @@
+//! `--plan`: what a job needs and how fast it is, on a machine that need not be this one; and the same question about this
+//! one before a run.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use burn_frontier::Layout;
+use burn_frontier::device;
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::observe::flops::Recompute;
+use burn_frontier::plan::machine::Precision;
+use burn_frontier::plan::report::flags;
+use burn_frontier::plan::search::{self, Candidate};
+use burn_frontier::plan::{Job, Machine, Report, memory, shard, time};
+
+use crate::options::{Options, Settings};
+
+/// Samples a rank and step when a batch is not given for a number of nodes.
+const SAMPLES_PER_RANK: u64 = 4;
+
+/// Prints the plan and writes plan.html and plan.json.
+pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
+    let machine = Machine::load(options.machine.as_deref().unwrap_or("laptop"))?;
+    let settings = options.settings()?;
+    let mut like = settings.job(&model);
+    if options.precision.is_none() && machine.device.half_tflops > machine.device.single_tflops {
+        like.precision = Precision::Bf16;
+    }
+    let job = match options.nodes {
+        Some(nodes) => on_nodes(options, like, &machine, nodes)?,
+        None => like,
+    };
+    let machine = match options.shard_bench {
+        true => with_measured_shard(options, &job, &machine)?,
+        false => machine,
+    };
+    let report = Report::new(&job, &machine)?;
+    print!("{}", report.page());
+    let out = options.out();
+    report.write(&out)?;
+    println!("\nmore      {0}/plan.html, {0}/plan.json", out.display());
+    Ok(())
+}
+
+/// `machine` with the present device's time of a layer's slice.
+fn with_measured_shard(options: &Options, job: &Job, machine: &Machine) -> Result<Machine> {
+    let device = device::choose(options.device.as_deref())?;
+    let seconds = shard::time_layer(job, &device.of_rank(0))?;
+    let modelled = time::layer_seconds(job, machine)?;
+    println!(
+        "shard     a layer's slice (tp {}, micro-batch {}) took {:.3} ms forward and back on this device; modelled {:.3} ms",
+        job.layout.tp,
+        job.micro_batch,
+        1e3 * seconds,
+        1e3 * modelled
+    );
+    Ok(shard::corrected(job, machine, seconds)?)
+}
+
+/// The fastest job on so many nodes that agrees with the flags that were given.
+fn on_nodes(options: &Options, mut like: Job, machine: &Machine, nodes: usize) -> Result<Job> {
+    let Some(ranks) = nodes
+        .checked_mul(machine.links.ranks_per_node)
+        .filter(|n| *n > 0)
+    else {
+        bail!("{nodes} nodes have no ranks; use --nodes 1 or more");
+    };
+    if options.global_batch.is_none() {
+        like.global_batch = SAMPLES_PER_RANK * ranks as u64;
+    }
+    let found = search::search(&like, machine, ranks)?;
+    let wanted = |candidate: &&Candidate| agrees(options, &like, &candidate.job);
+    if let Some(best) = found.ranked.iter().find(wanted) {
+        return Ok(best.job.clone());
+    }
+    // Nothing that was asked for fits. Say by how much, for the layout that needs least.
+    match smallest(options, &like, machine, ranks) {
+        Some(job) => Ok(job),
+        None => as_asked(options, like, ranks),
+    }
+}
+
+/// The very layout of the flags, refused as the trainer refuses it; what is left open is 1, and dp what remains.
+fn as_asked(options: &Options, like: Job, ranks: usize) -> Result<Job> {
+    let [tp, pp] = [options.tp, options.pp].map(|n| n.unwrap_or(1));
+    let dp = options.dp.unwrap_or((ranks / (tp * pp).max(1)).max(1));
+    let job = Job {
+        layout: Layout::new(tp, pp, dp)?,
+        ..like
+    };
+    job.validate()?;
+    if job.layout.world() != ranks {
+        bail!(
+            "{} are {} ranks, and the nodes have {ranks}; change --tp, --pp, --dp or --nodes",
+            job.layout,
+            job.layout.world()
+        );
+    }
+    Ok(job)
+}
+
+/// Whether a job has what the flags ask for.
+fn agrees(options: &Options, like: &Job, job: &Job) -> bool {
+    let layout = job.layout;
+    options.tp.is_none_or(|tp| tp == layout.tp)
+        && options.pp.is_none_or(|pp| pp == layout.pp)
+        && options.dp.is_none_or(|dp| dp == layout.dp)
+        && options
+            .micro_batch
+            .is_none_or(|size| size == job.micro_batch)
+        && options
+            .schedule
+            .as_ref()
+            .is_none_or(|_| like.schedule == job.schedule)
+        && options
+            .zero
+            .is_none_or(|zero| zero == job.zero || layout.dp == 1)
+        && options
+            .recompute
+            .as_ref()
+            .is_none_or(|_| like.recompute == job.recompute)
+        && (!options.sequence_parallel || job.sequence_parallel)
+}
+
+/// Of the layouts that agree with the flags, the one that needs least memory.
+fn smallest(options: &Options, like: &Job, machine: &Machine, ranks: usize) -> Option<Job> {
+    let mut roomy = machine.clone();
+    roomy.device.memory_gib = 1e9;
+    let found = search::search(like, &roomy, ranks).ok()?;
+    let wanted = found
+        .ranked
+        .into_iter()
+        .filter(|c| agrees(options, like, &c.job));
+    wanted
+        .min_by(|a, b| a.bytes.total_cmp(&b.bytes))
+        .map(|candidate| candidate.job)
+}
+
+/// Refuses what would run out of memory: the ranks are threads that share what the system has free.
+pub fn refuse_what_does_not_fit(settings: &Settings, model: &GptConfig) -> Result<()> {
+    let Some(free) = free_bytes() else {
+        return Ok(());
+    };
+    let job = settings.job(model);
+    let mut machine = Machine::load("laptop")?;
+    let ranks = job.layout.world() as f64;
+    machine.device.reserved_gib = 0.0;
+    machine.device.memory_gib = free / ranks / 2f64.powi(30);
+    let stages = memory::stages(&job, &machine)?;
+    let shared = ranks / stages.len().max(1) as f64;
+    let need = shared * stages.iter().map(|stage| stage.bytes()).sum::<f64>();
+    if need <= free {
+        return Ok(());
+    }
+    let gib = |bytes: f64| bytes / 2f64.powi(30);
+    let remedy = match search::nearest(&job, &machine)? {
+        Some(near) => format!("the nearest layout that fits: {}", flags(&near.job)),
+        None => smaller_model(settings, model, free),
+    };
+    bail!(
+        "this model has {:.1} billion parameters; {} ranks of {} need {:.1} GiB at their peak, and this machine has {:.1} GiB free; {remedy}",
+        model.parameters() as f64 / 1e9,
+        job.layout.world(),
+        job.layout,
+        gib(need),
+        gib(free),
+    )
+}
+
+fn smaller_model(settings: &Settings, model: &GptConfig, free: f64) -> String {
+    let fits = GptConfig::PRESETS.into_iter().rev().find(|name| {
+        GptConfig::preset(name, Some(model.vocabulary)).is_ok_and(|preset| {
+            let job = Job {
+                recompute: Recompute::Full,
+                ..settings.job(&preset)
+            };
+            let machine = Machine::load("laptop").ok();
+            let stages = machine.and_then(|machine| memory::stages(&job, &machine).ok());
+            stages.is_some_and(|stages| {
+                let all: f64 = stages.iter().map(|stage| stage.bytes()).sum();
+                all * job.layout.world() as f64 / stages.len() as f64 <= 0.8 * free
+            })
+        })
+    });
+    match fits {
+        Some(name) => format!("use --model {name}, or a larger machine"),
+        None => "use a larger machine".into(),
+    }
+}
+
+/// Bytes that the system can still give out; `None` where it does not say.
+fn free_bytes() -> Option<f64> {
+    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(1024.0 * kib)
+}

@@ -1,0 +1,107 @@
+//! Real steps of a small GPT on ranks that are threads of this process.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::tensor::{DType, Device};
+use burn_frontier::comm::Communicator;
+use burn_frontier::comm::groups::Groups;
+use burn_frontier::comm::local::{self, LocalOptions};
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::observe::flops::Recompute;
+use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::parameter::ParameterContext;
+use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
+use burn_frontier::plan::Job;
+use burn_frontier::plan::machine::Precision;
+use burn_frontier::plan::runs::Run;
+use burn_frontier::zero::ZeroConfig;
+use burn_frontier::{Layout, Result};
+
+/// Steps that are timed; the median counts.
+const TIMED: usize = 5;
+
+/// A job of a small model in fp32.
+pub fn job(
+    [layers, hidden, sequence]: [usize; 3],
+    [tp, pp, dp]: [usize; 3],
+    [global_batch, micro_batch]: [u64; 2],
+) -> Result<Job> {
+    let model = GptConfig::new(layers, hidden, hidden / 32, 512, sequence);
+    Ok(Job {
+        global_batch,
+        micro_batch,
+        recompute: Recompute::None,
+        precision: Precision::Fp32,
+        ..Job::new(model, Layout::new(tp, pp, dp)?)
+    })
+}
+
+/// Runs a few steps of `job` and takes the median.
+pub fn run(job: Job) -> Result<Run> {
+    let options = LocalOptions::default();
+    let times = local::run(job.layout.world(), &options, |world| rank(&job, world))?;
+    let mut slowest = [0.0f64; TIMED];
+    for times in times {
+        for (slowest, time) in slowest.iter_mut().zip(times) {
+            *slowest = slowest.max(time);
+        }
+    }
+    slowest.sort_by(f64::total_cmp);
+    Ok(Run {
+        seconds: slowest[TIMED / 2],
+        job,
+    })
+}
+
+fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<Vec<f64>> {
+    let me = world.rank();
+    let groups = Groups::new(job.layout, world.clone())?;
+    let context = ParameterContext {
+        sequence_parallel: job.sequence_parallel,
+        dtype: DType::F32,
+        ..ParameterContext::new(1, &groups, Device::flex())
+    };
+    let mut pipeline = job.model.init(job.schedule, &groups, &context)?;
+    let tied = job.model.tied_parameter(&groups);
+    let zero = ZeroConfig::new(job.zero, job.overlap);
+    let (mut reducer, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
+    let cuts = micro_batches(
+        job.global_batch,
+        job.micro_batch,
+        groups.at.dp,
+        job.layout.dp,
+    )?;
+    let length = job.model.sequence as u64 + 1;
+    let token = |at: u64| (at * 7919 % job.model.vocabulary as u64) as u32;
+    let sample = |i: u64| (i * length..(i + 1) * length).map(token).collect();
+    let batches: Vec<MicroBatch> = cuts
+        .into_iter()
+        .map(|cut| {
+            let samples: Vec<Vec<u32>> = cut.clone().map(sample).collect();
+            MicroBatch::new(&samples, cut.collect())
+        })
+        .collect();
+    let mut spans = SpanRecorder::new(Instant::now(), me, groups.at.pp, false);
+    let mut times = Vec::new();
+    for step in 0..=TIMED as u64 {
+        world.barrier()?;
+        let start = Instant::now();
+        let context = StepContext {
+            seed: 1,
+            step: Some(step + 1),
+            recompute: job.recompute,
+        };
+        let scale = 1.0 / job.tokens();
+        pipeline.forward_backward(&batches, &context, scale, &mut reducer, &mut spans)?;
+        let reduced = reducer.finish()?;
+        optimizer.gradient_norm(&reduced)?;
+        optimizer.step(&mut pipeline.parts, reduced, 1e-3, 1.0)?;
+        world.barrier()?;
+        // The first step warms up.
+        if step > 0 {
+            times.push(start.elapsed().as_secs_f64());
+        }
+    }
+    Ok(times)
+}
