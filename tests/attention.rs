@@ -202,6 +202,27 @@ fn queries_that_see_nothing_give_zeros_and_no_gradient() {
     }
 }
 
+#[test]
+fn a_row_masked_by_a_large_number_is_the_mean_of_the_values_and_has_finite_gradients() {
+    for (device, dtype, limit) in places() {
+        // As a half, the mask is -inf.
+        if dtype == DType::F16 {
+            continue;
+        }
+        let at = (device, dtype);
+        let mask = tensor(vec![-1e9; 5], [1, 1, 1, 5], &at);
+        let [q, k, v] = [1, 2, 3].map(|seed| leaf(seed, [1, 1, 5, 8], &at));
+        // Scores that are lost beside the mask in f32.
+        let q_small = q.clone().mul_scalar(1e-20);
+        let biases = [Some(mask), None];
+        let y = attention_with_biases(q_small, k.clone(), v.clone(), biases, &options(false));
+        let mean = values(v.clone().mean_dim(2)).repeat(5);
+        let all = with_gradients(y, &at, &[&q, &k, &v]);
+        assert_close(&format!("{dtype:?}"), &all[0], &mean, limit.max(1e-7));
+        assert!(all.iter().flatten().all(|x| x.is_finite()), "{dtype:?}");
+    }
+}
+
 fn site(samples: Vec<u64>, len: [usize; 3]) -> Dropout {
     Dropout {
         probability: 0.3,

@@ -265,14 +265,16 @@ fn for_each_entry(bias: Tensor<4>, batch: usize) -> Tensor<4> {
 
 /// The softmax of the last dimension; zeros where all of a row is -inf.
 fn softmax_or_zeros(scores: Tensor<4>) -> Tensor<4> {
-    let largest = scores.clone().max_dim(3).clamp_min(LEAST);
+    // Less than any score that is not -inf: a mask of -1e9 is a score like any other.
+    let least = match scores.dtype() {
+        DType::F16 => -65504.0,
+        _ => -1e30,
+    };
+    let largest = scores.clone().max_dim(3).clamp_min(least);
     let exponentials = (scores - largest).exp();
     let sum = exponentials.clone().sum_dim(3);
     exponentials / sum.clamp_min(1e-4)
 }
-
-/// Less than any score that is not -inf, in all float types.
-const LEAST: f64 = -6e4;
 
 /// True where a query must not look. With more keys than queries, the last query sees all keys.
 fn causal_mask(seq: usize, keys: usize, device: &Device) -> Tensor<4, Bool> {
