@@ -9,8 +9,9 @@ pub(crate) use cube::{
     adamw::{adamw, sum_of_squares},
     attention::attention,
     cross_entropy::cross_entropy,
+    dropout::dropout,
     gemm::{feed_forward, linear},
-    norm::norm,
+    norm::{add_norm, norm},
     rotary::rotary,
 };
 
@@ -18,7 +19,8 @@ pub(crate) use cube::{
 mod none;
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
 pub(crate) use none::{
-    adamw, attention, cross_entropy, feed_forward, linear, norm, rotary, sum_of_squares,
+    adamw, add_norm, attention, cross_entropy, dropout, feed_forward, linear, norm, rotary,
+    sum_of_squares,
 };
 
 use burn::tensor::Tensor;
@@ -37,6 +39,14 @@ pub(crate) struct NormGradients {
 
 /// From a norm's output gradient to its gradients.
 pub(crate) type NormBackward = Box<dyn FnOnce(Tensor<3>) -> Option<NormGradients> + Send>;
+
+/// A residual sum and its norm, `[batch, seq, hidden]` each, and their way back.
+pub(crate) type AddNorm = ([Tensor<3>; 2], AddNormBackward);
+
+/// From the gradients of a norm and, if it has one, of the sum that it is of, to those of the residual and, as in a norm, of
+/// what was added to it.
+pub(crate) type AddNormBackward =
+    Box<dyn FnOnce(Tensor<3>, Option<Tensor<3>>) -> Option<(Tensor<3>, NormGradients)> + Send>;
 
 /// Attention's gradients.
 pub(crate) struct AttentionGradients {

@@ -5,21 +5,37 @@ use std::ops::Range;
 use burn::tensor::{DType, Tensor};
 
 use super::{
-    AdamWOutcome, AttentionBackward, CrossEntropyBackward, FeedForwardBackward, LinearBackward,
-    NormBackward, TokenStatistics,
+    AdamWOutcome, AddNorm, AttentionBackward, CrossEntropyBackward, FeedForwardBackward,
+    LinearBackward, NormBackward, TokenStatistics,
 };
 use crate::error::Result;
 use crate::ops::adamw::{AdamWState, AdamWStep};
 use crate::ops::attention::{AttentionOptions, Biases, Sequences};
+use crate::ops::dropout::Dropout;
 use crate::ops::feed_forward::FeedForward;
+use crate::ops::norm::NormParameters;
 use crate::ops::rotary::RotaryTable;
 
 pub(crate) fn norm(
     _x: &Tensor<3>,
-    _weight: &Tensor<1>,
-    _bias: Option<&Tensor<1>>,
-    _epsilon: f64,
+    _parameters: &NormParameters,
 ) -> Option<(Tensor<3>, NormBackward)> {
+    None
+}
+
+pub(crate) fn add_norm(
+    _inputs: [&Tensor<3>; 2],
+    _site: Option<&Dropout>,
+    _parameters: &NormParameters,
+) -> Option<AddNorm> {
+    None
+}
+
+pub(crate) fn dropout(
+    _x: &Tensor<3>,
+    _residual: Option<&Tensor<3>>,
+    _site: &Dropout,
+) -> Option<Tensor<3>> {
     None
 }
 
