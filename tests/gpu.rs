@@ -15,7 +15,7 @@ use burn_frontier::{Layout, Result};
 use harness::{Run, assert_agrees};
 
 /// What every GPT does by kernels.
-const COMMON: [&str; 11] = [
+const COMMON: [&str; 12] = [
     "adamw",
     "add_norm",
     "add_norm_backward",
@@ -24,6 +24,7 @@ const COMMON: [&str; 11] = [
     "cross_entropy",
     "dropout",
     "feed_forward",
+    "gradient_sum",
     "linear",
     "norm",
     "sum_of_squares",

@@ -161,6 +161,15 @@ fn numbers(of: &[usize]) -> Option<[u32; 4]> {
     Some(all)
 }
 
+/// The tensor in memory of its own. CubeCL lets another thread's stream wait for what stood in this thread's when a memory was
+/// allocated, not for what has been written to it in place since.
+pub(crate) fn for_another_thread(x: Tensor<1>) -> Tensor<1> {
+    match bridge::open(x.clone()) {
+        Some(here) => bridge::close(here.copy()),
+        None => x,
+    }
+}
+
 /// What a launch gave. One that refuses its arguments leaves the operation to Burn's own kernels.
 pub(crate) fn accepted<T>(result: Result<T>) -> Option<T> {
     result

@@ -10,6 +10,7 @@ pub(crate) use cube::{
     attention::attention,
     cross_entropy::cross_entropy,
     dropout::dropout,
+    for_another_thread,
     gemm::{feed_forward, linear},
     norm::{add_norm, norm},
     rotary::rotary,
@@ -19,8 +20,8 @@ pub(crate) use cube::{
 mod none;
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
 pub(crate) use none::{
-    adamw, add_norm, attention, cross_entropy, dropout, feed_forward, linear, norm, rotary,
-    sum_of_squares,
+    adamw, add_norm, attention, cross_entropy, dropout, feed_forward, for_another_thread, linear,
+    norm, rotary, sum_of_squares,
 };
 
 use burn::tensor::Tensor;
@@ -67,8 +68,8 @@ pub(crate) struct LinearGradients {
     pub parameters: ParameterGradients,
 }
 
-/// Gradients of a weight `[in, out]` and of a bias `[out]`, in the parameters' type.
-pub(crate) type ParameterGradients = (Tensor<2>, Option<Tensor<1>>);
+/// Gradients of a weight `[in, out]` and of a bias `[out]`, in the parameters' type; neither where they were added to sums.
+pub(crate) type ParameterGradients = (Option<Tensor<2>>, Option<Tensor<1>>);
 
 /// From a linear layer's output gradient to its gradients.
 pub(crate) type LinearBackward = Box<dyn FnOnce(Tensor<3>) -> Option<LinearGradients> + Send>;
