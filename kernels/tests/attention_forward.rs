@@ -128,7 +128,7 @@ fn any_head_dimension_up_to_256_works() {
 #[test]
 fn wmma_kernels_give_the_reference() {
     for element in [Element::F16, Element::Bf16] {
-        for head_dim in [64, 40, 16] {
+        for head_dim in [64, 40, 16, 200] {
             let plan = |p: &Problem| Plan::choose(Target::Gfx1100, element, p).unwrap();
             check_sizes(plan, head_dim, head_dim == 40, &SIZES[..3]);
         }

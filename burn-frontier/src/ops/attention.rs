@@ -27,7 +27,8 @@ pub type Biases = [Option<Tensor<4>>; 2];
 /// `softmax(scale * Q K^T) V`.
 ///
 /// On a GPU by the kernels of frontier-kernels, without a matrix of scores in memory; else by matrix products. A query that
-/// sees no key gives zeros.
+/// sees no key gives zeros. One whose keys are all masked by a large number such as -1e9 gives the mean of the values; on a
+/// GPU it has no gradient (below a log-sum-exp of -1e6, f32 keeps too little of the scores).
 ///
 /// # Shapes
 /// query `[batch, heads, seq, head_dim]`; key and value `[batch, kv_heads, keys, head_dim]` with heads a multiple of
