@@ -2,28 +2,31 @@
 //!
 //! Each function gives `None` where its kernels do not apply, and a way back that may do so too.
 
-#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+#[cfg_attr(
+    not(any(feature = "wgpu", feature = "cuda", feature = "rocm")),
+    path = "no_cube.rs"
+)]
 mod cube;
-#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
-pub(crate) use cube::{
-    adamw::{adamw, sum_of_squares},
-    attention::attention,
-    cross_entropy::cross_entropy,
-    gemm::{feed_forward, linear},
-    norm::norm,
-    rotary::rotary,
-};
+#[cfg_attr(not(feature = "flex"), path = "no_flex.rs")]
+mod flex;
 
-#[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
-mod none;
-#[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
-pub(crate) use none::{
-    adamw, attention, cross_entropy, feed_forward, linear, norm, rotary, sum_of_squares,
-};
+pub(crate) use cube::{adamw, attention, feed_forward, linear, norm, rotary, sum_of_squares};
+pub(crate) use flex::{gelu, gelu_gradient, softmax, softmax_gradient};
+
+use std::ops::Range;
 
 use burn::tensor::Tensor;
 
 use super::adamw::AdamWState;
+
+/// The statistics of logits `[tokens, columns]`, whose columns stand for the tokens `ids`; those beyond are padding.
+pub(crate) fn cross_entropy(
+    logits: &Tensor<2>,
+    targets: &[i64],
+    ids: &Range<usize>,
+) -> Option<(TokenStatistics, CrossEntropyBackward)> {
+    cube::cross_entropy(logits, targets, ids).or_else(|| flex::cross_entropy(logits, targets, ids))
+}
 
 /// A norm's gradients: of x, weight, and bias if it has one.
 pub(crate) struct NormGradients {

@@ -1,4 +1,4 @@
-//! A build without a GPU: no operation has a faster way.
+//! A build without a GPU.
 
 use std::ops::Range;
 
