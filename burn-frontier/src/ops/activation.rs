@@ -66,26 +66,32 @@ fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// # Shapes
 /// x `[batch, seq, 2 * ffn]` with gate and up side by side; gives `[batch, seq, ffn]`.
 pub fn swiglu(x: Tensor<3>) -> Tensor<3> {
-    let ffn = x.dims()[2] / 2;
     let inner = x.clone().without_autodiff();
-    let (gate, up) = (
-        inner.clone().narrow(2, 0, ffn),
-        inner.clone().narrow(2, ffn, ffn),
-    );
-    with_gradient([x.into_dispatch()], activation::silu(gate) * up, move |g| {
+    let y = backends::swiglu(&inner).unwrap_or_else(|| {
+        let (gate, up) = halves(inner.clone());
+        activation::silu(gate) * up
+    });
+    with_gradient([x.into_dispatch()], y, move |g| {
         [Some(swiglu_gradient(inner, g).into_dispatch())]
     })
 }
 
 /// The gradient of [`swiglu`]'s argument x.
 pub(super) fn swiglu_gradient(x: Tensor<3>, g: Tensor<3>) -> Tensor<3> {
+    backends::swiglu_gradient(&x, &g).unwrap_or_else(|| {
+        let (gate, up) = halves(x);
+        let sigmoid = activation::sigmoid(gate.clone());
+        let value = gate.clone() * sigmoid.clone();
+        // d silu / d gate = sigmoid (1 + gate (1 - sigmoid)).
+        let slope = (gate * sigmoid.clone().neg().add_scalar(1.0)).add_scalar(1.0) * sigmoid;
+        Tensor::cat(vec![g.clone() * up * slope, g * value], 2)
+    })
+}
+
+/// Gate and up.
+fn halves(x: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     let ffn = x.dims()[2] / 2;
-    let (gate, up) = (x.clone().narrow(2, 0, ffn), x.narrow(2, ffn, ffn));
-    let sigmoid = activation::sigmoid(gate.clone());
-    let value = gate.clone() * sigmoid.clone();
-    // d silu / d gate = sigmoid (1 + gate (1 - sigmoid)).
-    let slope = (gate * sigmoid.clone().neg().add_scalar(1.0)).add_scalar(1.0) * sigmoid;
-    Tensor::cat(vec![g.clone() * up * slope, g * value], 2)
+    (x.clone().narrow(2, 0, ffn), x.narrow(2, ffn, ffn))
 }
 
 #[cfg(test)]

@@ -148,8 +148,7 @@ impl<'a> Pieces<'a> {
         2.0 * self.between
             + 2.0 * outputs
             + 2.0 * self.mask(self.between)
-            + (1.0 + self.key_value() + self.rotated() + 1.0 + up + activated + self.extra())
-                * self.inside
+            + (1.0 + self.key_value() + self.rotated() + 1.0 + up + activated) * self.inside
     }
 
     /// Rotated queries and keys beside the plain ones, in hidden sizes.
@@ -158,11 +157,6 @@ impl<'a> Pieces<'a> {
             Positions::Rotary => 1.0 + self.key_value() / 2.0,
             Positions::Learned => 0.0,
         }
-    }
-
-    /// What ours keeps of the activation besides its input and output, in hidden sizes: the tanh of GELU, the gate of SwiGLU.
-    fn extra(&self) -> f64 {
-        if self.ours() { self.widths().1 } else { 0.0 }
     }
 
     /// What attention keeps of its scores: probabilities, and with dropout its mask and what it left.
@@ -207,8 +201,8 @@ impl<'a> Pieces<'a> {
         }
         // Ours has three tensors of the activation's size at once when its output has been let go; attention has copies of
         // queries, keys and values when the whole feed-forward block has been.
-        let mlp = (3.0 * up - activated) * self.inside + 2.0 * self.between;
-        let freed = (up + activated + self.extra() - 2.5) * self.inside;
+        let mlp = (up - activated) * self.inside + 2.0 * self.between;
+        let freed = (up + activated - 2.5) * self.inside;
         let attention = temporary + scores - freed;
         recomputed + mlp.max(attention)
     }
@@ -220,12 +214,18 @@ impl<'a> Pieces<'a> {
     }
 
     /// What the head needs from logits to their gradient, in fp32; in half precision the logits and their gradient besides.
+    /// Ours also has the gradient of the head's weight before it is added to the others'.
     fn head(&self) -> f64 {
         let half = match self.job.precision {
             Precision::Fp32 => 0.0,
             Precision::Fp16 | Precision::Bf16 => 4.0,
         };
-        self.logits() * (8.0 + half) + self.between
+        let columns = self.logits() / self.job.micro_batch_tokens() as f64;
+        let weight = match self.ours() {
+            true => columns * self.job.model.hidden as f64 * self.element,
+            false => 0.0,
+        };
+        self.logits() * (8.0 + half) + self.between + weight
     }
 
     /// The stage when it needs most: in its passes, or while gradients are reduced and parameters updated.
@@ -281,14 +281,15 @@ impl<'a> Pieces<'a> {
         let alive = alive as f64;
         let chunks = parameters.layers.len() as f64;
         let layers = parameters.layers.iter().sum::<usize>() as f64;
-        let messages = if job.layout.pp > 1 {
+        // Ours sends the tensors themselves: an input that is kept, a gradient that the passes count.
+        let messages = if job.layout.pp > 1 && !self.ours() {
             2.0 * self.between
         } else {
             0.0
         };
         let (mut kept, mut working) = (layers / chunks * self.layer() * alive, self.backward());
         if parameters.last {
-            // The exponentials of micro-batches whose backward pass is not the next.
+            // The logits of micro-batches whose backward pass is not the next.
             kept += 4.0 * self.logits() * (alive / chunks - 1.0).max(0.0);
             working = working.max(self.head());
         }

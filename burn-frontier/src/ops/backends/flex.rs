@@ -9,7 +9,7 @@ mod softmax;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use activation::{gelu, gelu_gradient};
+pub(crate) use activation::{gelu, gelu_gradient, swiglu, swiglu_gradient};
 pub(crate) use cross_entropy::cross_entropy;
 pub(crate) use softmax::{softmax, softmax_gradient};
 

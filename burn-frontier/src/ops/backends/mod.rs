@@ -11,7 +11,7 @@ mod cube;
 mod flex;
 
 pub(crate) use cube::{adamw, attention, feed_forward, linear, norm, rotary, sum_of_squares};
-pub(crate) use flex::{gelu, gelu_gradient, softmax, softmax_gradient};
+pub(crate) use flex::{gelu, gelu_gradient, softmax, softmax_gradient, swiglu, swiglu_gradient};
 
 use std::ops::Range;
 

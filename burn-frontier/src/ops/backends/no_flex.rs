@@ -17,6 +17,14 @@ pub(crate) fn gelu_gradient<const D: usize>(
     Err(Box::new(g))
 }
 
+pub(crate) fn swiglu(_x: &Tensor<3>) -> Option<Tensor<3>> {
+    None
+}
+
+pub(crate) fn swiglu_gradient(_x: &Tensor<3>, _g: &Tensor<3>) -> Option<Tensor<3>> {
+    None
+}
+
 pub(crate) fn softmax(scores: Tensor<4>, _causal: bool) -> Result<Tensor<4>, Box<Tensor<4>>> {
     Err(Box::new(scores))
 }

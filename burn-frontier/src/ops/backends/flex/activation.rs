@@ -1,4 +1,4 @@
-//! GELU.
+//! GELU and SwiGLU.
 
 use burn::tensor::Tensor;
 
@@ -9,10 +9,15 @@ use crate::ops::activation::{CUBIC, SCALE};
 /// Elements that are taken together.
 const PIECE: usize = 1024;
 
-/// `(1 + tanh u) / 2` of GELU's `u = scale (x + cubic x^3)`, which is `1 / (1 + e^-2u)`.
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// `(1 + tanh u) / 2` of GELU's `u = scale (x + cubic x^3)`, which is the sigmoid of `2 u`.
 #[inline(always)]
 fn gate(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-2.0 * SCALE as f32 * x * (1.0 + CUBIC as f32 * x * x)))
+    sigmoid(2.0 * SCALE as f32 * x * (1.0 + CUBIC as f32 * x * x))
 }
 
 /// GELU of each element.
@@ -56,4 +61,48 @@ pub(crate) fn gelu_gradient<const D: usize>(
             },
         );
     })
+}
+
+/// SwiGLU of x `[batch, seq, 2 * ffn]`, gate and up side by side.
+pub(crate) fn swiglu(x: &Tensor<3>) -> Option<Tensor<3>> {
+    let [batch, seq, width] = x.dims();
+    let (input, ffn) = (open(x)?, width / 2);
+    let input = elements(&input);
+    let mut y = vec![0.0; batch * seq * ffn];
+    for_rows(
+        &mut y,
+        ffn,
+        #[inline(always)]
+        |row, y| {
+            let (gate, up) = input[row * width..][..width].split_at(ffn);
+            for (y, (&gate, &up)) in y.iter_mut().zip(gate.iter().zip(up)) {
+                *y = gate * sigmoid(gate) * up;
+            }
+        },
+    );
+    Some(close(y, [batch, seq, ffn]))
+}
+
+/// The gradient of SwiGLU's argument from that of its value.
+pub(crate) fn swiglu_gradient(x: &Tensor<3>, g: &Tensor<3>) -> Option<Tensor<3>> {
+    let ([_, _, width], shape) = (x.dims(), x.shape());
+    let (x, g, ffn) = (open(x)?, open(g)?, width / 2);
+    let (x, g) = (elements(&x), elements(&g));
+    let mut dx = vec![0.0; x.len()];
+    for_rows(
+        &mut dx,
+        width,
+        #[inline(always)]
+        |row, dx| {
+            let (gate, up) = x[row * width..][..width].split_at(ffn);
+            let (d_gate, d_up) = dx.split_at_mut(ffn);
+            let g = &g[row * ffn..][..ffn];
+            for i in 0..ffn {
+                let s = sigmoid(gate[i]);
+                d_gate[i] = g[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
+                d_up[i] = g[i] * gate[i] * s;
+            }
+        },
+    );
+    Some(close(dx, shape))
 }

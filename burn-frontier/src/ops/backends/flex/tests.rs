@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::comm::local;
-use crate::ops::activation::gelu;
+use crate::ops::activation::{gelu, swiglu};
 use crate::ops::attention::{AttentionOptions, attention};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::gradient::seed;
@@ -56,6 +56,13 @@ fn gelu_equals_its_formula() {
     // Also more than one thread takes.
     for shape in [[3, 7], [600, 1000]] {
         compare("gelu", [shape], |[x]| gelu(x));
+    }
+}
+
+#[test]
+fn swiglu_equals_its_formula() {
+    for shape in [[2, 3, 14], [3, 100, 1000]] {
+        compare("swiglu", [shape], |[x]| swiglu(x));
     }
 }
 
