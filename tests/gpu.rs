@@ -15,12 +15,16 @@ use burn_frontier::{Layout, Result};
 use harness::{Run, assert_agrees};
 
 /// What every GPT does by kernels.
-const COMMON: [&str; 8] = [
+const COMMON: [&str; 12] = [
     "adamw",
+    "add_norm",
+    "add_norm_backward",
     "attention",
     "attention_backward",
     "cross_entropy",
+    "dropout",
     "feed_forward",
+    "gradient_sum",
     "linear",
     "norm",
     "sum_of_squares",
@@ -77,7 +81,12 @@ fn four_ranks_that_share_a_gpu_follow_the_cpu() {
             recompute: Recompute::Selective,
             micro_batch: 4,
             steps: 5,
-            ..Run::single(GptConfig::new(2, 32, 4, 61, 16).modern().with_kv_heads(2))
+            ..Run::single(
+                GptConfig::new(2, 32, 4, 61, 16)
+                    .modern()
+                    .with_kv_heads(2)
+                    .with_dropout(0.1),
+            )
         },
         &[&COMMON[..], &["rotary"]].concat(),
     );

@@ -8,6 +8,7 @@ use crate::comm::Buffer;
 use crate::comm::groups::Groups;
 use crate::error::Result;
 use crate::ops::exchange::{Group, from_buffer};
+use crate::ops::gradient_sum::GradientSum;
 use crate::placement::{Block, Placement};
 use crate::random::Stream;
 
@@ -82,6 +83,8 @@ pub struct Parameter<const D: usize> {
     pub spec: Arc<ParameterSpec>,
     /// The local tensor, padding included. Carries autodiff only inside a forward pass.
     pub value: Tensor<D>,
+    /// Where its gradients are added up, once a [`GradientReducer`](crate::zero::reducer::GradientReducer) has been made.
+    pub sum: Option<GradientSum>,
 }
 
 impl<const D: usize> Parameter<D> {
@@ -106,6 +109,7 @@ impl<const D: usize> Parameter<D> {
         Self {
             value: Tensor::from_data(data, (&context.device, context.dtype)),
             spec: Arc::new(spec),
+            sum: None,
         }
     }
 
@@ -133,7 +137,7 @@ impl<const D: usize> Parameter<D> {
     }
 }
 
-/// A parameter's gradient `[local count]`; none if it took no part.
+/// A parameter's gradient `[local count]`; none if it took no part, or was added to [`Parameter::sum`].
 pub type ParameterGradient = (Arc<ParameterSpec>, Option<Tensor<1>>);
 
 /// Sees every parameter of a module, in an order that is the same on every call.
@@ -160,8 +164,8 @@ pub trait Module: Clone {
         copy
     }
 
-    /// Takes the gradients of the leaves out of `gradients`, flattened, in visiting order. A parameter that took no part
-    /// has none.
+    /// Takes the gradients of the leaves out of `gradients`, flattened, in visiting order. A parameter that took no part,
+    /// or whose gradient was added to its sum, has none.
     fn take_gradients(mut self, gradients: &mut Gradients) -> Vec<ParameterGradient> {
         struct Take<'a>(&'a mut Gradients, Vec<ParameterGradient>);
         impl Visitor for Take<'_> {

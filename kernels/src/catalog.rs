@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::hip::emit::Source;
-use crate::{adamw, attention, cross_entropy, gemm, norm, rotary};
+use crate::{adamw, attention, cross_entropy, dropout, gemm, norm, rotary};
 
 /// The kernels, family by family. A name ends with its target.
 ///
@@ -12,6 +12,7 @@ pub fn sources() -> Result<Vec<Source>> {
     let families = [
         gemm::sources()?,
         norm::sources()?,
+        dropout::sources()?,
         cross_entropy::sources()?,
         rotary::sources()?,
         adamw::sources()?,

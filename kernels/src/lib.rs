@@ -17,6 +17,7 @@ pub mod attention;
 pub mod catalog;
 pub mod cross_entropy;
 pub mod device;
+pub mod dropout;
 pub mod error;
 pub mod gemm;
 pub mod hip;

@@ -4,7 +4,8 @@
 
 mod cases;
 
-use cases::norm::{Case, DROPOUT, EPSILON, ROWS, Run, problem};
+use cases::dropout::{DROPOUT, ROWS, samples};
+use cases::norm::{Case, EPSILON, Run, problem};
 use cases::{ELEMENTS, pack, unpack, unwritten};
 use frontier_kernels::hip::compile::compile;
 use frontier_kernels::hip::run::{Launch, Sanitizer, Scalars};
@@ -45,7 +46,7 @@ impl Run for Harness {
         let all = case.x.len();
         let mut buffers = vec![pack(element, &case.x)];
         buffers.extend(residual.then(|| pack(element, &case.residual)));
-        buffers.extend(dropout.then(|| case.samples()));
+        buffers.extend(dropout.then(|| samples()));
         buffers.push(pack(element, &case.weight));
         buffers.extend((kind == Kind::Layer).then(|| pack(element, &case.bias)));
         let y = buffers.len();
@@ -91,7 +92,7 @@ impl Run for Harness {
             stats,
             pack(element, &case.weight),
         ];
-        buffers.extend(dropout.then(|| case.samples()));
+        buffers.extend(dropout.then(|| samples()));
         buffers.extend(residual.then(|| pack(element, d_sum)));
         let dx = buffers.len();
         buffers.push(unwritten(element, s.len()));

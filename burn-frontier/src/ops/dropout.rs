@@ -4,6 +4,8 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::backends;
+use super::gradient::with_gradient;
 use crate::random::Philox;
 
 /// The mask of one dropout site for a part of a global tensor `[sample, d0, d1, d2]`.
@@ -68,15 +70,49 @@ impl Dropout {
 }
 
 /// Drops elements of `x` `[batch, seq, hidden]`; `site` describes it as `[sample, 1, seq, hidden]`.
+///
+/// A GPU computes what is dropped where it is needed; elsewhere the host writes a mask.
 pub fn dropout(x: Tensor<3>, site: Option<&Dropout>) -> Tensor<3> {
-    match site {
-        Some(site) => {
-            let mask = site.mask(&x.device().without_autodiff(), x.dtype());
-            let shape = x.shape();
-            x * mask.reshape(shape)
-        }
-        None => x,
-    }
+    let Some(site) = site else { return x };
+    let x0 = x.clone().without_autodiff();
+    let Some(y) = backends::dropout(&x0, None, site) else {
+        let mask = flat_mask(&x0, site);
+        return x * mask;
+    };
+    let site = site.clone();
+    with_gradient([x.into_dispatch()], y, move |g| {
+        [Some(gradient(g, &site).into_dispatch())]
+    })
+}
+
+/// `residual + dropout(x)`, as [`dropout`].
+pub fn add_dropout(x: Tensor<3>, residual: Tensor<3>, site: Option<&Dropout>) -> Tensor<3> {
+    let plain = [&x, &residual].map(|x| x.clone().without_autodiff());
+    let fused = site.and_then(|site| {
+        let sum = backends::dropout(&plain[0], Some(&plain[1]), site)?;
+        Some((sum, site.clone()))
+    });
+    let Some((sum, site)) = fused else {
+        return residual + dropout(x, site);
+    };
+    with_gradient(
+        [x.into_dispatch(), residual.into_dispatch()],
+        sum,
+        move |g| [gradient(g.clone(), &site), g].map(|g| Some(g.into_dispatch())),
+    )
+}
+
+/// The gradient of x from that of what is left of it.
+fn gradient(g: Tensor<3>, site: &Dropout) -> Tensor<3> {
+    backends::dropout(&g, None, site).unwrap_or_else(|| {
+        let mask = flat_mask(&g, site);
+        g * mask
+    })
+}
+
+/// The mask of x `[batch, seq, hidden]`, which is without autodiff.
+fn flat_mask(x: &Tensor<3>, site: &Dropout) -> Tensor<3> {
+    site.mask(&x.device(), x.dtype()).reshape(x.shape())
 }
 
 #[cfg(test)]

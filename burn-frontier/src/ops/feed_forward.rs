@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use super::activation::{self, Activation};
 use super::backends::{self, FeedForwardGradients};
 use super::gradient::with_gradient;
+use super::gradient_sum::LinearSums;
 use super::linear::{composition, gradients};
 
 /// Parameters of the block.
@@ -43,8 +44,18 @@ impl FeedForward {
 /// # Shapes
 /// x `[batch, seq, hidden]`; gives `[batch, seq, out]`.
 pub fn feed_forward(x: Tensor<3>, layers: FeedForward) -> Tensor<3> {
+    feed_forward_with_sums(x, layers, &Default::default())
+}
+
+/// [`feed_forward`], whose backward pass may add the gradients of the parameters to sums, those of `up` first, rather than to
+/// the graph's.
+pub fn feed_forward_with_sums(
+    x: Tensor<3>,
+    layers: FeedForward,
+    sums: &[LinearSums; 2],
+) -> Tensor<3> {
     let (x0, plain) = (x.clone().without_autodiff(), layers.without_autodiff());
-    let Some((y, fused)) = backends::feed_forward(&x0, &plain) else {
+    let Some((y, fused)) = backends::feed_forward(&x0, &plain, sums) else {
         return by_layers(x, layers);
     };
     let constant = || x0.clone().into_dispatch();
@@ -61,9 +72,9 @@ pub fn feed_forward(x: Tensor<3>, layers: FeedForward) -> Tensor<3> {
         let found = fused(g.clone()).unwrap_or_else(|| by_hand(x0, plain, g));
         [
             Some(found.x.into_dispatch()),
-            Some(found.up.0.into_dispatch()),
+            found.up.0.map(Tensor::into_dispatch),
             found.up.1.map(Tensor::into_dispatch),
-            Some(found.down.0.into_dispatch()),
+            found.down.0.map(Tensor::into_dispatch),
             found.down.1.map(Tensor::into_dispatch),
         ]
     })
@@ -137,7 +148,10 @@ mod tests {
             };
             close(own.x.into_data(), x.grad(&all).unwrap().into_data());
             for (own, tracked) in [(own.up.0, tracked.up), (own.down.0, tracked.down)] {
-                close(own.into_data(), tracked.grad(&all).unwrap().into_data());
+                close(
+                    own.unwrap().into_data(),
+                    tracked.grad(&all).unwrap().into_data(),
+                );
             }
             for (own, tracked) in [(own.up.1, tracked.up_bias), (own.down.1, tracked.down_bias)] {
                 let expected = tracked.unwrap().grad(&all).unwrap();

@@ -1,7 +1,7 @@
 //! Attaches a hand-written gradient to a value: the crate's one backend extension.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 use burn::backend::Cube;
@@ -33,7 +33,7 @@ impl fmt::Debug for Gradient {
 
 impl Gradient {
     fn call(&self, output: DispatchTensor) -> Vec<Option<DispatchTensor>> {
-        let function = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let function = lock(&self.0).take();
         // The graph is consumed by its backward pass, so a second call does not happen.
         function.map_or_else(Vec::new, |function| function(output))
     }
@@ -193,6 +193,43 @@ where
     ))
 }
 
+/// What has arrived of the gradients of two outputs.
+type Arrived<const D: usize> = Arc<Mutex<[Option<Tensor<D>>; 2]>>;
+
+/// Two `outputs` of one shape, computed without autodiff, as differentiable functions of `inputs`.
+///
+/// As [`with_gradient`], which is given both outputs' gradients at once, after all that use either have gone back: `None` for
+/// an output that nothing uses. Burn's operations have one output, so both come from a third one that stands for the pair.
+pub fn with_gradients<const N: usize, const D: usize>(
+    inputs: [DispatchTensor; N],
+    outputs: [Tensor<D>; 2],
+    gradient: impl FnOnce([Option<Tensor<D>>; 2]) -> [Option<DispatchTensor>; N] + Send + 'static,
+) -> [Tensor<D>; 2]
+where
+    [(); N]: InputCount,
+{
+    let arrived = Arrived::<D>::default();
+    let taken = arrived.clone();
+    let pair = with_gradient(inputs, outputs[0].clone(), move |_| {
+        gradient(std::mem::take(&mut *lock(&taken)))
+    });
+    let mut place = 0..2;
+    outputs.map(|output| {
+        let (arrived, place) = (arrived.clone(), place.next().unwrap_or_default());
+        with_gradient::<1, D>([pair.clone().into_dispatch()], output, move |g| {
+            let mut arrived = lock(&arrived);
+            // The pair goes back once it has a gradient, of which one is enough: nothing reads it.
+            let first = arrived.iter().all(Option::is_none);
+            arrived[place] = Some(g.clone());
+            [first.then(|| g.into_dispatch())]
+        })
+    })
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A scalar whose backward pass gives `output` the gradient `gradient`: the start of a backward pass in the middle of a
 /// model, where a pipeline stage or a recomputed layer ends. Both have the same shape; `gradient` is without autodiff.
 pub fn seed<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
@@ -221,6 +258,50 @@ mod tests {
         let mut gradients = (y.clone() + y + x.clone()).sum().backward();
         let gradient = x.grad_remove(&mut gradients).unwrap();
         assert_eq!(gradient.into_data().try_to_vec::<f32>().unwrap(), [21.0; 4]);
+    }
+
+    #[test]
+    fn the_gradients_of_two_outputs_arrive_together() {
+        let device = Device::flex();
+        let run = |strategy: fn(Device) -> Device, use_of: [f32; 2]| {
+            let x = Tensor::<1>::from_data([3.0, 4.0], &strategy(device.clone())).require_grad();
+            let plain = x.clone().without_autodiff();
+            let outputs = [plain.clone().mul_scalar(2.0), plain.mul_scalar(5.0)];
+            let [twice, five] = with_gradients([x.clone().into_dispatch()], outputs, |[a, b]| {
+                let both = [a.map(|a| a.mul_scalar(2.0)), b.map(|b| b.mul_scalar(5.0))];
+                let sum = both.into_iter().flatten().reduce(|a, b| a + b);
+                [sum.map(Tensor::into_dispatch)]
+            });
+            // The second output's user goes back before the first output's, which uses it.
+            let mut loss = x.clone().sum().mul_scalar(100.0);
+            if use_of[0] > 0.0 {
+                loss = loss + (twice.clone() * twice).sum();
+            }
+            if use_of[1] > 0.0 {
+                loss = loss + five.exp().log().sum();
+            }
+            let gradients = loss.backward();
+            let gradient = x.grad(&gradients).unwrap();
+            gradient.into_data().try_to_vec::<f32>().unwrap()
+        };
+        let strategies: [fn(Device) -> Device; 2] =
+            [Device::autodiff, |d| d.autodiff().gradient_checkpointing()];
+        for strategy in strategies {
+            for (use_of, expected) in [
+                ([1.0, 1.0], [129.0, 137.0]),
+                ([1.0, 0.0], [124.0, 132.0]),
+                ([0.0, 1.0], [105.0, 105.0]),
+                ([0.0, 0.0], [100.0, 100.0]),
+            ] {
+                let own = run(strategy, use_of);
+                for (own, expected) in own.iter().zip(expected) {
+                    assert!(
+                        (own - expected).abs() < 1e-3,
+                        "{use_of:?}: {own} {expected}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

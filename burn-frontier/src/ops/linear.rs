@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 
 use super::backends::{self, ParameterGradients};
 use super::gradient::with_gradient;
+use super::gradient_sum::{GradientSum, LinearSums};
 
 /// `x W + b`.
 ///
@@ -12,13 +13,47 @@ use super::gradient::with_gradient;
 /// # Shapes
 /// x `[batch, seq, in]`, weight `[in, out]`, bias `[out]`; gives `[batch, seq, out]`.
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    let (x0, w0) = (
-        x.clone().without_autodiff(),
-        weight.clone().without_autodiff(),
-    );
+    layer(x, (weight, false), bias, &LinearSums::default())
+}
+
+/// [`linear`], whose backward pass may add the gradients of weight and bias to `sums` rather than to the graph's.
+pub fn linear_with_sums(
+    x: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    sums: &LinearSums,
+) -> Tensor<3> {
+    layer(x, (weight, false), bias, sums)
+}
+
+/// `x T^T` of a table T `[out, in]`, an embedding's for instance, whose backward pass may add the table's gradient to `sum`.
+///
+/// # Shapes
+/// x `[batch, seq, in]`; gives `[batch, seq, out]`.
+pub fn projection(x: Tensor<3>, table: Tensor<2>, sum: Option<&GradientSum>) -> Tensor<3> {
+    let sums = LinearSums {
+        weight: sum.cloned(),
+        bias: None,
+    };
+    layer(x, (table, true), None, &sums)
+}
+
+/// A linear layer whose weight is given as `[out, in]` if it is `transposed`.
+fn layer(
+    x: Tensor<3>,
+    (weight, transposed): (Tensor<2>, bool),
+    bias: Option<Tensor<1>>,
+    sums: &LinearSums,
+) -> Tensor<3> {
+    let oriented = move |weight: Tensor<2>| match transposed {
+        true => weight.transpose(),
+        false => weight,
+    };
+    let x0 = x.clone().without_autodiff();
+    let w0 = oriented(weight.clone().without_autodiff());
     let b0 = bias.as_ref().map(|bias| bias.clone().without_autodiff());
-    let Some((y, fused)) = backends::linear(&x0, &w0, b0.as_ref()) else {
-        return composition(x, weight, bias);
+    let Some((y, fused)) = backends::linear(&x0, &w0, b0.as_ref(), (sums, transposed)) else {
+        return composition(x, oriented(weight), bias);
     };
     let has_bias = bias.is_some();
     let inputs = [
@@ -33,7 +68,7 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
         };
         [
             Some(x.into_dispatch()),
-            Some(weight.into_dispatch()),
+            weight.map(|weight| oriented(weight).into_dispatch()),
             bias.map(Tensor::into_dispatch),
         ]
     })
@@ -69,7 +104,7 @@ pub(super) fn gradients(
     let d_x = g.clone().matmul(weight.transpose());
     (
         d_x.reshape([batch, seq, input]),
-        (x.transpose().matmul(g), bias),
+        (Some(x.transpose().matmul(g)), bias),
     )
 }
 
@@ -102,7 +137,7 @@ mod tests {
             }
         };
         close(dx.into_data(), x.grad(&all).unwrap().into_data());
-        close(dw.into_data(), w.grad(&all).unwrap().into_data());
+        close(dw.unwrap().into_data(), w.grad(&all).unwrap().into_data());
         close(db.unwrap().into_data(), b.grad(&all).unwrap().into_data());
     }
 }

@@ -13,6 +13,7 @@ pub mod dropout;
 pub mod exchange;
 pub mod feed_forward;
 pub mod gradient;
+pub mod gradient_sum;
 pub mod linear;
 pub mod norm;
 pub mod rotary;

@@ -1,59 +1,28 @@
 //! Layer norm (arXiv 1607.06450) and RMS norm (arXiv 1910.07467) over the last dimension, with gradients of their own:
-//! one saved input instead of the composition's seven.
+//! one saved input instead of the composition's seven. With the residual and the dropout in front of them as one operation.
 
 use burn::tensor::{Tensor, module};
 
-use super::backends;
-use super::gradient::with_gradient;
+use super::backends::{self, NormGradients};
+use super::dropout::{Dropout, add_dropout, dropout};
+use super::gradient::{with_gradient, with_gradients};
+
+/// Scale, shift and epsilon of a norm, without autodiff: a layer norm with a bias, an RMS norm without.
+pub(crate) struct NormParameters {
+    /// `[hidden]`.
+    pub weight: Tensor<1>,
+    /// `[hidden]`.
+    pub bias: Option<Tensor<1>>,
+    /// What is added to the variance.
+    pub epsilon: f64,
+}
 
 /// `(x - mean) / sqrt(var + epsilon) * weight + bias`.
 ///
 /// # Shapes
 /// x `[batch, seq, hidden]`, weight and bias `[hidden]`.
 pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<3> {
-    let (x0, w0) = (
-        x.clone().without_autodiff(),
-        weight.clone().without_autodiff(),
-    );
-    let b0 = bias.clone().without_autodiff();
-    let (y, fused) = match backends::norm(&x0, &w0, Some(&b0), epsilon) {
-        Some((y, backward)) => (y, Some(backward)),
-        None => (
-            module::layer_norm(x0.clone(), w0.clone(), Some(b0), epsilon),
-            None,
-        ),
-    };
-    let inputs = [
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    ];
-    with_gradient(inputs, y, move |g| {
-        if let Some(fused) = fused.and_then(|backward| backward(g.clone())) {
-            let bias = fused.bias.map(Tensor::into_dispatch);
-            return [
-                Some(fused.x.into_dispatch()),
-                Some(fused.weight.into_dispatch()),
-                bias,
-            ];
-        }
-        let centered = x0.clone() - x0.mean_dim(2);
-        let deviation = (centered.clone() * centered.clone())
-            .mean_dim(2)
-            .add_scalar(epsilon)
-            .sqrt();
-        let normal = centered / deviation.clone();
-        let d_bias = sum_tokens(g.clone());
-        let d_weight = sum_tokens(g.clone() * normal.clone());
-        let g = g * w0.unsqueeze();
-        let along = (g.clone() * normal.clone()).mean_dim(2);
-        let d_x = (g.clone() - g.mean_dim(2) - normal * along) / deviation;
-        [
-            Some(d_x.into_dispatch()),
-            Some(d_weight.into_dispatch()),
-            Some(d_bias.into_dispatch()),
-        ]
-    })
+    norm(x, weight, Some(bias), epsilon)
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * weight`.
@@ -61,30 +30,126 @@ pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64
 /// # Shapes
 /// x `[batch, seq, hidden]`, weight `[hidden]`.
 pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, epsilon: f64) -> Tensor<3> {
-    let (x0, w0) = (
-        x.clone().without_autodiff(),
-        weight.clone().without_autodiff(),
-    );
-    let root = move |x: Tensor<3>| (x.clone() * x).mean_dim(2).add_scalar(epsilon).sqrt();
-    let (y, fused) = match backends::norm(&x0, &w0, None, epsilon) {
+    norm(x, weight, None, epsilon)
+}
+
+fn norm(x: Tensor<3>, weight: Tensor<1>, bias: Option<Tensor<1>>, epsilon: f64) -> Tensor<3> {
+    let x0 = x.clone().without_autodiff();
+    let parameters = NormParameters::new(&weight, bias.as_ref(), epsilon);
+    let (y, fused) = match backends::norm(&x0, &parameters) {
         Some((y, backward)) => (y, Some(backward)),
-        None => (x0.clone() / root(x0.clone()) * w0.clone().unsqueeze(), None),
+        None => (parameters.forward(x0.clone()), None),
     };
-    with_gradient([x.into_dispatch(), weight.into_dispatch()], y, move |g| {
-        if let Some(fused) = fused.and_then(|backward| backward(g.clone())) {
-            return [
-                Some(fused.x.into_dispatch()),
-                Some(fused.weight.into_dispatch()),
-            ];
+    // A missing bias is a constant, and has no gradient.
+    let bias = bias.map_or_else(|| x0.clone().into_dispatch(), Tensor::into_dispatch);
+    with_gradient(
+        [x.into_dispatch(), weight.into_dispatch(), bias],
+        y,
+        move |g| {
+            let gradients = fused
+                .and_then(|backward| backward(g.clone()))
+                .unwrap_or_else(|| parameters.gradients(x0, g));
+            [
+                Some(gradients.x.into_dispatch()),
+                Some(gradients.weight.into_dispatch()),
+                gradients.bias.map(Tensor::into_dispatch),
+            ]
+        },
+    )
+}
+
+/// `sum = residual + dropout(x)` and its norm, a layer norm with a bias and an RMS norm without: what stands between two
+/// blocks of a transformer. Gives the sum and the norm.
+///
+/// On a GPU one kernel reads x and the residual and writes both results, and one reads their gradients and writes those of x
+/// and the residual; no mask and no intermediate is in memory.
+///
+/// # Shapes
+/// x, residual and the results `[batch, seq, hidden]`, weight and bias `[hidden]`; `site` describes x as
+/// `[sample, 1, seq, hidden]`.
+pub fn add_norm(
+    x: Tensor<3>,
+    residual: Tensor<3>,
+    site: Option<&Dropout>,
+    weight: Tensor<1>,
+    bias: Option<Tensor<1>>,
+    epsilon: f64,
+) -> (Tensor<3>, Tensor<3>) {
+    let parameters = NormParameters::new(&weight, bias.as_ref(), epsilon);
+    let plain = [&x, &residual].map(|x| x.clone().without_autodiff());
+    let Some((outputs, fused)) = backends::add_norm(plain.each_ref(), site, &parameters) else {
+        let sum = add_dropout(x, residual, site);
+        return (sum.clone(), norm(sum, weight, bias, epsilon));
+    };
+    let (site, kept) = (site.cloned(), outputs[0].clone());
+    let inputs = [
+        x.into_dispatch(),
+        residual.into_dispatch(),
+        weight.into_dispatch(),
+        bias.map_or_else(|| kept.clone().into_dispatch(), Tensor::into_dispatch),
+    ];
+    let [sum, normed] = with_gradients(inputs, outputs, move |[d_sum, g]| {
+        let g = g.unwrap_or_else(|| kept.zeros_like());
+        let (residual, norm) = fused(g.clone(), d_sum.clone()).unwrap_or_else(|| {
+            let mut norm = parameters.gradients(kept, g);
+            let residual = match d_sum {
+                Some(d_sum) => norm.x + d_sum,
+                None => norm.x,
+            };
+            norm.x = dropout(residual.clone(), site.as_ref());
+            (residual, norm)
+        });
+        [
+            Some(norm.x.into_dispatch()),
+            Some(residual.into_dispatch()),
+            Some(norm.weight.into_dispatch()),
+            norm.bias.map(Tensor::into_dispatch),
+        ]
+    });
+    (sum, normed)
+}
+
+impl NormParameters {
+    fn new(weight: &Tensor<1>, bias: Option<&Tensor<1>>, epsilon: f64) -> Self {
+        Self {
+            weight: weight.clone().without_autodiff(),
+            bias: bias.map(|bias| bias.clone().without_autodiff()),
+            epsilon,
         }
-        let deviation = root(x0.clone());
-        let normal = x0 / deviation.clone();
-        let d_weight = sum_tokens(g.clone() * normal.clone());
-        let g = g * w0.unsqueeze();
+    }
+
+    /// The norm by Burn's own operations.
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let weight = self.weight.clone();
+        match &self.bias {
+            Some(bias) => module::layer_norm(x, weight, Some(bias.clone()), self.epsilon),
+            None => x.clone() / self.deviation(x) * weight.unsqueeze(),
+        }
+    }
+
+    /// What a row is divided by, of x without its mean.
+    fn deviation(&self, x: Tensor<3>) -> Tensor<3> {
+        let variance = (x.clone() * x).mean_dim(2);
+        variance.add_scalar(self.epsilon).sqrt()
+    }
+
+    /// The gradients from that of the norm of x, by Burn's own operations.
+    fn gradients(&self, x: Tensor<3>, g: Tensor<3>) -> NormGradients {
+        let layer = self.bias.is_some();
+        let centered = if layer { x.clone() - x.mean_dim(2) } else { x };
+        let deviation = self.deviation(centered.clone());
+        let normal = centered / deviation.clone();
+        let bias = layer.then(|| sum_tokens(g.clone()));
+        let weight = sum_tokens(g.clone() * normal.clone());
+        let g = g * self.weight.clone().unsqueeze();
         let along = (g.clone() * normal.clone()).mean_dim(2);
-        let d_x = (g - normal * along) / deviation;
-        [Some(d_x.into_dispatch()), Some(d_weight.into_dispatch())]
-    })
+        let g = if layer { g.clone() - g.mean_dim(2) } else { g };
+        NormGradients {
+            x: (g - normal * along) / deviation,
+            weight,
+            bias,
+        }
+    }
 }
 
 /// Sum over batch and sequence.
@@ -175,6 +240,46 @@ mod tests {
         };
         for (own, plain) in run(true).iter().zip(run(false)) {
             assert!((own - plain).abs() < 1e-12, "{own} {plain}");
+        }
+    }
+
+    #[test]
+    fn add_norm_equals_the_plain_composition() {
+        let site = Dropout {
+            probability: 0.3,
+            seed: 1,
+            step: 2,
+            name: "site".into(),
+            samples: vec![4, 9],
+            global: 1,
+            start: [0, 2, 0],
+            len: [1, 3, 5],
+        };
+        let run = |own: bool, bias: bool| {
+            let leaves = [1, 2, 3].map(|seed| leaf([2, 3, 5], seed));
+            let [x, residual, g] = leaves.clone();
+            let (weight, b) = (leaf([5], 4), bias.then(|| leaf([5], 5)));
+            let (sum, normed) = if own {
+                add_norm(x, residual, Some(&site), weight.clone(), b.clone(), 1e-5)
+            } else {
+                let mask = site.mask(&Device::flex(), DType::F64).reshape([2, 3, 5]);
+                let sum = residual + x * mask;
+                (sum.clone(), reference(sum, weight.clone(), b.clone(), 1e-5))
+            };
+            // The sum goes on beside what is made of its norm, as in a transformer.
+            let y = sum + normed.clone() * g;
+            let gradients = (y.clone() * y.clone()).sum().backward();
+            let mut all = vec![y.into_data(), normed.into_data()];
+            all.extend(leaves.map(|x| x.grad(&gradients).unwrap().into_data()));
+            let parameters = [Some(weight), b].into_iter().flatten();
+            all.extend(parameters.map(|x| x.grad(&gradients).unwrap().into_data()));
+            let all = all.into_iter().map(|x| x.try_into_vec::<f64>().unwrap());
+            all.collect::<Vec<_>>().concat()
+        };
+        for bias in [false, true] {
+            for (own, plain) in run(true, bias).iter().zip(run(false, bias)) {
+                assert!((own - plain).abs() < 1e-12, "{own} {plain}");
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use super::maps;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::exchange::{Exchange, Group, apply};
-use crate::ops::linear::linear;
+use crate::ops::linear::projection;
 use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
 use crate::placement::Placement;
 
@@ -116,7 +116,7 @@ impl VocabularyParallel {
             maps::copy_to_tp(x, &self.tp)
         };
         let [batch, seq, _] = x.dims();
-        let logits = linear(x, self.weight.value.clone().transpose(), None);
+        let logits = projection(x, self.weight.value.clone(), self.weight.sum.as_ref());
         let columns = logits.dims()[2];
         logits.reshape([batch * seq, columns])
     }

@@ -3,11 +3,11 @@
 use burn::tensor::Tensor;
 
 use super::maps;
-use crate::ops;
 use crate::ops::activation::Activation;
 use crate::ops::exchange::Group;
-use crate::ops::feed_forward::FeedForward;
-use crate::ops::linear::linear;
+use crate::ops::feed_forward::{FeedForward, feed_forward_with_sums};
+use crate::ops::gradient_sum::LinearSums;
+use crate::ops::linear::linear_with_sums;
 use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
 use crate::placement::Placement;
 
@@ -141,7 +141,8 @@ impl ColumnParallelLinear {
     /// # Communication
     /// Over tp: backward all-reduce of x's gradient; under sequence parallelism all-gather of x, reduce-scatter of its gradient.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        linear(self.enter(x), self.weight.value.clone(), value(&self.bias))
+        let (weight, bias) = (self.weight.value.clone(), value(&self.bias));
+        linear_with_sums(self.enter(x), weight, bias, &sums(&self.weight, &self.bias))
     }
 
     /// What every rank multiplies with its columns.
@@ -163,7 +164,13 @@ impl RowParallelLinear {
     /// # Communication
     /// Over tp: forward all-reduce of the output; under sequence parallelism reduce-scatter, and all-gather of the gradient.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.leave(linear(x, self.weight.value.clone(), self.early_bias()))
+        let (weight, bias) = (self.weight.value.clone(), self.early_bias());
+        self.leave(linear_with_sums(
+            x,
+            weight,
+            bias,
+            &sums(&self.weight, &self.bias),
+        ))
     }
 
     /// The bias, where nothing is added between the product and it.
@@ -205,7 +212,16 @@ pub fn feed_forward(
         down: down.weight.value.clone(),
         down_bias: down.early_bias(),
     };
-    down.leave(ops::feed_forward::feed_forward(up.enter(x), layers))
+    let sums = [sums(&up.weight, &up.bias), sums(&down.weight, &down.bias)];
+    down.leave(feed_forward_with_sums(up.enter(x), layers, &sums))
+}
+
+/// Where a layer's backward pass may add its parameters' gradients.
+fn sums(weight: &Parameter<2>, bias: &Option<Parameter<1>>) -> LinearSums {
+    LinearSums {
+        weight: weight.sum.clone(),
+        bias: bias.as_ref().and_then(|bias| bias.sum.clone()),
+    }
 }
 
 fn value(bias: &Option<Parameter<1>>) -> Option<Tensor<1>> {

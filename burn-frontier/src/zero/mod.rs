@@ -38,8 +38,8 @@ impl ZeroConfig {
         }
     }
 
-    /// Makes reducer and optimiser of a stage's chunks. `tied`: the parameter that first and last stage share, if any.
-    /// Every rank calls it.
+    /// Makes reducer and optimiser of a stage's chunks, whose backward passes may add to the reducer's sums from then on.
+    /// `tied`: the parameter that first and last stage share, if any. Every rank calls it.
     ///
     /// # Errors
     /// A ZeRO stage that does not exist, or groups that cannot be formed.
@@ -50,6 +50,7 @@ impl ZeroConfig {
         groups: &Groups,
     ) -> Result<(GradientReducer, ShardedAdamW)> {
         let slots = Arc::new(partition::slots(chunks, tied));
+        partition::share_sums(chunks, &slots);
         let buckets = partition::buckets(&slots, groups.layout.dp, self.bucket_elements);
         let buckets = Arc::new(buckets);
         let reducer = GradientReducer::new(slots.clone(), buckets.clone(), groups, self.reducer)?;

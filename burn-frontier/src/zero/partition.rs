@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::ops::gradient_sum::GradientSum;
 use crate::parameter::{Module, Parameter, ParameterSpec, Visitor};
 use crate::placement::Placement;
 
@@ -20,6 +21,8 @@ pub struct Slot {
     pub uses: usize,
     /// Class of the bucket it lies in.
     pub class: Class,
+    /// Its gradients, which backward passes and the reducer add up.
+    pub sum: GradientSum,
 }
 
 impl Slot {
@@ -37,6 +40,7 @@ impl Slot {
             chunk,
             uses: 1,
             class,
+            sum: GradientSum::default(),
         }
     }
 }
@@ -109,6 +113,23 @@ pub fn slots<M: Module>(chunks: &mut [M], tied: Option<&str>) -> Vec<Slot> {
     list.slots
 }
 
+/// Gives every parameter its slot's sum.
+pub fn share_sums<M: Module>(chunks: &mut [M], slots: &[Slot]) {
+    struct Share<'a>(HashMap<&'a str, &'a GradientSum>);
+    impl Visitor for Share<'_> {
+        fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
+            p.sum = self.0.get(p.spec.name.as_str()).copied().cloned();
+        }
+    }
+    let sums = slots
+        .iter()
+        .map(|slot| (slot.spec.name.as_str(), &slot.sum));
+    let mut share = Share(sums.collect());
+    for module in chunks {
+        module.visit(&mut share);
+    }
+}
+
 /// Packs slots into buckets of at most `limit` elements (a larger slot fills one alone), in the order in which a backward
 /// pass finishes them.
 pub fn buckets(slots: &[Slot], replicas: usize, limit: usize) -> Vec<Bucket> {
@@ -165,6 +186,7 @@ mod tests {
                 partial: false,
                 tied: false,
             },
+            sum: GradientSum::default(),
         }
     }
 

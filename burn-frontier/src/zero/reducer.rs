@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{Shape, Tensor};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::partition::{Bucket, Class, Slot};
@@ -12,6 +12,7 @@ use crate::comm::groups::Groups;
 use crate::comm::{Communicator, Reduction};
 use crate::error::{Error, Result};
 use crate::ops::exchange::{from_buffer, to_buffer};
+use crate::ops::gradient_sum::for_another_thread;
 use crate::parameter::ParameterGradient;
 
 /// The highest ZeRO stage that there is.
@@ -32,7 +33,6 @@ pub struct GradientReducer {
     slots: Arc<Vec<Slot>>,
     buckets: Arc<Vec<Bucket>>,
     by_name: HashMap<String, usize>,
-    sums: Vec<Option<Tensor<1>>>,
     final_uses: Vec<usize>,
     launched: Vec<bool>,
     reduced: Vec<Option<Tensor<1>>>,
@@ -89,7 +89,6 @@ impl GradientReducer {
             .collect();
         Ok(Self {
             by_name,
-            sums: vec![None; slots.len()],
             final_uses: vec![0; slots.len()],
             launched: vec![false; buckets.len()],
             reduced: vec![None; buckets.len()],
@@ -116,12 +115,7 @@ impl GradientReducer {
                 )));
             };
             if let Some(gradient) = gradient {
-                let gradient = full_precision(gradient);
-                let sum = &mut self.sums[slot];
-                *sum = Some(match sum.take() {
-                    Some(sum) => sum + gradient,
-                    None => gradient,
-                });
+                self.slots[slot].sum.add(gradient);
             }
             self.final_uses[slot] += usize::from(last);
         }
@@ -187,36 +181,26 @@ impl GradientReducer {
     }
 
     /// The bucket's gradients as one run; zeros where a parameter took no part, and at the end.
-    fn flatten(&mut self, bucket: &Bucket) -> Result<Tensor<1>> {
-        let like = bucket
-            .slots
-            .iter()
-            .find_map(|&(slot, _)| self.sums[slot].as_ref());
+    fn flatten(&self, bucket: &Bucket) -> Result<Tensor<1>> {
+        let slots = bucket.slots.iter().map(|&(slot, _)| &self.slots[slot]);
+        let sums: Vec<_> = slots.map(|slot| (slot.count, slot.sum.take())).collect();
+        let like = sums.iter().find_map(|(_, sum)| sum.as_ref());
         let Some(options) = like.map(|g| (g.device(), g.dtype())) else {
             return Err(Error::Internal("a bucket has no gradient at all".into()));
         };
         let zeros = |n: usize| Tensor::<1>::zeros([n], (&options.0, options.1));
-        let mut used = 0;
-        let mut runs: Vec<Tensor<1>> = Vec::with_capacity(bucket.slots.len() + 1);
-        for &(slot, _) in &bucket.slots {
-            let count = self.slots[slot].count;
-            runs.push(self.sums[slot].take().unwrap_or_else(|| zeros(count)));
-            used += count;
-        }
+        let used: usize = sums.iter().map(|(count, _)| count).sum();
+        let mut runs: Vec<Tensor<1>> = sums
+            .into_iter()
+            .map(|(count, sum)| sum.unwrap_or_else(|| zeros(count)))
+            .collect();
         if used < bucket.len {
             runs.push(zeros(bucket.len - used));
         }
         Ok(match runs.len() {
-            1 => runs.remove(0),
+            1 => for_another_thread(runs.remove(0)),
             _ => Tensor::cat(runs, 0),
         })
-    }
-}
-
-fn full_precision(gradient: Tensor<1>) -> Tensor<1> {
-    match gradient.dtype() {
-        DType::F32 | DType::F64 => gradient,
-        _ => gradient.cast(DType::F32),
     }
 }
 

@@ -5,9 +5,9 @@ use cubecl_core as cubecl;
 use cubecl_core::ir::ElemType;
 use cubecl_core::prelude::*;
 
-use super::dropout::{Site, drop_elements};
 use super::opaque::opaque;
 use super::{Kind, Plan};
+use crate::dropout::elements::{Site, drop_elements};
 use crate::matrix::lanes::Join;
 use crate::rows::{join_row, vector_sum};
 

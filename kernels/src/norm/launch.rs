@@ -4,11 +4,11 @@ use cubecl_core::client::Client;
 use cubecl_core::prelude::*;
 
 use super::backward::norm_backward;
-use super::dropout::SiteLaunch;
 use super::forward::norm_forward;
 use super::reduce::{self, norm_reduce};
-use super::{Dropout, Kind, Plan};
+use super::{Kind, Plan};
 use crate::argument::{holds, places};
+use crate::dropout::Dropout;
 use crate::error::Result;
 use crate::hip::emit::elem_type;
 use crate::rows::grid;
@@ -56,20 +56,6 @@ pub struct Backward {
     pub d_residual: Option<BufferArg>,
     /// Gradients of weight, then bias `[1 or 2, hidden]` in f32, written.
     pub d_parameters: BufferArg,
-}
-
-impl Dropout {
-    fn launch(&self) -> SiteLaunch {
-        let [key0, key1] = self.key;
-        SiteLaunch::new(
-            key0,
-            key1,
-            self.threshold(),
-            self.scale(),
-            self.tokens,
-            self.first,
-        )
-    }
 }
 
 /// Computes `y = norm(s)` with `s = dropout(x) + residual`.

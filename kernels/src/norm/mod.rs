@@ -5,16 +5,14 @@
 //! kernel reads the gradient of y and s once, and leaves each workgroup's part of the gradients of weight and bias, which
 //! a second kernel adds up in a fixed order.
 
-use crate::error::{Error, Result};
+use crate::dropout::Dropout;
+use crate::error::Result;
 use crate::matrix::instruction::{Element, Target};
-use crate::random;
 use crate::rows::Rows;
 
 // CubeCL's macros write public items beside each kernel, without documentation.
 #[allow(missing_docs)]
 mod backward;
-#[allow(missing_docs)]
-mod dropout;
 #[allow(missing_docs)]
 mod forward;
 pub mod launch;
@@ -70,32 +68,6 @@ pub struct Plan {
     pub backward: Rows,
     /// Workgroups of the backward kernel, at most.
     pub most_groups: u32,
-}
-
-/// Where the rows of a launch stand in the global batch, and what dropout does to them. Element `d` of token `t` of sample
-/// `s` takes the random word of site `s`, row `t`, `d` (see [`crate::random`]), so that no layout changes it.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Dropout {
-    /// Of the run, the step and the name of the place in the model.
-    pub key: [u32; 2],
-    /// Probability that an element is dropped, in [0, 1).
-    pub probability: f64,
-    /// Rows of a sample.
-    pub tokens: u32,
-    /// The first row's token, where a rank has a part of the sequence.
-    pub first: u32,
-}
-
-impl Dropout {
-    /// A smaller random word drops its element.
-    pub fn threshold(&self) -> u32 {
-        random::threshold(self.probability)
-    }
-
-    /// Factor of what is kept.
-    pub fn scale(&self) -> f32 {
-        (1.0 / (1.0 - self.probability)) as f32
-    }
 }
 
 /// A kernel of the family.
@@ -164,15 +136,8 @@ impl Plan {
 
     /// Elements that tell the samples' numbers, if there is dropout.
     fn samples(&self, rows: usize, dropout: &Dropout) -> Result<Option<usize>> {
-        match (self.problem.dropout, dropout.tokens as usize) {
-            (false, _) => Ok(None),
-            (true, tokens) if tokens > 0 && rows % tokens == 0 => Ok(Some(2 * rows / tokens)),
-            (true, tokens) => Err(Error::argument(
-                "norm",
-                format!("{rows} rows are no whole number of samples of {tokens} tokens"),
-                "set `tokens` to the rows of a sample",
-            )),
-        }
+        let wanted = self.problem.dropout;
+        wanted.then(|| dropout.samples("norm", rows)).transpose()
     }
 
     /// Whether the norm's input is not x itself.

@@ -1,7 +1,8 @@
 //! The kernels as HIP C++.
 
-use super::{Kind, Pass, Plan, Problem, backward, dropout, forward, reduce};
+use super::{Kind, Pass, Plan, Problem, backward, forward, reduce};
 use crate::argument::optional_buffer;
+use crate::dropout::elements;
 use crate::error::Result;
 use crate::hip::emit::{Source, buffer, elem_type, emit};
 use crate::matrix::instruction::{Element, Target};
@@ -60,7 +61,7 @@ impl Plan {
                     buffer(),
                     (),
                     (),
-                    dropout::site(),
+                    elements::site(),
                     *self,
                     elem_type(self.element),
                     layout.vector,
@@ -94,7 +95,7 @@ impl Plan {
                     buffer(),
                     (),
                     (),
-                    dropout::site(),
+                    elements::site(),
                     *self,
                     elem_type(self.element),
                     layout.vector,

@@ -1,10 +1,9 @@
 //! Problems of layer norm and RMS norm.
 
-use frontier_kernels::hip::run::bytes;
 use frontier_kernels::matrix::instruction::Element;
-use frontier_kernels::norm::{Dropout, Kind, Plan, Problem, reference};
-use frontier_kernels::random;
+use frontier_kernels::norm::{Kind, Plan, Problem, reference};
 
+use super::dropout::factor;
 use super::{assert_close, draw, pack, unpack};
 
 /// What executes the kernels.
@@ -24,16 +23,6 @@ pub trait Run {
 }
 
 pub const EPSILON: f64 = 1e-5;
-/// Numbers of the samples in the global batch; the last one needs its high half.
-pub const SAMPLES: [u64; 3] = [7, 2, (3 << 32) + 1];
-pub const DROPOUT: Dropout = Dropout {
-    key: [11, 12],
-    probability: 0.25,
-    tokens: 3,
-    first: 40,
-};
-pub const ROWS: usize = SAMPLES.len() * DROPOUT.tokens as usize;
-
 /// One problem with its inputs.
 pub struct Case {
     pub plan: Plan,
@@ -70,35 +59,20 @@ impl Case {
         }
     }
 
-    /// What dropout multiplies an element by.
-    fn factor(&self, index: usize) -> f64 {
-        let (row, d) = (
-            index / self.plan.problem.hidden,
-            index % self.plan.problem.hidden,
-        );
-        let tokens = DROPOUT.tokens as usize;
-        let (site, token) = (SAMPLES[row / tokens], DROPOUT.first + (row % tokens) as u32);
-        match random::keeps(DROPOUT.key, site, token, d as u32, DROPOUT.threshold()) {
-            true => f64::from(DROPOUT.scale()),
-            false => 0.0,
-        }
-    }
-
     /// `dropout(x) + residual`, exactly.
     fn sum(&self) -> Vec<f64> {
         let Problem {
             residual, dropout, ..
         } = self.plan.problem;
         let of = |i: usize, x: f64| {
-            let x = if dropout { x * self.factor(i) } else { x };
+            let x = if dropout {
+                x * factor(i, self.plan.problem.hidden)
+            } else {
+                x
+            };
             if residual { x + self.residual[i] } else { x }
         };
         self.x.iter().enumerate().map(|(i, &x)| of(i, x)).collect()
-    }
-
-    /// The numbers of the samples, as kernels take them.
-    pub fn samples(&self) -> Vec<u8> {
-        bytes(&SAMPLES.map(|s| [s as u32, (s >> 32) as u32]).concat())
     }
 
     /// Forward and backward agree with the definition.
@@ -126,8 +100,9 @@ impl Case {
         let [dx, d_residual, weight, bias] = run.backward(self, &dy, &sum, stats, &d_sum);
         let [ds, dw, db] = reference::backward(kind, &dy, &sum, &self.weight, EPSILON);
         let ds: Vec<f64> = ds.iter().zip(&d_sum).map(|(a, b)| a + b).collect();
-        let factor = |i| if dropout { self.factor(i) } else { 1.0 };
-        let expected: Vec<f64> = ds.iter().enumerate().map(|(i, d)| d * factor(i)).collect();
+        let hidden = self.weight.len();
+        let kept = |i| if dropout { factor(i, hidden) } else { 1.0 };
+        let expected: Vec<f64> = ds.iter().enumerate().map(|(i, d)| d * kept(i)).collect();
         assert_close(&format!("dx of {name}"), element, &dx, &expected);
         if residual {
             assert_close(&format!("d residual of {name}"), element, &d_residual, &ds);

@@ -8,6 +8,7 @@ mod attention;
 mod cases;
 mod cross_entropy;
 mod device;
+mod dropout;
 mod gemm;
 mod norm;
 mod rotary;

@@ -4,7 +4,8 @@ use frontier_kernels::matrix::instruction::{Element, Target};
 use frontier_kernels::norm::launch::{self, Backward, Forward};
 use frontier_kernels::norm::{Kind, Plan, Problem};
 
-use crate::cases::norm::{Case, DROPOUT, EPSILON, ROWS, Run, problem};
+use crate::cases::dropout::{DROPOUT, ROWS, samples};
+use crate::cases::norm::{Case, EPSILON, Run, problem};
 use crate::cases::{pack, unwritten};
 use crate::device::{Buffer, Device};
 
@@ -25,7 +26,7 @@ impl Run for Device {
             given(&case.weight),
             given(&case.bias),
         );
-        let samples = self.buffer(Element::I32, &case.samples());
+        let numbers = self.buffer(Element::I32, &samples());
         let (y, sum) = (out(), out());
         let stats = unwritten(Element::F32, case.rows * case.plan.stats());
         let stats = self.buffer(Element::F32, &stats);
@@ -33,7 +34,7 @@ impl Run for Device {
         let buffers = Forward {
             x: x.arg(),
             residual: residual.then(|| added.arg()),
-            samples: dropout.then(|| samples.arg()),
+            samples: dropout.then(|| numbers.arg()),
             weight: weight.arg(),
             bias: (kind == Kind::Layer).then(|| bias.arg()),
             y: y.arg(),
@@ -79,7 +80,7 @@ impl Run for Device {
             s: given(s).arg(),
             stats: self.buffer(Element::F32, &stats).arg(),
             weight: given(&case.weight).arg(),
-            samples: dropout.then(|| self.buffer(Element::I32, &case.samples()).arg()),
+            samples: dropout.then(|| self.buffer(Element::I32, &samples()).arg()),
             d_sum: residual.then(|| given(d_sum).arg()),
             dx: dx.arg(),
             d_residual: both.then(|| d_residual.arg()),

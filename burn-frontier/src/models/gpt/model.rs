@@ -4,8 +4,8 @@ use burn::tensor::Tensor;
 
 use super::{GptConfig, NormKind};
 use crate::ops::attention::{AttentionOptions, attention};
-use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::norm::{layer_norm, rms_norm};
+use crate::ops::dropout::{Dropout, add_dropout, dropout};
+use crate::ops::norm::{add_norm, layer_norm, rms_norm};
 use crate::ops::rotary::{RotaryTable, rotary};
 use crate::parameter::Parameter;
 use crate::tensor_parallel::embedding::VocabularyParallel;
@@ -55,7 +55,8 @@ impl Embedding {
             }
             None => x,
         };
-        residual_dropout(x, "embedding", &self.config, self.slice, pass)
+        let site = rows_site("embedding", &x, &self.config, self.slice, pass);
+        dropout(x, site.as_ref())
     }
 }
 
@@ -78,8 +79,12 @@ crate::module!(Block {
 impl Block {
     /// x `[batch, seq, hidden]`.
     pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
-        let h = x.clone() + self.attention.forward(self.norm1.forward(x), pass);
-        h.clone() + self.mlp.forward(self.norm2.forward(h), pass)
+        let y = self.attention.forward(self.norm1.forward(x.clone()), pass);
+        let site = self.attention.site(&y, pass);
+        let (h, normed) = self.norm2.add(y, x, site.as_ref());
+        let y = self.mlp.forward(normed);
+        let site = self.mlp.site(&y, pass);
+        add_dropout(y, h, site.as_ref())
     }
 }
 
@@ -105,6 +110,19 @@ impl Norm {
             _ => rms_norm(x, weight, self.epsilon),
         }
     }
+
+    /// `residual + dropout(x)` and its norm; x and residual `[batch, seq, hidden]`.
+    pub fn add(
+        &self,
+        x: Tensor<3>,
+        residual: Tensor<3>,
+        site: Option<&Dropout>,
+    ) -> (Tensor<3>, Tensor<3>) {
+        let bias = self.bias.as_ref().map(|bias| bias.value.clone());
+        let bias = bias.filter(|_| self.kind == NormKind::Layer);
+        let weight = self.weight.value.clone();
+        add_norm(x, residual, site, weight, bias, self.epsilon)
+    }
 }
 
 /// Causal self-attention.
@@ -122,7 +140,7 @@ pub struct Attention {
 crate::module!(Attention { qkv, output });
 
 impl Attention {
-    /// x `[batch, seq, hidden]`.
+    /// x `[batch, seq, hidden]`; the output is not dropped out yet.
     pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
         let d = self.config.head_dim();
         let qkv = self.qkv.forward(x); // [batch, seq, (heads + 2 kv_heads) head_dim]
@@ -148,8 +166,12 @@ impl Attention {
         let context = attention(q, k, v, &self.options(heads, seq, pass))
             .swap_dims(1, 2)
             .reshape([batch, seq, heads * d]);
-        let y = self.output.forward(context);
-        residual_dropout(y, &self.name, &self.config, self.slice, pass)
+        self.output.forward(context)
+    }
+
+    /// The dropout of the output y `[batch, seq, hidden]`.
+    fn site(&self, y: &Tensor<3>, pass: &Pass) -> Option<Dropout> {
+        rows_site(&self.name, y, &self.config, self.slice, pass)
     }
 
     fn options(&self, heads: usize, seq: usize, pass: &Pass) -> AttentionOptions {
@@ -182,10 +204,14 @@ pub struct Mlp {
 crate::module!(Mlp { up, down });
 
 impl Mlp {
-    /// x `[batch, seq, hidden]`.
-    pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
-        let y = feed_forward(x, &self.up, self.config.activation, &self.down);
-        residual_dropout(y, &self.name, &self.config, self.slice, pass)
+    /// x `[batch, seq, hidden]`; the output is not dropped out yet.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        feed_forward(x, &self.up, self.config.activation, &self.down)
+    }
+
+    /// The dropout of the output y `[batch, seq, hidden]`.
+    fn site(&self, y: &Tensor<3>, pass: &Pass) -> Option<Dropout> {
+        rows_site(&self.name, y, &self.config, self.slice, pass)
     }
 }
 
@@ -231,21 +257,15 @@ fn site(
     })
 }
 
-fn residual_dropout(
-    x: Tensor<3>,
+/// The dropout of this rank's rows x `[batch, seq, hidden]` between blocks.
+fn rows_site(
     name: &str,
+    x: &Tensor<3>,
     config: &GptConfig,
     slice: Slice,
     pass: &Pass,
-) -> Tensor<3> {
+) -> Option<Dropout> {
     let [_, seq, hidden] = x.dims();
-    let site = site(
-        name.into(),
-        1,
-        [0, slice.token, 0],
-        [1, seq, hidden],
-        config,
-        pass,
-    );
-    dropout(x, site.as_ref())
+    let (start, len) = ([0, slice.token, 0], [1, seq, hidden]);
+    site(name.into(), 1, start, len, config, pass)
 }

@@ -4,6 +4,7 @@ mod adamw;
 mod attention;
 mod bridge;
 mod cross_entropy;
+mod dropout;
 mod gemm;
 mod norm;
 mod rotary;
@@ -13,8 +14,9 @@ mod testing;
 pub(crate) use adamw::{adamw, sum_of_squares};
 pub(crate) use attention::attention;
 pub(crate) use cross_entropy::cross_entropy;
+pub(crate) use dropout::dropout;
 pub(crate) use gemm::{feed_forward, linear};
-pub(crate) use norm::norm;
+pub(crate) use norm::{add_norm, norm};
 pub(crate) use rotary::rotary;
 
 use burn::backend::TensorMetadata;
@@ -164,6 +166,15 @@ fn numbers(of: &[usize]) -> Option<[u32; 4]> {
         *number = u32::try_from(n).ok()?;
     }
     Some(all)
+}
+
+/// The tensor in memory of its own. CubeCL lets another thread's stream wait for what stood in this thread's when a memory was
+/// allocated, not for what has been written to it in place since.
+pub(crate) fn for_another_thread(x: Tensor<1>) -> Tensor<1> {
+    match bridge::open(x.clone()) {
+        Some(here) => bridge::close(here.copy()),
+        None => x,
+    }
 }
 
 /// What a launch gave. One that refuses its arguments leaves the operation to Burn's own kernels.

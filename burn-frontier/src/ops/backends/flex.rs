@@ -5,12 +5,14 @@
 mod activation;
 mod cross_entropy;
 mod math;
+mod norm;
 mod softmax;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use activation::{gelu, gelu_gradient, swiglu, swiglu_gradient};
 pub(crate) use cross_entropy::cross_entropy;
+pub(crate) use norm::norm;
 pub(crate) use softmax::{softmax, softmax_gradient};
 
 use burn::backend::Flex;
@@ -65,25 +67,52 @@ fn overwrite<const D: usize>(
     Ok(Tensor::from_primitive::<Flex>(FlexTensor::from_data(data)))
 }
 
-/// Calls `work` with each row of `out` and its index, on several threads if that pays.
+/// Calls `work` with the index of each row of `out` and the row, on several threads if that pays.
 fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    if width == 0 {
-        return;
+    sum_rows(
+        out,
+        width,
+        1,
+        #[inline(always)]
+        |row, out, _| work(row, out),
+    );
+}
+
+/// As [`for_rows`], and `work` adds to sums over all rows, so many as `sums`. Gives them; how many threads there are does not
+/// change them.
+fn sum_rows(
+    out: &mut [f32],
+    width: usize,
+    sums: usize,
+    work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) -> Vec<f32> {
+    if out.is_empty() {
+        return vec![0.0; sums];
     }
-    let rows = (PARALLEL / width).clamp(1, out.len().div_ceil(width).max(1));
-    let part = |(part, out): (usize, &mut [f32])| {
+    let rows = (PARALLEL / width).clamp(1, out.len().div_ceil(width));
+    let parts = out.len().div_ceil(rows * width);
+    let mut partial = vec![0.0; parts * sums];
+    let part = |(part, (out, sums)): (usize, (&mut [f32], &mut [f32]))| {
         Arch::new().dispatch(
             #[inline(always)]
             || {
                 for (row, out) in out.chunks_mut(width).enumerate() {
-                    work(part * rows + row, out);
+                    work(part * rows + row, out, sums);
                 }
             },
         );
     };
-    if out.len() < 2 * PARALLEL {
-        part((0, out));
-    } else {
-        out.par_chunks_mut(rows * width).enumerate().for_each(part);
+    if parts == 1 {
+        part((0, (out, &mut partial)));
+        return partial;
     }
+    let pieces = out.par_chunks_mut(rows * width);
+    let pieces = pieces.zip(partial.par_chunks_mut(sums)).enumerate();
+    pieces.for_each(part);
+    let (total, rest) = partial.split_at_mut(sums);
+    for part in rest.chunks(sums) {
+        total.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+    }
+    partial.truncate(sums);
+    partial
 }

@@ -10,7 +10,10 @@ mod cube;
 #[cfg_attr(not(feature = "flex"), path = "no_flex.rs")]
 mod flex;
 
-pub(crate) use cube::{adamw, attention, feed_forward, linear, norm, rotary, sum_of_squares};
+pub(crate) use cube::{
+    adamw, add_norm, attention, dropout, feed_forward, for_another_thread, linear, rotary,
+    sum_of_squares,
+};
 pub(crate) use flex::{gelu, gelu_gradient, softmax, softmax_gradient, swiglu, swiglu_gradient};
 
 use std::ops::Range;
@@ -18,6 +21,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 
 use super::adamw::AdamWState;
+use super::norm::NormParameters;
 
 /// The statistics of logits `[tokens, columns]`, whose columns stand for the tokens `ids`; those beyond are padding.
 pub(crate) fn cross_entropy(
@@ -26,6 +30,14 @@ pub(crate) fn cross_entropy(
     ids: &Range<usize>,
 ) -> Option<(TokenStatistics, CrossEntropyBackward)> {
     cube::cross_entropy(logits, targets, ids).or_else(|| flex::cross_entropy(logits, targets, ids))
+}
+
+/// The layer norm (with a bias) or RMS norm (without) of x `[batch, seq, hidden]`.
+pub(crate) fn norm(
+    x: &Tensor<3>,
+    parameters: &NormParameters,
+) -> Option<(Tensor<3>, NormBackward)> {
+    cube::norm(x, parameters).or_else(|| flex::norm(x, parameters))
 }
 
 /// A norm's gradients: of x, weight, and bias if it has one.
@@ -40,6 +52,14 @@ pub(crate) struct NormGradients {
 
 /// From a norm's output gradient to its gradients.
 pub(crate) type NormBackward = Box<dyn FnOnce(Tensor<3>) -> Option<NormGradients> + Send>;
+
+/// A residual sum and its norm, `[batch, seq, hidden]` each, and their way back.
+pub(crate) type AddNorm = ([Tensor<3>; 2], AddNormBackward);
+
+/// From the gradients of a norm and, if it has one, of the sum that it is of, to those of the residual and, as in a norm, of
+/// what was added to it.
+pub(crate) type AddNormBackward =
+    Box<dyn FnOnce(Tensor<3>, Option<Tensor<3>>) -> Option<(Tensor<3>, NormGradients)> + Send>;
 
 /// Attention's gradients.
 pub(crate) struct AttentionGradients {
@@ -60,8 +80,8 @@ pub(crate) struct LinearGradients {
     pub parameters: ParameterGradients,
 }
 
-/// Gradients of a weight `[in, out]` and of a bias `[out]`, in the parameters' type.
-pub(crate) type ParameterGradients = (Tensor<2>, Option<Tensor<1>>);
+/// Gradients of a weight `[in, out]` and of a bias `[out]`, in the parameters' type; neither where they were added to sums.
+pub(crate) type ParameterGradients = (Option<Tensor<2>>, Option<Tensor<1>>);
 
 /// From a linear layer's output gradient to its gradients.
 pub(crate) type LinearBackward = Box<dyn FnOnce(Tensor<3>) -> Option<LinearGradients> + Send>;

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-use super::{CrossEntropyBackward, TokenStatistics};
+use super::{CrossEntropyBackward, NormBackward, TokenStatistics};
+use crate::ops::norm::NormParameters;
 
 pub(crate) fn gelu<const D: usize>(_x: &Tensor<D>) -> Option<Tensor<D>> {
     None
@@ -41,5 +42,12 @@ pub(crate) fn cross_entropy(
     _targets: &[i64],
     _ids: &Range<usize>,
 ) -> Option<(TokenStatistics, CrossEntropyBackward)> {
+    None
+}
+
+pub(crate) fn norm(
+    _x: &Tensor<3>,
+    _parameters: &NormParameters,
+) -> Option<(Tensor<3>, NormBackward)> {
     None
 }

@@ -1,27 +1,31 @@
 //! Linear layers and the feed-forward block by frontier-kernels: what follows a product is done before it is written.
 
-use burn::tensor::{DType, Tensor};
-use frontier_kernels::gemm::launch::{Arguments, Extras, launch};
-use frontier_kernels::gemm::tile::Role;
-use frontier_kernels::gemm::{Activation, Epilogue, Layout, Plan, Shape};
-use frontier_kernels::matrix::instruction::Element;
+mod product;
 
-use super::{Buffer, accepted, refused, taken};
+use burn::tensor::{DType, Tensor};
+use frontier_kernels::gemm::launch::Extras;
+use frontier_kernels::gemm::tile::Role;
+use frontier_kernels::gemm::{Activation, Epilogue, Layout};
+use product::Product;
+
+use super::{Buffer, refused, taken};
 use crate::ops::activation;
 use crate::ops::backends::{
     FeedForwardBackward, FeedForwardGradients, LinearBackward, LinearGradients, ParameterGradients,
 };
 use crate::ops::feed_forward::FeedForward;
+use crate::ops::gradient_sum::{GradientSum, LinearSums};
 
-/// `x W + b` of x `[batch, seq, in]`.
+/// `x W + b` of x `[batch, seq, in]`. The sums are those of `W^T` if they are `transposed`.
 pub(crate) fn linear(
     x: &Tensor<3>,
     weight: &Tensor<2>,
     bias: Option<&Tensor<1>>,
+    (sums, transposed): (&LinearSums, bool),
 ) -> Option<(Tensor<3>, LinearBackward)> {
     let [batch, seq, _] = x.dims();
     let x = Buffer::of(x)?;
-    let layer = Layer::of(&x, batch * seq, weight, bias)?;
+    let layer = Layer::of(&x, batch * seq, weight, bias, (sums, transposed))?;
     let y = x.beside([batch, seq, layer.output], x.dtype());
     layer.forward(&x, Activation::None, &y, None)?;
     taken("linear");
@@ -41,12 +45,25 @@ pub(crate) fn linear(
 pub(crate) fn feed_forward(
     x: &Tensor<3>,
     layers: &FeedForward,
+    sums: &[LinearSums; 2],
 ) -> Option<(Tensor<3>, FeedForwardBackward)> {
     let [batch, seq, _] = x.dims();
     let rows = batch * seq;
     let x = Buffer::of(x)?;
-    let up = Layer::of(&x, rows, &layers.up, layers.up_bias.as_ref())?;
-    let down = Layer::of(&x, rows, &layers.down, layers.down_bias.as_ref())?;
+    let up = Layer::of(
+        &x,
+        rows,
+        &layers.up,
+        layers.up_bias.as_ref(),
+        (&sums[0], false),
+    )?;
+    let down = Layer::of(
+        &x,
+        rows,
+        &layers.down,
+        layers.down_bias.as_ref(),
+        (&sums[1], false),
+    )?;
     let (forward, back) = match layers.activation {
         activation::Activation::Gelu => (Activation::Gelu, Activation::GeluBackward),
         activation::Activation::Swiglu => (Activation::SwiGlu, Activation::SwiGluBackward),
@@ -64,6 +81,7 @@ pub(crate) fn feed_forward(
         let dx = x.beside([batch, seq, up.input], x.dtype());
         up.input_gradient(&inner, Activation::None, &dx, None)?;
         Some(FeedForwardGradients {
+            // The larger product first: were they too large, nothing would have been added to a sum.
             up: up.parameter_gradients(&x, &inner)?,
             down: down.parameter_gradients(&value, &g)?,
             x: dx.tensor(),
@@ -78,6 +96,8 @@ struct Layer {
     /// Whether the weight lies in memory as `[out, in]`.
     transposed: bool,
     bias: Option<Buffer>,
+    /// Where the parameters' gradients may be added.
+    sums: Option<LinearSums>,
     rows: usize,
     input: usize,
     output: usize,
@@ -85,7 +105,13 @@ struct Layer {
 
 impl Layer {
     /// `None` where weight and bias are not of x's type.
-    fn of(x: &Buffer, rows: usize, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Self> {
+    fn of(
+        x: &Buffer,
+        rows: usize,
+        weight: &Tensor<2>,
+        bias: Option<&Tensor<1>>,
+        (sums, lies_transposed): (&LinearSums, bool),
+    ) -> Option<Self> {
         let [input, output] = weight.dims();
         let flipped = Buffer::of_contiguous(&weight.clone().transpose());
         let transposed = flipped.is_some();
@@ -108,6 +134,8 @@ impl Layer {
             weight,
             transposed,
             bias,
+            // The gradients lie as the weight does in memory, the sums as the parameter does.
+            sums: Some(sums.clone()).filter(|_| lies_transposed == transposed),
             rows,
             input,
             output,
@@ -176,81 +204,106 @@ impl Layer {
         product.launch([dy, &self.weight, dx], extras, None)
     }
 
-    /// `dW = x^T dy`, and beside it the sum of dy over the rows for the bias; both are summed in f32.
+    /// The gradients of weight and bias; none where they were added to sums.
     fn parameter_gradients(&self, x: &Buffer, dy: &Buffer) -> Option<ParameterGradients> {
+        if let Some(sums) = self.sums() {
+            return self.add_to(sums, x, dy);
+        }
         let dtype = self.weight.dtype();
-        // The gradient lies in memory as the weight does.
-        let ([a, b], shape, role) = if self.transposed {
-            ([dy, x], [self.output, self.input], Role::Rows)
-        } else {
-            ([x, dy], [self.input, self.output], Role::Columns)
-        };
-        let weight = self.weight.beside(shape, dtype);
+        let weight = self.weight.beside(self.shape_in_memory(), dtype);
         let bias = self.bias.as_ref();
         let bias = bias.map(|_| self.weight.beside([self.output], DType::F32));
-        let product = Product {
-            layout: Layout::Tn,
-            size: [shape[0], shape[1], self.rows],
-            epilogue: Epilogue::default(),
-            sums_of: bias.is_some().then_some(role),
-        };
-        product.launch([a, b, &weight], Extras::default(), bias.as_ref())?;
+        self.weight_product([x, dy], &weight, bias.as_ref(), false)?;
         let weight = weight.tensor::<2>();
         Some((
-            if self.transposed {
+            Some(if self.transposed {
                 weight.transpose()
             } else {
                 weight
-            },
+            }),
             bias.map(|bias| bias.tensor::<1>().cast(dtype)),
         ))
     }
-}
 
-/// A product of two contiguous matrices of one type, and what follows it.
-struct Product {
-    layout: Layout,
-    /// Rows and columns of the result, and what is summed over.
-    size: [usize; 3],
-    epilogue: Epilogue,
-    sums_of: Option<Role>,
-}
+    /// The sums, if there is one for each parameter.
+    fn sums(&self) -> Option<Sums<'_>> {
+        let LinearSums { weight, bias } = self.sums.as_ref()?;
+        let bias = bias.as_ref().filter(|_| self.bias.is_some());
+        let complete = bias.is_some() == self.bias.is_some();
+        Some((weight.as_ref()?, bias)).filter(|_| complete)
+    }
 
-impl Product {
-    /// `out = epilogue(a b)`, with `sums` for [`Self::sums_of`].
-    fn launch(
-        self,
-        [a, b, out]: [&Buffer; 3],
-        extras: Extras,
-        sums: Option<&Buffer>,
-    ) -> Option<()> {
-        let [m, n, k] = self.size;
-        let element: Element = a.element()?;
-        let paired = self.epilogue.activation.paired();
-        let shape = Shape::contiguous(self.layout, 1, m, n, k, paired);
-        let plan = Plan::choose(
-            a.target(),
-            (element, element),
-            self.layout,
-            &shape,
-            self.epilogue,
-        );
-        let plan = accepted(match self.sums_of {
-            Some(role) => plan.and_then(|plan| plan.with_sums_of(role)),
-            None => plan,
-        })?;
-        let parts = plan.parts(&shape);
-        let plan = if parts > 1 { plan.split() } else { plan };
-        let arguments = Arguments {
-            a: a.argument(),
-            b: b.argument(),
-            out: out.argument(),
-            extras,
-            sums: sums.map(Buffer::argument),
+    /// Adds the gradients to the sums where these lie, or begins the sums with them.
+    fn add_to(
+        &self,
+        (weight, bias): Sums<'_>,
+        x: &Buffer,
+        dy: &Buffer,
+    ) -> Option<ParameterGradients> {
+        let sums = [weight.take(), bias.and_then(GradientSum::take)];
+        let begun = sums.iter().flatten().next().map(Tensor::device);
+        let own = |sum: Option<Tensor<1>>, count: usize| match (sum, &begun) {
+            (Some(sum), _) => Buffer::take(sum).map(Buffer::own),
+            (None, Some(device)) => Buffer::take(Tensor::<1>::zeros([count], (device, DType::F32))),
+            (None, None) => Some(self.weight.beside([count], DType::F32)),
         };
-        accepted(launch(a.client(), &plan, &shape, parts, arguments))
+        let [weight_sum, bias_sum] = sums;
+        let weight_sum = own(weight_sum, self.input * self.output)?;
+        let bias_sum = match bias {
+            Some(_) => Some(own(bias_sum, self.output)?),
+            None => None,
+        };
+        let accumulate = begun.is_some();
+        let done = self.weight_product([x, dy], &weight_sum, bias_sum.as_ref(), accumulate);
+        if accumulate || done.is_some() {
+            weight.put(weight_sum.tensor());
+            if let Some((bias, sum)) = bias.zip(bias_sum) {
+                bias.put(sum.tensor());
+            }
+        }
+        done?;
+        taken("gradient_sum");
+        Some((None, None))
+    }
+
+    /// `dW = x^T dy`, lying in memory as the weight does, and beside it the sum of dy over the rows for the bias; both are
+    /// summed in f32.
+    fn weight_product(
+        &self,
+        [x, dy]: [&Buffer; 2],
+        weight: &Buffer,
+        bias: Option<&Buffer>,
+        accumulate: bool,
+    ) -> Option<()> {
+        let (operands, role) = match self.transposed {
+            true => ([dy, x], Role::Rows),
+            false => ([x, dy], Role::Columns),
+        };
+        let [rows, columns] = self.shape_in_memory();
+        let product = Product {
+            layout: Layout::Tn,
+            size: [rows, columns, self.rows],
+            epilogue: Epilogue {
+                accumulate,
+                ..Epilogue::default()
+            },
+            sums_of: bias.is_some().then_some(role),
+        };
+        let [a, b] = operands;
+        product.launch([a, b, weight], Extras::default(), bias)
+    }
+
+    /// Rows and columns of the weight, as it lies.
+    fn shape_in_memory(&self) -> [usize; 2] {
+        match self.transposed {
+            true => [self.output, self.input],
+            false => [self.input, self.output],
+        }
     }
 }
+
+/// Sums of a layer's gradients: of its weight and, if it has one, of its bias.
+type Sums<'a> = (&'a GradientSum, Option<&'a GradientSum>);
 
 #[cfg(all(test, feature = "wgpu", feature = "flex"))]
 mod tests {
@@ -292,7 +345,9 @@ mod tests {
             for sizes in [[5, 12, 7], [70, 33, 130]] {
                 let [rows, input, output] = sizes;
                 let x = place.constant([2, rows, input], 1);
-                let taken = linear(&x, &place.constant([input, output], 2), None).is_some();
+                let weight = place.constant([input, output], 2);
+                let sums = (&LinearSums::default(), false);
+                let taken = linear(&x, &weight, None, sums).is_some();
                 assert!(taken, "the kernels refused");
                 for transposed in [false, true] {
                     let own = of_layer(sizes, transposed, &place);
@@ -301,6 +356,62 @@ mod tests {
                         let what = format!("result {i} of {sizes:?}, transposed {transposed}");
                         assert_close(&what, dtype, own, expected);
                     }
+                }
+            }
+        }
+    }
+
+    /// The sums of the gradients of weight and bias over two micro-batches, and those that are in the graph.
+    fn summed(sums: &LinearSums, transposed: bool, place: &Place) -> [Vec<f64>; 2] {
+        let shape = if transposed { [33, 70] } else { [70, 33] };
+        let (weight, bias) = (place.leaf(shape, 2), place.leaf([33], 3));
+        let mut expected = [vec![0.0; 70 * 33], vec![0.0; 33]];
+        for batch in 0..2 {
+            let x = place.constant([2, 5, 70], 10 + batch).autodiff();
+            let (w, b) = (weight.clone(), bias.clone());
+            let y = match transposed {
+                true => ops_linear::projection(x, w, sums.weight.as_ref()) + b.unsqueeze(),
+                false => ops_linear::linear_with_sums(x, w, Some(b), sums),
+            };
+            let gradients = seed(y, place.constant([2, 5, 33], 20 + batch)).backward();
+            let found = [
+                weight.grad(&gradients).map(numbers),
+                bias.grad(&gradients).map(numbers),
+            ];
+            for (sum, gradient) in expected.iter_mut().zip(found) {
+                let gradient = gradient.into_iter().flatten();
+                sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+            }
+        }
+        expected
+    }
+
+    #[test]
+    fn the_gradients_of_micro_batches_are_added_in_f32_where_the_sum_lies() {
+        let Some(gpu) = gpu() else { return };
+        for dtype in types(&gpu) {
+            for transposed in [false, true] {
+                let [weight, bias] = [0, 1].map(|_| GradientSum::default());
+                let sums = LinearSums {
+                    weight: Some(weight.clone()),
+                    bias: Some(bias.clone()),
+                };
+                let left = summed(&sums, transposed, &Place::new(&gpu, dtype));
+                let nothing = |of: &[f64]| of.iter().all(|&x| x == 0.0);
+                assert!(nothing(&left[0]), "also in the graph");
+                assert_eq!(nothing(&left[1]), !transposed, "bias {transposed}");
+                let reference = Place::reference(dtype);
+                let expected = summed(&LinearSums::default(), transposed, &reference);
+                // Behind a projection, a bias is none of the operation's.
+                let found = [Some(weight), Some(bias).filter(|_| !transposed)];
+                for (sum, expected) in found.into_iter().flatten().zip(&expected) {
+                    let own = sum.take().expect("a sum");
+                    let buffer = Buffer::take(own).unwrap();
+                    assert!(buffer.0.can_mut(), "it was copied, not added to");
+                    // Closer than the parameters' type could be.
+                    let own = numbers(buffer.tensor::<1>());
+                    assert_close("a sum", DType::F32, &own, expected);
+                    assert!(sum.take().is_none());
                 }
             }
         }
@@ -358,7 +469,7 @@ mod tests {
             ] {
                 let x = place.constant([2, sizes[0], sizes[1]], 1);
                 let layers = block(sizes, activation, bias, &place);
-                let taken = feed_forward(&x, &layers).is_some();
+                let taken = feed_forward(&x, &layers, &Default::default()).is_some();
                 assert!(taken, "the kernels refused");
                 let own = of_block(sizes, activation, bias, &place);
                 let expected = of_block(sizes, activation, bias, &reference);

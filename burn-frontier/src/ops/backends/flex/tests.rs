@@ -7,6 +7,7 @@ use crate::ops::activation::{gelu, swiglu};
 use crate::ops::attention::{AttentionOptions, attention};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::gradient::seed;
+use crate::ops::norm::{layer_norm, rms_norm};
 
 fn wave(count: usize, frequency: f64) -> Vec<f64> {
     (0..count).map(|i| (i as f64 * frequency).sin()).collect()
@@ -64,6 +65,29 @@ fn swiglu_equals_its_formula() {
     for shape in [[2, 3, 14], [3, 100, 1000]] {
         compare("swiglu", [shape], |[x]| swiglu(x));
     }
+}
+
+#[test]
+fn norms_equal_their_definitions() {
+    // More than one thread takes, of which the last has fewer rows; a width that no vector divides.
+    for shape in [[2, 3, 37], [7, 100, 520]] {
+        compare("RMS norm", [shape], |[x]| {
+            let weight = leaf([shape[2]], 0.9, x.dtype());
+            rms_norm(x, weight, 1e-5)
+        });
+        compare("layer norm", [shape], |[x]| {
+            let [weight, bias] = [0.9, 1.3].map(|f| leaf([shape[2]], f, x.dtype()));
+            layer_norm(x, weight, bias, 1e-5)
+        });
+    }
+    compare("gradients of weight and bias", [[37], [37]], |[w, b]| {
+        layer_norm(leaf([2, 3, 37], 1.7, w.dtype()), w, b, 1e-5)
+    });
+    compare(
+        "gradients of large weight and bias",
+        [[520], [520]],
+        |[w, b]| layer_norm(leaf([7, 100, 520], 1.7, w.dtype()), w, b, 1e-5),
+    );
 }
 
 #[test]

@@ -1,11 +1,14 @@
-//! Dropout of the rows of `[samples, tokens, hidden]`, a function of the element's place in the global batch.
+//! Dropout of a vector of elements, which the kernels of other families take too, and the kernel that does nothing else.
 
 use cubecl_core as cubecl;
+use cubecl_core::ir::ElemType;
 use cubecl_core::prelude::*;
 
+use super::{Plan, UNITS};
 use crate::random::philox_block;
+use crate::rows::workgroup;
 
-/// Where the rows of a launch stand in the global batch, and what is dropped: [`super::Dropout`].
+/// [`super::Dropout`] in a kernel.
 #[derive(CubeLaunch, CubeType)]
 pub(crate) struct Site {
     key0: u32,
@@ -29,6 +32,33 @@ pub(crate) fn site() -> SiteCompilationArg {
         scale: (),
         tokens: (),
         first: (),
+    }
+}
+
+/// `y = dropout(x) + residual`, a vector a unit.
+#[cube(launch_unchecked)]
+pub(crate) fn dropout_elements<E: Float, N: Size>(
+    x: &[Vector<E, N>],
+    residual: ComptimeOption<&[Vector<E, N>]>,
+    samples: &[u32],
+    y: &mut [Vector<E, N>],
+    rows: u32,
+    site: Site,
+    #[comptime] plan: Plan,
+    #[define(E)] _type: ElemType,
+    #[define(N)] _width: usize,
+) {
+    let vectors = comptime!(plan.vectors());
+    let index = workgroup() * UNITS + UNIT_POS;
+    if index < rows * vectors {
+        let value = Vector::<f32, N>::cast_from(x[index as usize]);
+        let (row, at) = (index / vectors, index % vectors);
+        let mut sum = drop_elements::<N>(value, row, at, samples, &site);
+        #[comptime]
+        if let ComptimeOption::Some(residual) = residual {
+            sum += Vector::cast_from(residual[index as usize]);
+        }
+        y[index as usize] = Vector::cast_from(sum);
     }
 }
 
