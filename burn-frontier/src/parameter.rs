@@ -83,7 +83,7 @@ pub struct Parameter<const D: usize> {
     pub spec: Arc<ParameterSpec>,
     /// The local tensor, padding included. Carries autodiff only inside a forward pass.
     pub value: Tensor<D>,
-    /// Where its gradients are added up, once a [`GradientReducer`](crate::zero::reducer::GradientReducer) has been made.
+    /// Where its gradients are added up, from [`ZeroConfig::init`](crate::zero::ZeroConfig::init) on.
     pub sum: Option<GradientSum>,
 }
 

@@ -198,7 +198,8 @@ impl GradientReducer {
             runs.push(zeros(bucket.len - used));
         }
         Ok(match runs.len() {
-            1 => for_another_thread(runs.remove(0)),
+            1 if self.worker.is_some() => for_another_thread(runs.remove(0)),
+            1 => runs.remove(0),
             _ => Tensor::cat(runs, 0),
         })
     }

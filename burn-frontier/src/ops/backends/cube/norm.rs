@@ -259,7 +259,8 @@ mod tests {
         let [x, residual] = [1, 2].map(|seed| place.leaf([2, 3, 37], seed));
         let (weight, bias) = (place.leaf([37], 3), layer.then(|| place.leaf([37], 4)));
         let (sum, y) = ops_add_norm(
-            x.clone(),
+            // What Burn's gradient checkpointing computes again.
+            x.clone().tanh(),
             residual.clone(),
             site,
             weight.clone(),
@@ -293,6 +294,8 @@ mod tests {
                 (false, None, true),
             ] {
                 let own = sum_and_norm(layer, site, goes_on, &place);
+                let again = sum_and_norm(layer, site, goes_on, &place.checkpointed());
+                assert_eq!(own, again, "under gradient checkpointing");
                 let expected = sum_and_norm(layer, site, goes_on, &reference);
                 for (i, (own, expected)) in own.iter().zip(&expected).enumerate() {
                     let what = format!("result {i}, layer norm {layer}, sum used {goes_on}");

@@ -33,6 +33,8 @@ pub struct Place {
     dtype: DType,
     /// The type whose precision the numbers have.
     precision: DType,
+    /// Whether leaves are under Burn's gradient checkpointing.
+    checkpointing: bool,
 }
 
 impl Place {
@@ -41,6 +43,16 @@ impl Place {
             device: device.clone(),
             dtype,
             precision: dtype,
+            checkpointing: false,
+        }
+    }
+
+    /// The same under Burn's gradient checkpointing.
+    pub fn checkpointed(&self) -> Self {
+        Self {
+            device: self.device.clone(),
+            checkpointing: true,
+            ..*self
         }
     }
 
@@ -50,26 +62,35 @@ impl Place {
             device: Device::flex(),
             dtype: DType::F64,
             precision,
+            checkpointing: false,
         }
     }
 
     /// Numbers in (-1, 1).
     pub fn constant<const D: usize>(&self, shape: [usize; D], seed: u32) -> Tensor<D> {
+        Tensor::from_data(self.data(shape, seed), (&self.device, self.dtype))
+    }
+
+    /// The same as the leaf of a graph.
+    pub fn leaf<const D: usize>(&self, shape: [usize; D], seed: u32) -> Tensor<D> {
+        let device = self.device.clone().autodiff();
+        let device = match self.checkpointing {
+            true => device.gradient_checkpointing(),
+            false => device,
+        };
+        Tensor::from_data(self.data(shape, seed), (&device, self.dtype)).require_grad()
+    }
+
+    fn data<const D: usize>(&self, shape: [usize; D], seed: u32) -> TensorData {
         let mut s = seed;
         let next = || {
             s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             s as f32 / 2f32.powi(31) - 1.0
         };
         let values = std::iter::repeat_with(next).take(shape.iter().product());
-        let data = TensorData::new(values.collect::<Vec<f32>>(), shape)
+        TensorData::new(values.collect::<Vec<f32>>(), shape)
             .convert_dtype(self.precision)
-            .convert_dtype(self.dtype);
-        Tensor::from_data(data, (&self.device, self.dtype))
-    }
-
-    /// The same as the leaf of a graph.
-    pub fn leaf<const D: usize>(&self, shape: [usize; D], seed: u32) -> Tensor<D> {
-        self.constant(shape, seed).autodiff().require_grad()
+            .convert_dtype(self.dtype)
     }
 }
 
