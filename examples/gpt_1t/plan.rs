@@ -34,7 +34,10 @@ pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
         true => with_measured_shard(options, &job, &machine)?,
         false => machine,
     };
-    let report = Report::new(&job, &machine)?;
+    let report = match options.what_if {
+        true => Report::with_what_if(&job, &machine)?,
+        false => Report::new(&job, &machine)?,
+    };
     print!("{}", report.page());
     let out = options.out();
     report.write(&out)?;

@@ -8,6 +8,7 @@ use super::advice::{self, Gain, ScalingPoint};
 use super::job::Job;
 use super::machine::Machine;
 use super::memory::{self, StageMemory};
+use super::outlook::{self, Outlook};
 use super::search::{self, Candidate};
 use super::time::{self, StagePasses, StepTime};
 use crate::error::{Error, Result};
@@ -89,6 +90,12 @@ pub struct Report {
     pub weak: Vec<ScalingPoint>,
     /// More replicas for the same batch.
     pub strong: Vec<ScalingPoint>,
+    /// What the runtime lacks and would gain, if that was asked. Nothing in it can be run.
+    #[serde(
+        rename = "not_in_this_runtime_yet",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub what_if: Option<Outlook>,
     #[serde(skip)]
     passes: StagePasses,
 }
@@ -99,6 +106,18 @@ impl Report {
     /// # Errors
     /// A job that cannot run.
     pub fn new(job: &Job, machine: &Machine) -> Result<Self> {
+        Self::plan(job, machine, false)
+    }
+
+    /// The same, and beside it what the runtime lacks and would gain: see [`outlook`].
+    ///
+    /// # Errors
+    /// A job that cannot run.
+    pub fn with_what_if(job: &Job, machine: &Machine) -> Result<Self> {
+        Self::plan(job, machine, true)
+    }
+
+    fn plan(job: &Job, machine: &Machine, what_if: bool) -> Result<Self> {
         let judged = search::judge(job, machine)?;
         let stages = memory::stages(job, machine)?;
         let seconds = judged.time.seconds();
@@ -140,6 +159,9 @@ impl Report {
             better_machine: advice::better_machine(job, machine)?,
             weak: advice::scaling(job, machine, &weak, true)?,
             strong: advice::scaling(job, machine, &strong, false)?,
+            what_if: what_if
+                .then(|| outlook::outlook(job, machine, job.layout.world(), &found))
+                .transpose()?,
             passes: time::passes(job, machine)?,
             job: job.clone(),
         })

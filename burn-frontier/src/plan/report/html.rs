@@ -83,9 +83,11 @@ fn memory(report: &Report) -> String {
 /// One stacked bar.
 fn step(report: &Report) -> String {
     let mut svg = Svg::new(WIDTH, 130.0, "a step by what it is spent on");
+    // The terms of a job that runs; what is not there yet has no colour.
     let terms = report.time.terms();
+    let terms = &terms[..COLORS.len()];
     let mut x = 0.0;
-    for ((name, seconds), color) in terms.into_iter().zip(COLORS) {
+    for (&(name, seconds), color) in terms.iter().zip(COLORS) {
         let width = WIDTH * seconds / report.seconds;
         let share = 100.0 * seconds / report.seconds;
         let title = format!("{name}: {} ({share:.1} %)", duration(seconds));
@@ -95,7 +97,8 @@ fn step(report: &Report) -> String {
         }
         x += width;
     }
-    svg.legend(0.0, 82.0, 4, &terms.map(|(name, _)| name));
+    let names: Vec<_> = terms.iter().map(|(name, _)| *name).collect();
+    svg.legend(0.0, 82.0, 4, &names);
     svg.finish()
 }
 
