@@ -100,33 +100,60 @@ pub struct Outlook {
 /// # Errors
 /// A schedule that cannot be executed, which is a fault of this library.
 pub fn outlook(like: &Job, machine: &Machine, ranks: usize, runnable: &Found) -> Result<Outlook> {
-    let each = Lack::ALL.iter().map(std::slice::from_ref);
     let mut prospects: Vec<Prospect> = Vec::new();
-    for lacks in each.chain([&Lack::ALL[..]]) {
-        let mut search = Search {
-            machine,
-            space: Space::new(lacks, like, ranks),
-            prospect: Prospect {
-                lacks: lacks.to_vec(),
-                tried: 0,
-                fitting: 0,
-                // What one thing gives, all of them give.
-                fastest: fastest(&prospects).filter(|_| lacks.len() > 1),
-                gain: None,
-                least_bytes: f64::INFINITY,
-            },
-        };
-        search.run(like, ranks)?;
-        let mut prospect = search.prospect;
-        prospect.gain = gain(runnable.ranked.first(), prospect.fastest.as_ref());
-        prospects.push(prospect);
+    for lack in Lack::ALL {
+        prospects.push(prospect(&[lack], like, machine, ranks, runnable, None)?);
     }
+    // What one thing gives, all of them give.
+    let least = fastest(&prospects);
+    prospects.push(prospect(&Lack::ALL, like, machine, ranks, runnable, least)?);
     let bytes = runnable.ranked.iter().map(|candidate| candidate.bytes);
     Ok(Outlook {
         note: MARK,
         runnable_least_bytes: bytes.min_by(f64::total_cmp),
         prospects,
     })
+}
+
+/// The same for one lacking thing.
+///
+/// # Errors
+/// As [`outlook`].
+pub fn outlook_of(
+    lack: Lack,
+    like: &Job,
+    machine: &Machine,
+    ranks: usize,
+    runnable: &Found,
+) -> Result<Prospect> {
+    prospect(&[lack], like, machine, ranks, runnable, None)
+}
+
+/// The fastest layout, `known` or faster.
+fn prospect(
+    lacks: &[Lack],
+    like: &Job,
+    machine: &Machine,
+    ranks: usize,
+    runnable: &Found,
+    known: Option<Possible>,
+) -> Result<Prospect> {
+    let mut search = Search {
+        machine,
+        space: Space::new(lacks, like, ranks),
+        prospect: Prospect {
+            lacks: lacks.to_vec(),
+            tried: 0,
+            fitting: 0,
+            fastest: known,
+            gain: None,
+            least_bytes: f64::INFINITY,
+        },
+    };
+    search.run(like, ranks)?;
+    let mut prospect = search.prospect;
+    prospect.gain = gain(runnable.ranked.first(), prospect.fastest.as_ref());
+    Ok(prospect)
 }
 
 fn fastest(prospects: &[Prospect]) -> Option<Possible> {
