@@ -326,13 +326,17 @@ fn a_report_speaks_of_it_only_when_asked_and_after_what_runs() {
     }
     let [page, html, json] = &asked;
     let after = page.strip_prefix(plain[0].as_str()).unwrap();
-    for text in [after, html.as_str()] {
-        assert!(text.contains(&MARK.to_uppercase()));
+    for (text, mark) in [
+        (after, MARK.to_uppercase()),
+        (html.as_str(), format!("What if: {MARK}")),
+    ] {
+        assert!(text.contains(&mark));
         for lack in Lack::ALL {
             assert!(text.contains(&lack.to_string()), "{lack}");
         }
     }
     assert!(page.lines().count() < 70);
+    assert!(html.rfind("<svg") < html.find("<table"));
     let value: serde_json::Value = serde_json::from_str(json).unwrap();
     let what_if = &value["not_in_this_runtime_yet"];
     assert_eq!(what_if["note"], MARK);

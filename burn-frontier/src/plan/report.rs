@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 mod html;
 mod page;
 mod svg;
+mod what_if;
 
 pub use page::flags;
 
@@ -169,7 +170,8 @@ impl Report {
 
     /// A page that a person reads in a minute.
     pub fn page(&self) -> String {
-        page::page(self)
+        let what_if = self.what_if.as_ref().map(what_if::page);
+        page::page(self) + &what_if.unwrap_or_default()
     }
 
     /// One self-contained HTML file.

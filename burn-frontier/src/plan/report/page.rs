@@ -5,7 +5,6 @@ use std::fmt::Write;
 use super::Report;
 use crate::plan::advice::Gain;
 use crate::plan::job::Job;
-use crate::plan::outlook::{Outlook, Possible, Prospect};
 use crate::plan::search::Candidate;
 
 const BAR: usize = 30;
@@ -57,9 +56,6 @@ pub(super) fn page(report: &Report) -> String {
         .and_then(|()| step(&mut text, report))
         .and_then(|()| advice(&mut text, report))
         .and_then(|()| others(&mut text, report));
-    if let Some(what_if) = &report.what_if {
-        _ = outlook(&mut text, what_if);
-    }
     text
 }
 
@@ -208,63 +204,4 @@ fn others(text: &mut String, report: &Report) -> std::fmt::Result {
         }
     }
     Ok(())
-}
-
-/// What the runtime lacks, after everything that runs.
-fn outlook(text: &mut String, outlook: &Outlook) -> std::fmt::Result {
-    let tried = outlook.prospects.last().map_or(0, |all| all.tried);
-    writeln!(
-        text,
-        "\nwhat if ({}): what the runtime lacks, and would gain over the best above, of {tried} layouts",
-        outlook.note.to_uppercase()
-    )?;
-    writeln!(
-        text,
-        "{:>30} {:>18} {:>6}",
-        "gain", "tokens/s a rank", "GiB"
-    )?;
-    for prospect in &outlook.prospects {
-        match &prospect.fastest {
-            Some(fastest) => possible(text, prospect, fastest)?,
-            None => writeln!(text, "  {:<20} nothing would fit", prospect.name())?,
-        }
-    }
-    let runs = outlook
-        .runnable_least_bytes
-        .map(|bytes| ("what runs".to_string(), bytes));
-    let all = outlook.prospects.iter().map(|p| (p.name(), p.least_bytes));
-    let least: Vec<_> = runs
-        .into_iter()
-        .chain(all.filter(|(_, bytes)| bytes.is_finite()))
-        .map(|(name, bytes)| format!("{name} {:.1}", gib(bytes)))
-        .collect();
-    writeln!(text, "  least memory (GiB)   {}", least.join(", "))
-}
-
-fn possible(text: &mut String, prospect: &Prospect, fastest: &Possible) -> std::fmt::Result {
-    let gain = match prospect.gain {
-        Some(gain) => format!("{:+.1} %", 100.0 * gain),
-        None => "fits".into(),
-    };
-    writeln!(
-        text,
-        "  {:<20} {gain:>7} {:>18.2} {:>6.1}  {}",
-        prospect.name(),
-        fastest.tokens_per_second_per_rank,
-        gib(fastest.bytes),
-        fastest.what_if
-    )?;
-    let time = &fastest.time;
-    let costs = [
-        ("bubble", time.bubble),
-        ("gradient reduction", time.data),
-        ("exposed context-parallel communication", time.context),
-        ("exposed parameter gathering", time.gather),
-    ];
-    let costs: Vec<_> = costs
-        .into_iter()
-        .filter(|(_, seconds)| *seconds > 0.0)
-        .map(|(name, seconds)| format!("{name} {:.1} %", 100.0 * seconds / time.seconds()))
-        .collect();
-    writeln!(text, "  {:<20} of its step: {}", "", costs.join(", "))
 }
