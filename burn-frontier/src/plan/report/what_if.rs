@@ -119,7 +119,7 @@ pub(super) fn html(outlook: &Outlook) -> String {
         }
     });
     format!(
-        "<p><b>None of these layouts can be run: they are {}.</b> The fastest of {} that would fit, and its gain over the fastest that runs.</p>\n\
+        "<p><b>None of these layouts can be run: they are {}.</b> The fastest that would fit of {} layouts, and its gain over the fastest that runs.</p>\n\
          <table>\n{}{}</table>\n<p>Least memory, GiB: {}</p>\n",
         outlook.note,
         tried(outlook),
