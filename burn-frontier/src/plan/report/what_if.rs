@@ -24,7 +24,14 @@ fn gain(prospect: &Prospect) -> String {
     }
 }
 
-/// What it costs and saves, in words.
+const fn nothing(prospect: &Prospect) -> &'static str {
+    match prospect.tried {
+        0 => "no layout of so many ranks has it",
+        _ => "nothing would fit",
+    }
+}
+
+/// What of its step it is about.
 fn costs(fastest: &Possible) -> String {
     let time = &fastest.time;
     let costs = [
@@ -68,7 +75,7 @@ fn section(text: &mut String, outlook: &Outlook) -> std::fmt::Result {
     for prospect in &outlook.prospects {
         let name = prospect.name();
         let Some(fastest) = &prospect.fastest else {
-            writeln!(text, "  {name:<20} nothing would fit")?;
+            writeln!(text, "  {name:<20} {}", nothing(prospect))?;
             continue;
         };
         writeln!(
@@ -79,7 +86,10 @@ fn section(text: &mut String, outlook: &Outlook) -> std::fmt::Result {
             gib(fastest.bytes),
             fastest.what_if
         )?;
-        writeln!(text, "  {:<20} of its step: {}", "", costs(fastest))?;
+        let costs = costs(fastest);
+        if !costs.is_empty() {
+            writeln!(text, "  {:<20} of its step: {costs}", "")?;
+        }
     }
     writeln!(text, "  least memory (GiB)   {}", least(outlook))
 }
@@ -104,7 +114,7 @@ pub(super) fn html(outlook: &Outlook) -> String {
     let rows = outlook.prospects.iter().map(|prospect| {
         let name = prospect.name();
         match &prospect.fastest {
-            None => row("td", &[name, "nothing would fit".into()]),
+            None => row("td", &[name, nothing(prospect).into()]),
             Some(fastest) => row(
                 "td",
                 &[
