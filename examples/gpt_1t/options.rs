@@ -106,7 +106,10 @@ pub struct Options {
     #[arg(long, value_name = "N", requires = "plan", help_heading = "Plan")]
     #[serde(skip)]
     pub nodes: Option<usize>,
-
+    /// Also say what context parallelism, ZeRO 2 and 3 and zero-bubble schedules would bring: not in this runtime yet
+    #[arg(long, requires = "plan", help_heading = "Plan")]
+    #[serde(skip)]
+    pub what_if: bool,
     /// Time one real tensor-parallel slice of a layer on --device, and plan from it
     #[arg(long, requires = "plan", help_heading = "Plan")]
     #[serde(skip)]
