@@ -25,3 +25,4 @@ pub mod norm;
 pub mod random;
 pub mod rotary;
 pub mod rows;
+pub mod tune;

@@ -11,3 +11,4 @@ mod device;
 mod gemm;
 mod norm;
 mod rotary;
+mod tune;
