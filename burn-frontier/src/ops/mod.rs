@@ -17,3 +17,4 @@ pub mod linear;
 pub mod norm;
 pub mod rotary;
 pub mod sum_squares;
+pub mod tuning;

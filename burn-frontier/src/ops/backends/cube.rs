@@ -6,6 +6,7 @@ pub(crate) mod cross_entropy;
 pub(crate) mod gemm;
 pub(crate) mod norm;
 pub(crate) mod rotary;
+pub(crate) mod tuning;
 
 mod bridge;
 #[cfg(all(test, feature = "wgpu", feature = "flex"))]

@@ -12,13 +12,15 @@ pub(crate) use cube::{
     gemm::{feed_forward, linear},
     norm::norm,
     rotary::rotary,
+    tuning::{tune, tuning},
 };
 
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
 mod none;
 #[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
 pub(crate) use none::{
-    adamw, attention, cross_entropy, feed_forward, linear, norm, rotary, sum_of_squares,
+    adamw, attention, cross_entropy, feed_forward, linear, norm, rotary, sum_of_squares, tune,
+    tuning,
 };
 
 use burn::tensor::Tensor;

@@ -86,7 +86,7 @@ pub fn launch(
     Ok(())
 }
 
-fn check(
+pub(super) fn check(
     plans: &Plans,
     problem: &Problem,
     gradient: &GradientStrides,

@@ -3,9 +3,10 @@
 use burn::tensor::{DType, Tensor};
 use frontier_kernels::gemm::launch::{Arguments, Extras, launch};
 use frontier_kernels::gemm::tile::Role;
-use frontier_kernels::gemm::{Activation, Epilogue, Layout, Plan, Shape};
+use frontier_kernels::gemm::{Activation, Epilogue, Layout, Plan, Shape, tuned};
 use frontier_kernels::matrix::instruction::Element;
 
+use super::tuning::tuner;
 use super::{Buffer, accepted, refused, taken};
 use crate::ops::activation;
 use crate::ops::backends::{
@@ -248,7 +249,11 @@ impl Product {
             extras,
             sums: sums.map(Buffer::argument),
         };
-        accepted(launch(a.client(), &plan, &shape, parts, arguments))
+        let client = a.client();
+        accepted(match tuner() {
+            Some(tuner) => tuned::launch(tuner, client, &plan, &shape, parts, arguments),
+            None => launch(client, &plan, &shape, parts, arguments),
+        })
     }
 }
 
