@@ -340,7 +340,7 @@ fn check_candidates(plan: &Plan, problem: &Problem, inputs: &Inputs) {
     };
     let candidates = plan.candidates();
     assert_eq!(candidates[0], *plan);
-    assert_eq!(candidates.len(), 3);
+    assert!((2..=3).contains(&candidates.len()), "{candidates:?}");
     let expected = run(plan);
     for candidate in &candidates[1..] {
         let found = run(candidate);
