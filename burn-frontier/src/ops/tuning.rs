@@ -1,8 +1,8 @@
 //! Plans of the GPU kernels, chosen by timing them.
 //!
 //! Off unless [`enable`] is called. One switch for the process, as CubeCL's devices and compiled kernels are the process's: an
-//! operation takes tensors, and has no argument for it. No result depends on it: only
-//! plans that give the same bits are timed against each other.
+//! operation takes tensors, and has no argument for it. No result depends on it: only plans that give the same bits are timed
+//! against each other.
 
 use std::path::Path;
 
