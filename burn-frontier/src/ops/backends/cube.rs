@@ -10,6 +10,7 @@ mod norm;
 mod rotary;
 #[cfg(all(test, feature = "wgpu", feature = "flex"))]
 mod testing;
+mod tuning;
 
 pub(crate) use adamw::{adamw, sum_of_squares};
 pub(crate) use attention::attention;
@@ -18,6 +19,7 @@ pub(crate) use dropout::dropout;
 pub(crate) use gemm::{feed_forward, linear};
 pub(crate) use norm::{add_norm, norm};
 pub(crate) use rotary::rotary;
+pub(crate) use tuning::{tune, tuning};
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape, Tensor};
