@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use burn_frontier::device::{self, Choice};
+use burn_frontier::ops::tuning;
 
 use case::{Case, Place};
 use catalog::{Job, Size};
@@ -66,6 +67,9 @@ fn run(options: &Options) -> Result<()> {
         Some(path) => Some(Peer::read(path, options.dtype)?),
         None => None,
     };
+    if let Some(folder) = &options.autotune {
+        tuning::enable(&choice, folder)?;
+    }
     let events = Events::watch()?;
     let place = Place {
         device: choice.of_rank(0),
@@ -83,6 +87,9 @@ fn run(options: &Options) -> Result<()> {
         rows.push(row);
     }
     println!("\n{}", report::table(&rows, &ceiling, peer.as_ref()));
+    if let Some(summary) = tuning::summary() {
+        println!("autotune  {summary}");
+    }
     let title = format!("{}, {}", choice.name(), options.dtype);
     write(&options.out, &title, &rows, &ceiling, options)
 }

@@ -14,6 +14,10 @@ mod replay;
 mod report;
 #[path = "plan/search.rs"]
 mod search;
+#[path = "plan/what_if.rs"]
+mod what_if;
+#[path = "plan/zero_bubble.rs"]
+mod zero_bubble;
 
 use burn_frontier::Layout;
 use burn_frontier::models::gpt::GptConfig;

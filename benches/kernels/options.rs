@@ -61,6 +61,9 @@ pub struct Options {
     /// auto, cpu, wgpu, cuda or rocm, as far as compiled in; cuda:1 is one GPU of several.
     #[arg(long)]
     pub device: Option<String>,
+    /// Time the plans of a GPU's kernels first, and keep the fastest of each shape in this folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub autotune: Option<PathBuf>,
     /// Type of the tensors.
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,

@@ -34,6 +34,11 @@ impl Choice {
         self.devices.iter().all(gpu::is_processor)
     }
 
+    /// Whether it is Burn's flex backend that computes.
+    pub fn is_flex(&self) -> bool {
+        self.devices.iter().all(gpu::is_flex)
+    }
+
     /// Refuses a type of floats that the devices cannot compute with.
     ///
     /// # Errors

@@ -9,6 +9,9 @@ use burn_frontier::plan::search::{Candidate, judge, search};
 use burn_frontier::plan::{Job, Machine, time};
 use burn_frontier::{Layout, Result};
 
+#[path = "what_if.rs"]
+mod what_if;
+
 /// A published run of arXiv 2312.12705.
 struct Headline {
     name: &'static str,
@@ -97,6 +100,8 @@ pub fn document() -> Result<String> {
     effects(&mut text, &machine)?;
     scaling(&mut text, &machine)?;
     better(&mut text, &machine)?;
+    what_if::lacking(&mut text, &machine)?;
+    what_if::long_sequences(&mut text, &machine)?;
     Ok(text)
 }
 

@@ -23,6 +23,7 @@ use burn_frontier::models::gpt::generate::{Sampling, generate};
 use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::models::gpt::{GptConfig, names};
 use burn_frontier::observe::trace::{Category, Span, SpanRecorder};
+use burn_frontier::ops::tuning;
 use burn_frontier::optim::clip_factor;
 use burn_frontier::optim::scaler::LossScaler;
 use burn_frontier::parameter::ParameterContext;
@@ -100,6 +101,9 @@ fn run() -> Result<()> {
     let settings = options.settings()?;
     let device = device::choose(options.device.as_deref())?;
     device.check_dtype(settings.dtype)?;
+    if let Some(folder) = &options.autotune {
+        tuning::enable(&device, folder)?;
+    }
     let tokenizer = corpus::tokenizer(&options)?;
     let model = options.model(Some(tokenizer.vocabulary()))?;
     settings.validate(&model)?;

@@ -106,7 +106,10 @@ pub struct Options {
     #[arg(long, value_name = "N", requires = "plan", help_heading = "Plan")]
     #[serde(skip)]
     pub nodes: Option<usize>,
-
+    /// Also say what context parallelism, ZeRO 2 and 3 and zero-bubble schedules would bring: not in this runtime yet
+    #[arg(long, requires = "plan", help_heading = "Plan")]
+    #[serde(skip)]
+    pub what_if: bool,
     /// Time one real tensor-parallel slice of a layer on --device, and plan from it
     #[arg(long, requires = "plan", help_heading = "Plan")]
     #[serde(skip)]
@@ -161,6 +164,9 @@ pub struct Options {
     /// Device: auto, cpu, wgpu, cuda or rocm; cuda:1 is one GPU of several [default: auto]
     #[arg(long, help_heading = "Run")]
     pub device: Option<String>,
+    /// Time the plans of a GPU's kernels, and keep the fastest of each shape in this folder; no result changes [default: off]
+    #[arg(long, value_name = "FOLDER", help_heading = "Run")]
+    pub autotune: Option<PathBuf>,
     /// Seconds after which a rank that waits for another gives up [default: 600]
     #[arg(long, value_name = "SECONDS", help_heading = "Run")]
     pub timeout: Option<u64>,

@@ -12,6 +12,7 @@ use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::report::flags;
 use burn_frontier::plan::search::{self, Candidate};
 use burn_frontier::plan::{Job, Machine, Report, memory, shard, time};
+use burn_frontier::zero::reducer::MAX_ZERO_STAGE;
 
 use crate::options::{Options, Settings};
 
@@ -34,7 +35,10 @@ pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
         true => with_measured_shard(options, &job, &machine)?,
         false => machine,
     };
-    let report = Report::new(&job, &machine)?;
+    let report = match options.what_if {
+        true => Report::with_what_if(&job, &machine)?,
+        false => Report::new(&job, &machine)?,
+    };
     print!("{}", report.page());
     let out = options.out();
     report.write(&out)?;
@@ -114,7 +118,7 @@ fn agrees(options: &Options, like: &Job, job: &Job) -> bool {
             .is_none_or(|_| like.schedule == job.schedule)
         && options
             .zero
-            .is_none_or(|zero| zero == job.zero || layout.dp == 1)
+            .is_none_or(|zero| zero == job.zero || layout.dp == 1 && zero <= MAX_ZERO_STAGE)
         && options
             .recompute
             .as_ref()

@@ -15,6 +15,7 @@ use burn_frontier::observe::plot::{write_loss_plot, write_pipeline_plot};
 use burn_frontier::observe::progress::Progress;
 use burn_frontier::observe::tensorboard::EventWriter;
 use burn_frontier::observe::trace::{Span, write_chrome_trace};
+use burn_frontier::ops::tuning;
 use burn_frontier::optim::scaler::LossScaler;
 
 use crate::corpus::Corpus;
@@ -259,6 +260,9 @@ pub fn conclude(settings: &Settings, corpus: &Corpus, finished: u64, text: &str)
     println!("trace        {out}/trace.json (open in ui.perfetto.dev)");
     println!("metrics      {out}/metrics.jsonl, {out}/tensorboard");
     println!("checkpoints  {out}/checkpoints");
+    if let Some(summary) = tuning::summary() {
+        println!("autotune     {summary}");
+    }
     println!("\nto try next:");
     println!(
         "  --resume --steps {}                 train on",

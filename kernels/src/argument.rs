@@ -1,5 +1,6 @@
 //! Arguments of kernels: optional buffers, and checks of what a launch is given.
 
+use cubecl_core::client::Client;
 use cubecl_core::prelude::{
     BufferArg, BufferCompilationArg, ComptimeOptionCompilationArg, LaunchArg,
 };
@@ -31,6 +32,24 @@ pub(crate) fn holds(
             Err(Error::argument(operation, problem, remedy))
         }
     }
+}
+
+/// The same buffer once more.
+pub(crate) fn again(buffer: &BufferArg) -> BufferArg {
+    match buffer {
+        // SAFETY: the length is the one that the caller declared of this very handle.
+        BufferArg::Handle { handle } => unsafe {
+            BufferArg::from_raw_parts_binding(handle.handle.clone(), buffer.len())
+        },
+        BufferArg::Alias { input_pos, .. } => BufferArg::alias(*input_pos, buffer.len()),
+    }
+}
+
+/// A buffer as long as another, of elements of `bytes` bytes: what is written to it is lost.
+pub(crate) fn scratch(client: &Client, like: &BufferArg, bytes: usize) -> BufferArg {
+    let length = like.len();
+    // SAFETY: the handle was made for this length.
+    unsafe { BufferArg::from_raw_parts(client.empty(length * bytes), length) }
 }
 
 /// `count` elements as the 32-bit number with which kernels compute places.

@@ -26,3 +26,4 @@ pub mod norm;
 pub mod random;
 pub mod rotary;
 pub mod rows;
+pub mod tune;

@@ -5,8 +5,9 @@ mod cases;
 
 use cases::attention::{Run, check, compare, dropout, evoformer, fma, inputs, packed};
 use cases::{ELEMENTS, pack, unpack, unwritten};
-use frontier_kernels::attention::reference::Inputs;
+use frontier_kernels::attention::reference::{Inputs, forward};
 use frontier_kernels::attention::{BiasStrides, Plan, Problem, Strides};
+use frontier_kernels::hip::compile::compile;
 use frontier_kernels::hip::emit::Source;
 use frontier_kernels::hip::run::{Launch, Sanitizer, bytes};
 use frontier_kernels::matrix::instruction::{Element, Target};
@@ -128,7 +129,7 @@ fn any_head_dimension_up_to_256_works() {
 #[test]
 fn wmma_kernels_give_the_reference() {
     for element in [Element::F16, Element::Bf16] {
-        for head_dim in [64, 40, 16] {
+        for head_dim in [64, 40, 16, 200] {
             let plan = |p: &Problem| Plan::choose(Target::Gfx1100, element, p).unwrap();
             check_sizes(plan, head_dim, head_dim == 40, &SIZES[..3]);
         }
@@ -326,6 +327,81 @@ fn waves_do_not_race_and_stay_within_their_buffers() {
                 &problem,
                 &inputs(Element::Bf16, &problem, 2),
             );
+        }
+    }
+}
+
+/// Executes a problem by each of its candidates.
+fn check_candidates(plan: &Plan, problem: &Problem, inputs: &Inputs) {
+    let (o, lse) = forward(problem, inputs);
+    let run = |plan: &Plan| {
+        let found = Harness::new(plan).attend(plan, problem, inputs, [o.len(), lse.len()]);
+        found.map(|all| all.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+    };
+    let candidates = plan.candidates();
+    assert_eq!(candidates[0], *plan);
+    assert!((2..=3).contains(&candidates.len()), "{candidates:?}");
+    let expected = run(plan);
+    for candidate in &candidates[1..] {
+        let found = run(candidate);
+        assert!(found == expected, "other bits: {candidate:?}, {problem:?}");
+    }
+}
+
+#[test]
+fn every_candidate_gives_the_bits_of_the_table() {
+    let causal = |queries, keys, head_dim| {
+        let problem = Problem::new(1, 2, queries, keys, head_dim);
+        problem.kv_heads(1).causal(true)
+    };
+    let mut biased = Problem::new(4, 2, 70, 130, 32);
+    evoformer(&mut biased, 2);
+    let mut dropped = causal(150, 270, 32);
+    dropout(&mut dropped);
+    for (element, problem) in [
+        (Element::Bf16, causal(283, 300, 64)),
+        (Element::F16, causal(300, 83, 128)),
+        (Element::F32, causal(97, 270, 40)),
+        (Element::F16, Problem::new(1, 1, 270, 97, 200)),
+        (Element::Bf16, biased),
+        (Element::F32, dropped),
+    ] {
+        let mut inputs = inputs(element, &problem, 21);
+        if problem.bias[0].is_some() {
+            inputs.bias[0][..70].fill(f64::NEG_INFINITY);
+        }
+        let plan = Plan::choose(Target::Gfx90a, element, &problem).unwrap();
+        check_candidates(&plan, &problem, &inputs);
+    }
+    let problem = causal(150, 170, 40);
+    let rdna3 = Plan::choose(Target::Gfx1100, Element::F16, &problem).unwrap();
+    check_candidates(&rdna3, &problem, &inputs(Element::F16, &problem, 22));
+    let plain = fma(Target::Gfx90a, Element::F32, &problem);
+    check_candidates(&plain, &problem, &inputs(Element::F32, &problem, 23));
+    let mut problem = causal(1, 1, 64);
+    let lengths = [[40, 90], [0, 10], [300, 300], [7, 0], [65, 64]];
+    let inputs = packed(Element::Bf16, &mut problem, &lengths, 24);
+    let plan = Plan::choose(Target::Gfx90a, Element::Bf16, &problem).unwrap();
+    check_candidates(&plan, &problem, &inputs);
+}
+
+#[test]
+fn no_candidate_spills() {
+    let cases = [
+        (Target::Gfx90a, Element::Bf16, &[32, 64, 128, 200][..]),
+        (Target::Gfx90a, Element::F32, &[64, 200]),
+        (Target::Gfx942, Element::Bf16, &[128]),
+        (Target::Gfx1100, Element::Bf16, &[64]),
+    ];
+    for (target, element, head_dims) in cases {
+        for &head_dim in head_dims {
+            let problem = Problem::new(1, 1, 1024, 1024, head_dim).causal(true);
+            let plan = Plan::choose(target, element, &problem).unwrap();
+            for plan in plan.candidates() {
+                let usage = compile(&plan.source().unwrap()).unwrap().usage;
+                let spilled = (usage.scratch, usage.spills);
+                assert_eq!(spilled, (0, 0), "{plan:?} {usage:?}");
+            }
         }
     }
 }

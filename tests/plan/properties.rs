@@ -8,7 +8,7 @@ use burn_frontier::plan::memory::{self, StageMemory};
 use burn_frontier::plan::{Job, Machine, time};
 use proptest::prelude::*;
 
-fn jobs() -> impl Strategy<Value = Job> {
+pub fn jobs() -> impl Strategy<Value = Job> {
     let model = (
         1usize..5,
         prop_oneof![Just(1024usize), Just(2048), Just(6144), Just(12288)],
@@ -38,7 +38,7 @@ fn jobs() -> impl Strategy<Value = Job> {
     })
 }
 
-fn machines() -> impl Strategy<Value = Machine> {
+pub fn machines() -> impl Strategy<Value = Machine> {
     let names: Vec<_> = Machine::names().collect();
     (0..names.len()).prop_map(move |i| Machine::load(names[i]).unwrap())
 }

@@ -74,6 +74,8 @@ impl Cargo {
             "--lib",
             "--test",
             "gpu",
+            "--test",
+            "tuning",
             "--",
             "--nocapture",
         ])

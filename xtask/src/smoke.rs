@@ -25,8 +25,9 @@ const ARTEFACTS: [&str; 5] = [
 /// The file of figures that the kernels' benchmark leaves, the column with times in it, and its plot.
 const FIGURES: (&str, &str, &str) = ("kernels.csv", "seconds", "kernels.svg");
 /// A job that no machine here could run, to be planned, and the files that its plan leaves.
-const PLAN: [&str; 7] = [
+const PLAN: [&str; 8] = [
     "--plan",
+    "--what-if",
     "--model",
     "1t",
     "--machine",
@@ -36,9 +37,14 @@ const PLAN: [&str; 7] = [
 ];
 const PLANNED: [&str; 2] = ["plan.html", "plan.json"];
 /// Configurations that cannot run, and the word that each message must hold.
-const INVALID: [(&[&str], &str); 3] = [
+const INVALID: [(&[&str], &str); 5] = [
     (&["--tp", "3"], "tp"),
     (&["--plan", "--tp", "3"], "tp"),
+    (&["--zero", "2"], "--zero 2"),
+    (
+        &["--plan", "--what-if", "--nodes", "4", "--zero", "2"],
+        "--zero 2",
+    ),
     (&["--model", "1t"], "GiB"),
 ];
 /// The exit code of a Rust program that panicked.

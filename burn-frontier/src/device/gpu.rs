@@ -144,11 +144,18 @@ fn adapters() -> Vec<Device> {
 
 /// Whether a device computes on the CPU.
 pub(super) fn is_processor(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    if *device == Device::flex() {
-        return true;
-    }
-    is_imitation(device)
+    is_flex(device) || is_imitation(device)
+}
+
+/// Whether a device is Burn's flex backend.
+#[cfg(feature = "flex")]
+pub(super) fn is_flex(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
+#[cfg(not(feature = "flex"))]
+pub(super) const fn is_flex(_device: &Device) -> bool {
+    false
 }
 
 /// Whether a graphics driver computes on the CPU.

@@ -3,6 +3,7 @@
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
+use super::backends;
 use super::gradient::with_gradient;
 
 /// The nonlinearity between the two matrices of the feed-forward block.
@@ -26,35 +27,33 @@ impl Activation {
 }
 
 /// sqrt(2 / pi).
-const SCALE: f64 = 0.797_884_560_802_865_4;
-const CUBIC: f64 = 0.044_715;
+pub(super) const SCALE: f64 = 0.797_884_560_802_865_4;
+pub(super) const CUBIC: f64 = 0.044_715;
 
-/// GELU in its tanh form, `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (arXiv 1606.08415), element by element.
+/// GELU in its tanh form, `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (arXiv 1606.08415), element by element. Only x is
+/// kept for the gradient.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let inner = x.clone().without_autodiff();
-    let tanh = gelu_tanh(inner.clone());
-    let y = inner
-        .clone()
-        .mul_scalar(0.5)
-        .mul(tanh.clone().add_scalar(1.0));
+    let y = backends::gelu(&inner).unwrap_or_else(|| {
+        let gate = gelu_tanh(inner.clone()).add_scalar(1.0);
+        inner.clone().mul_scalar(0.5).mul(gate)
+    });
     with_gradient([x.into_dispatch()], y, move |g| {
-        [Some(gelu_gradient_with(inner, tanh, g).into_dispatch())]
+        [Some(gelu_gradient(inner, g).into_dispatch())]
     })
 }
 
 /// The gradient of [`gelu`]'s argument x.
 pub(super) fn gelu_gradient<const D: usize>(x: Tensor<D>, g: Tensor<D>) -> Tensor<D> {
-    let tanh = gelu_tanh(x.clone());
-    gelu_gradient_with(x, tanh, g)
-}
-
-fn gelu_gradient_with<const D: usize>(x: Tensor<D>, tanh: Tensor<D>, g: Tensor<D>) -> Tensor<D> {
-    // With t = tanh(u): dy/dx = (1 + t)/2 + x/2 (1 - t^2) du/dx, du/dx = scale (1 + 3 cubic x^2).
-    let slope = (x.clone() * x.clone())
-        .mul_scalar(3.0 * CUBIC * SCALE)
-        .add_scalar(SCALE);
-    let outer = (tanh.clone() * tanh.clone()).neg().add_scalar(1.0) * slope * x;
-    g * (tanh.add_scalar(1.0) + outer).mul_scalar(0.5)
+    backends::gelu_gradient(&x, g).unwrap_or_else(|g| {
+        // With t = tanh(u): dy/dx = (1 + t)/2 + x/2 (1 - t^2) du/dx, du/dx = scale (1 + 3 cubic x^2).
+        let tanh = gelu_tanh(x.clone());
+        let slope = (x.clone() * x.clone())
+            .mul_scalar(3.0 * CUBIC * SCALE)
+            .add_scalar(SCALE);
+        let outer = (tanh.clone() * tanh.clone()).neg().add_scalar(1.0) * slope * x;
+        *g * (tanh.add_scalar(1.0) + outer).mul_scalar(0.5)
+    })
 }
 
 fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -62,26 +61,37 @@ fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     inner.mul_scalar(SCALE).tanh()
 }
 
-/// SwiGLU, `silu(gate) * up` (arXiv 2002.05202).
+/// SwiGLU, `silu(gate) * up` (arXiv 2002.05202). Only x is kept for the gradient.
 ///
 /// # Shapes
 /// x `[batch, seq, 2 * ffn]` with gate and up side by side; gives `[batch, seq, ffn]`.
 pub fn swiglu(x: Tensor<3>) -> Tensor<3> {
-    let ffn = x.dims()[2] / 2;
-    let gate = x.clone().narrow(2, 0, ffn);
-    let up = x.narrow(2, ffn, ffn);
-    activation::silu(gate) * up
+    let inner = x.clone().without_autodiff();
+    let y = backends::swiglu(&inner).unwrap_or_else(|| {
+        let (gate, up) = halves(inner.clone());
+        activation::silu(gate) * up
+    });
+    with_gradient([x.into_dispatch()], y, move |g| {
+        [Some(swiglu_gradient(inner, g).into_dispatch())]
+    })
 }
 
 /// The gradient of [`swiglu`]'s argument x.
 pub(super) fn swiglu_gradient(x: Tensor<3>, g: Tensor<3>) -> Tensor<3> {
+    backends::swiglu_gradient(&x, &g).unwrap_or_else(|| {
+        let (gate, up) = halves(x);
+        let sigmoid = activation::sigmoid(gate.clone());
+        let value = gate.clone() * sigmoid.clone();
+        // d silu / d gate = sigmoid (1 + gate (1 - sigmoid)).
+        let slope = (gate * sigmoid.clone().neg().add_scalar(1.0)).add_scalar(1.0) * sigmoid;
+        Tensor::cat(vec![g.clone() * up * slope, g * value], 2)
+    })
+}
+
+/// Gate and up.
+fn halves(x: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     let ffn = x.dims()[2] / 2;
-    let (gate, up) = (x.clone().narrow(2, 0, ffn), x.narrow(2, ffn, ffn));
-    let sigmoid = activation::sigmoid(gate.clone());
-    let value = gate.clone() * sigmoid.clone();
-    // d silu / d gate = sigmoid (1 + gate (1 - sigmoid)).
-    let slope = (gate * sigmoid.clone().neg().add_scalar(1.0)).add_scalar(1.0) * sigmoid;
-    Tensor::cat(vec![g.clone() * up * slope, g * value], 2)
+    (x.clone().narrow(2, 0, ffn), x.narrow(2, ffn, ffn))
 }
 
 #[cfg(test)]

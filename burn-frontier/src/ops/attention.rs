@@ -27,7 +27,8 @@ pub type Biases = [Option<Tensor<4>>; 2];
 /// `softmax(scale * Q K^T) V`.
 ///
 /// On a GPU by the kernels of frontier-kernels, without a matrix of scores in memory; else by matrix products. A query that
-/// sees no key gives zeros.
+/// sees no key gives zeros. One whose keys are all masked by a large number such as -1e9 gives the mean of the values; on a
+/// GPU it has no gradient (below a log-sum-exp of -1e6, f32 keeps too little of the scores).
 ///
 /// # Shapes
 /// query `[batch, heads, seq, head_dim]`; key and value `[batch, kv_heads, keys, head_dim]` with heads a multiple of
@@ -234,21 +235,27 @@ fn probabilities(
     for bias in biases.iter().flatten() {
         scores = scores + for_each_entry(bias.clone().cast(q.dtype()), batch);
     }
-    if options.causal {
+    let mask = options.dropout.as_ref();
+    let mask = mask.map(|site| site.mask(&scores.device(), scores.dtype()));
+    let biased = biases.iter().any(Option::is_some);
+    let plain = backends::softmax(scores, options.causal)
+        .unwrap_or_else(|scores| softmax(*scores, options.causal, biased));
+    Probabilities { plain, mask }
+}
+
+/// The softmax of the last dimension; zeros where all of a row is -inf.
+fn softmax(mut scores: Tensor<4>, causal: bool, biased: bool) -> Tensor<4> {
+    let [_, _, seq, keys] = scores.dims();
+    if causal {
         let hidden = causal_mask(seq, keys, &scores.device());
-        scores = scores.mask_fill(hidden.expand([batch, heads, seq, keys]), f64::NEG_INFINITY);
+        scores = scores
+            .clone()
+            .mask_fill(hidden.expand(scores.dims()), f64::NEG_INFINITY);
     }
     // Where all scores of a row may be -inf, a plain softmax would give NaN.
-    let empty = options.causal && seq > keys || biases.iter().any(Option::is_some);
-    Probabilities {
-        mask: options
-            .dropout
-            .as_ref()
-            .map(|site| site.mask(&scores.device(), scores.dtype())),
-        plain: match empty {
-            true => softmax_or_zeros(scores),
-            false => activation::softmax(scores, 3),
-        },
+    match causal && seq > keys || biased {
+        true => softmax_or_zeros(scores),
+        false => activation::softmax(scores, 3),
     }
 }
 
@@ -311,8 +318,10 @@ fn backward(
         None => d_p,
     };
     let p = state.plain;
-    let inner = (d_p.clone() * p.clone()).sum_dim(3);
-    let d_scores = (d_p - inner) * p;
+    let d_scores = backends::softmax_gradient(&p, d_p).unwrap_or_else(|d_p| {
+        let inner = (d_p.as_ref().clone() * p.clone()).sum_dim(3);
+        (*d_p - inner) * p.clone()
+    });
     let d_biases = biases
         .each_ref()
         .map(|bias| bias.as_ref().map(|bias| summed_to(&d_scores, bias)));

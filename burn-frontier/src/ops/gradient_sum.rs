@@ -21,8 +21,7 @@ impl GradientSum {
             DType::F32 | DType::F64 => gradient,
             _ => gradient.cast(DType::F32),
         };
-        let mut sum = self.lock();
-        *sum = Some(match sum.take() {
+        self.put(match self.take() {
             Some(sum) => sum + gradient,
             None => gradient,
         });
@@ -33,7 +32,7 @@ impl GradientSum {
         self.lock().take()
     }
 
-    /// Puts back what was taken, with what was added to it in place.
+    /// Puts back what was taken, with what was added to it.
     pub(crate) fn put(&self, sum: Tensor<1>) {
         *self.lock() = Some(sum);
     }

@@ -18,3 +18,4 @@ pub mod linear;
 pub mod norm;
 pub mod rotary;
 pub mod sum_squares;
+pub mod tuning;

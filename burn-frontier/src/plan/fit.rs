@@ -30,7 +30,7 @@ struct Constant {
     reach: f64,
 }
 
-const CONSTANTS: [Constant; 9] = [
+const CONSTANTS: [Constant; 10] = [
     Constant {
         place: |m| &mut m.device.gemm_ceiling,
         most: 0.85,
@@ -50,6 +50,11 @@ const CONSTANTS: [Constant; 9] = [
         place: |m| &mut m.device.launch_us,
         most: f64::INFINITY,
         reach: 4.0,
+    },
+    Constant {
+        place: |m| &mut m.software.optimizer_bytes,
+        most: f64::INFINITY,
+        reach: 2.0,
     },
     Constant {
         place: |m| &mut m.software.message_us,

@@ -2,91 +2,26 @@
 
 use super::job::Job;
 use super::machine::{Collective, Group, Machine, Program};
+use super::pass::{Pass, Passes};
+use super::what_if::{Exchange, WhatIf};
 use crate::models::gpt::Activation;
 use crate::observe::flops::Recompute;
 use crate::tensor_parallel::embedding::VOCABULARY_MULTIPLE;
 
 /// Side of the output tiles that [`super::machine::Device::half_tiles`] counts.
 const TILE: usize = 128;
-/// How sharply the slower of host and device decides: 1 would be their sum, infinity their maximum.
-const SHARPNESS: i32 = 6;
 /// Kernels of the embedding's and the head's forward pass, relative to a layer's.
 const END_KERNELS: f64 = 0.7;
-
-/// Seconds of one pass, by what they are spent on.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Pass {
-    /// Matrix products with weights.
-    pub gemm: f64,
-    /// Scores, softmax, weighted values.
-    pub attention: f64,
-    /// Norms, activations, residuals, transposes, losses: bound by memory.
-    pub elementwise: f64,
-    /// Starts of kernels on the device.
-    pub kernels: f64,
-    /// Waiting for the host to launch kernels.
-    pub launch: f64,
-    /// Tensor-parallel collectives.
-    pub tensor: f64,
-}
-
-impl Pass {
-    pub fn seconds(&self) -> f64 {
-        self.gemm + self.attention + self.elementwise + self.kernels + self.launch + self.tensor
-    }
-
-    pub fn scaled(&self, by: f64) -> Self {
-        Self {
-            gemm: self.gemm * by,
-            attention: self.attention * by,
-            elementwise: self.elementwise * by,
-            kernels: self.kernels * by,
-            launch: self.launch * by,
-            tensor: self.tensor * by,
-        }
-    }
-
-    pub fn plus(&self, other: &Self) -> Self {
-        Self {
-            gemm: self.gemm + other.gemm,
-            attention: self.attention + other.attention,
-            elementwise: self.elementwise + other.elementwise,
-            kernels: self.kernels + other.kernels,
-            launch: self.launch + other.launch,
-            tensor: self.tensor + other.tensor,
-        }
-    }
-
-    /// The pass when the host needs `seconds` to launch it: it runs ahead of the device, so the slower decides.
-    fn launched_in(mut self, seconds: f64) -> Self {
-        let device = self.seconds();
-        let both = device.powi(SHARPNESS) + seconds.powi(SHARPNESS);
-        self.launch = both.powf(1.0 / f64::from(SHARPNESS)) - device;
-        self
-    }
-
-    /// The pass scaled by what was measured, but never faster than `least` seconds.
-    fn corrected(self, factor: f64, least: f64) -> Self {
-        let now = self.seconds();
-        if now <= 0.0 {
-            return self;
-        }
-        self.scaled(factor.max(least / now))
-    }
-}
-
-/// The passes of one micro-batch through one layer or end of the model.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Passes {
-    pub forward: Pass,
-    /// Without what is computed again.
-    pub backward: Pass,
-    /// What the backward pass computes again.
-    pub recompute: Pass,
-}
+/// Kernels of attention on one more block of a ring: the block's attention, and adding it to what there is.
+const BLOCK_KERNELS: f64 = 3.0;
+/// Share of a layer's backward kernels that give gradients of weights: four products and four sums of some eighty.
+const WEIGHT_KERNELS: f64 = 0.1;
+/// Bytes of an element of the gradients of keys and values, which ranks add up on their way around a ring.
+const SUMMED: f64 = 4.0;
 
 /// Costs of the pieces of a model in one layout.
 pub(super) struct Costs<'a> {
+    what_if: &'a WhatIf,
     job: &'a Job,
     machine: &'a Machine,
     tokens: f64,
@@ -98,11 +33,13 @@ pub(super) struct Costs<'a> {
 }
 
 impl<'a> Costs<'a> {
-    pub fn new(job: &'a Job, machine: &'a Machine) -> Self {
+    pub fn new(what_if: &'a WhatIf, machine: &'a Machine) -> Self {
+        let job = &what_if.job;
         Self {
+            what_if,
             job,
             machine,
-            tokens: job.micro_batch_tokens() as f64,
+            tokens: what_if.tokens() as f64,
             tp: job.layout.tp as f64,
             element: job.precision.bytes(),
             bandwidth: machine.device.memory_gbs * 1e9,
@@ -152,12 +89,59 @@ impl<'a> Costs<'a> {
         let flops = 4.0 * scores * self.job.model.head_dim() as f64 * products;
         let rate = self.peak * device.attention_ceiling.min(device.gemm_ceiling);
         let moved = if self.job.fused_attention {
-            // Query, key, value and output only.
-            4.0 * products * self.tokens * self.job.model.hidden as f64 / self.tp
+            // Query, key, value and output only, for every block that a ring brings.
+            4.0 * products * self.blocks() * self.tokens * self.job.model.hidden as f64 / self.tp
         } else {
             traffic * software.attention_traffic * scores
         };
         flops / rate + moved * self.element / self.bandwidth
+    }
+
+    /// Blocks of keys and values that a rank's queries meet one after another.
+    fn blocks(&self) -> f64 {
+        match self.what_if.exchange {
+            Exchange::Ring => self.what_if.context as f64,
+            Exchange::Ulysses => 1.0,
+        }
+    }
+
+    /// Kernels of a forward pass, relative to those without context parallelism.
+    fn kernels(&self) -> f64 {
+        1.0 + (self.blocks() - 1.0) * BLOCK_KERNELS / self.machine.software.kernels
+    }
+
+    /// What attention that takes `attention` seconds does not hide of its group's exchange: nothing of all-to-alls, of a ring
+    /// what takes longer than attention on the block before. A backward pass sends sums of gradients beside keys and values.
+    fn exchange(&self, attention: f64, backward: bool) -> f64 {
+        let (model, links) = (&self.job.model, &self.machine.links);
+        let group = Group {
+            ranks: self.what_if.context,
+            stride: self.job.layout.tp,
+        };
+        if group.ranks == 1 {
+            return 0.0;
+        }
+        let h = model.hidden as f64;
+        let kv = 2.0 * (model.kv_heads * model.head_dim()) as f64;
+        let held = |width: f64| self.tokens * width / self.tp;
+        match self.what_if.exchange {
+            Exchange::Ring => {
+                let element = self.element + if backward { SUMMED } else { 0.0 };
+                let one = links.shift(held(kv) * element, group);
+                // On one device there is no time at which nobody computes.
+                let hidden = if self.machine.device.shared {
+                    0.0
+                } else {
+                    attention / group.ranks as f64
+                };
+                (group.ranks - 1) as f64 * (one - hidden).max(0.0)
+            }
+            // Queries, keys and values together; then what attention gave.
+            Exchange::Ulysses => {
+                links.all_to_all(held(h + kv) * self.element, group)
+                    + links.all_to_all(held(h) * self.element, group)
+            }
+        }
     }
 
     /// `times` all-reduces of the activations over tp; under sequence parallelism as many pairs of a gather and a scatter,
@@ -191,14 +175,25 @@ impl<'a> Costs<'a> {
         let inside = (activation + 2.0) / self.tp;
         let matrices = self.matrices();
         let products = matrices.iter().map(|&(k, n)| self.gemm(self.tokens, n, k));
+        let attention = self.attention(1.0, 6.5);
         Pass {
             gemm: products.sum(),
-            attention: self.attention(1.0, 6.5),
+            attention,
             elementwise: (between + inside) * self.tokens * h * self.element / self.bandwidth,
-            kernels: 1e-6 * self.machine.device.kernel_us * self.machine.software.kernels,
+            kernels: 1e-6
+                * self.machine.device.kernel_us
+                * self.machine.software.kernels
+                * self.kernels(),
             launch: 0.0,
             tensor: self.tensor(2.0),
+            context: self.exchange(attention, false),
         }
+    }
+
+    /// Bytes that adding a layer's gradients to the sum of the micro-batches before it moves.
+    fn sums(&self) -> f64 {
+        let weights: f64 = self.matrices().iter().map(|(k, n)| k * n).sum();
+        weights * (self.element + 2.0 * self.machine.software.gradient_bytes)
     }
 
     fn backward(&self) -> Pass {
@@ -211,10 +206,7 @@ impl<'a> Costs<'a> {
         };
         let between = 23.0 / self.job.sequence_split();
         let inside = (activation + 10.0) / self.tp;
-        let weights: f64 = self.matrices().iter().map(|(k, n)| k * n).sum();
-        // A gradient is added to the sum of the micro-batches before it.
-        let sums = weights * (self.element + 2.0 * self.machine.software.gradient_bytes);
-        let moved = (between + inside) * self.tokens * h * self.element + sums;
+        let moved = (between + inside) * self.tokens * h * self.element + self.sums();
         let products = self
             .matrices()
             .iter()
@@ -224,14 +216,26 @@ impl<'a> Costs<'a> {
         let again =
             self.job.sequence_parallel && self.machine.software.program == Program::Megatron;
         let products_of_attention = if self.job.fused_attention { 2.5 } else { 2.0 };
+        let attention = self.attention(products_of_attention, 9.5);
         Pass {
             gemm: products,
-            attention: self.attention(products_of_attention, 9.5),
+            attention,
             elementwise: moved / self.bandwidth,
-            kernels: 2e-6 * self.machine.device.kernel_us * self.machine.software.kernels,
+            kernels: 2e-6
+                * self.machine.device.kernel_us
+                * self.machine.software.kernels
+                * self.kernels(),
             launch: 0.0,
             tensor: self.tensor(if again { 3.0 } else { 2.0 }),
+            context: self.exchange(attention, true),
         }
+    }
+
+    /// What of `backward` gives gradients of weights, on the device.
+    fn weight(&self, backward: &Pass) -> f64 {
+        let matrices = self.matrices();
+        let products = matrices.iter().map(|&(k, n)| self.gemm(k, n, self.tokens));
+        products.sum::<f64>() + self.sums() / self.bandwidth + WEIGHT_KERNELS * backward.kernels
     }
 
     fn recompute(&self, forward: &Pass) -> (Pass, f64) {
@@ -241,6 +245,7 @@ impl<'a> Costs<'a> {
             Recompute::Selective if !self.job.fused_attention => {
                 let pass = Pass {
                     attention: forward.attention,
+                    context: forward.context,
                     kernels: 0.2 * forward.kernels,
                     ..Pass::default()
                 };
@@ -263,14 +268,20 @@ impl<'a> Costs<'a> {
         let factor =
             machine
                 .correction
-                .factor(job.micro_batch_tokens(), job.model.hidden, job.layout.tp);
+                .factor(self.what_if.tokens(), job.model.hidden, job.layout.tp);
         // Operations of the products at the ceiling: no measurement makes the plan faster.
         let weights: f64 = self.matrices().iter().map(|(k, n)| k * n).sum();
         let flops = 2.0 * self.tokens * weights + 4.0 * self.scores() * job.model.head_dim() as f64;
         let least = flops / (self.peak * machine.device.gemm_ceiling);
         // Backward pass and recompute are one pass to the host.
         let together = backward.plus(&recompute);
-        let launched = together.launched_in(self.host(2.0 + share));
+        let host = self.host((2.0 + share) * self.kernels());
+        let launched = together.launched_in(host);
+        let weight = together.part(
+            host,
+            self.weight(&backward),
+            WEIGHT_KERNELS * 2.0 / (2.0 + share),
+        );
         let again = match job.recompute {
             Recompute::Full => 1.0,
             Recompute::Selective | Recompute::None => 0.0,
@@ -282,7 +293,10 @@ impl<'a> Costs<'a> {
             ..recompute.scaled(scale)
         };
         Passes {
-            forward: forward.launched_in(self.host(1.0)).corrected(factor, least),
+            forward: forward
+                .launched_in(self.host(self.kernels()))
+                .corrected(factor, least),
+            weight: scale * weight,
             backward: Pass {
                 launch: launched.launch - recompute.launch,
                 ..backward.scaled(scale)
@@ -299,9 +313,12 @@ impl<'a> Costs<'a> {
             tensor: self.tensor(0.5),
             ..Pass::default()
         };
+        let host = self.host(END_KERNELS);
         Passes {
-            forward: pass.launched_in(self.host(END_KERNELS)),
-            backward: pass.launched_in(self.host(END_KERNELS)),
+            forward: pass.launched_in(host),
+            backward: pass.launched_in(host),
+            // Tokens have no gradient: all of it is the table's.
+            weight: pass.part(host, pass.elementwise, 1.0),
             recompute: Pass::default(),
         }
     }
@@ -322,9 +339,11 @@ impl<'a> Costs<'a> {
             tensor: self.tensor(1.0),
             ..Pass::default()
         };
+        let host = self.host(1.0);
         Passes {
             forward: forward.launched_in(self.host(END_KERNELS)),
-            backward: backward.launched_in(self.host(1.0)),
+            backward: backward.launched_in(host),
+            weight: backward.part(host, self.gemm(columns, h, m), WEIGHT_KERNELS),
             recompute: Pass::default(),
         }
     }

@@ -48,25 +48,41 @@ pub fn makespan(kind: Kind, stages: usize, micro_batches: usize, costs: &PassCos
             costs.backward.len()
         )));
     }
+    let all = |count| execute(kind, stages, count, costs);
+    if kind == Kind::GPipe {
+        return Ok(all(micro_batches));
+    }
+    let slowest = (0..stages).map(|stage| costs.busy(stage, stages));
+    let slowest = slowest.fold(0.0, f64::max);
+    Ok(settled_or_all(stages, micro_batches, slowest, all))
+}
+
+/// What `execute` gives for `micro_batches`, extrapolated if the pipeline settles; `slowest`: what one micro-batch costs the
+/// stage that has most to do.
+pub(super) fn settled_or_all(
+    stages: usize,
+    micro_batches: usize,
+    slowest: f64,
+    mut execute: impl FnMut(usize) -> f64,
+) -> f64 {
     let left = micro_batches % stages;
     let rounds = micro_batches / stages;
-    if kind == Kind::GPipe || rounds <= ROUNDS + EQUAL {
-        return Ok(execute(kind, stages, micro_batches, costs));
+    if rounds <= ROUNDS + EQUAL {
+        return execute(micro_batches);
     }
     let ends: Vec<f64> = (ROUNDS..=ROUNDS + EQUAL)
-        .map(|rounds| execute(kind, stages, rounds * stages + left, costs))
+        .map(|rounds| execute(rounds * stages + left))
         .collect();
     let last = ends[EQUAL] - ends[EQUAL - 1];
     // A stage that has most to do, but has waited so far, will set the pace only later.
-    let slowest = (0..stages).map(|stage| stages as f64 * costs.busy(stage, stages));
-    let settled = slowest.fold(0.0, f64::max) <= last * (1.0 + 1e-9)
+    let settled = stages as f64 * slowest <= last * (1.0 + 1e-9)
         && ends
             .windows(2)
             .all(|pair| (pair[1] - pair[0] - last).abs() <= 1e-9 * last.abs());
     if !settled {
-        return Ok(execute(kind, stages, micro_batches, costs));
+        return execute(micro_batches);
     }
-    Ok(ends[EQUAL] + (rounds - ROUNDS - EQUAL) as f64 * last)
+    ends[EQUAL] + (rounds - ROUNDS - EQUAL) as f64 * last
 }
 
 /// When every pass of `part` ends, by micro-batch; NaN: not yet.

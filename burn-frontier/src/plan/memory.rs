@@ -6,6 +6,7 @@ use super::job::Job;
 use super::layer::padded_vocabulary;
 use super::machine::{Machine, Precision, Program};
 use super::parameters::{self, StageParameters};
+use super::what_if::{Exchange, WhatIf};
 use crate::error::Result;
 use crate::models::gpt::{Activation, Positions};
 use crate::observe::flops::Recompute;
@@ -55,15 +56,16 @@ impl StageMemory {
 /// A job that cannot run.
 pub fn stages(job: &Job, machine: &Machine) -> Result<Vec<StageMemory>> {
     job.validate()?;
-    Ok(stages_of(job, machine, &parameters::stages(job)?))
+    let plain = WhatIf::from(job.clone());
+    Ok(stages_of(&plain, machine, &parameters::stages(&plain)?))
 }
 
 pub(super) fn stages_of(
-    job: &Job,
+    what_if: &WhatIf,
     machine: &Machine,
     stages: &[StageParameters],
 ) -> Vec<StageMemory> {
-    let pieces = Pieces::new(job, machine);
+    let pieces = Pieces::new(what_if, machine);
     stages
         .iter()
         .enumerate()
@@ -73,6 +75,7 @@ pub(super) fn stages_of(
 
 /// Sizes that the stages share.
 struct Pieces<'a> {
+    what_if: &'a WhatIf,
     job: &'a Job,
     machine: &'a Machine,
     /// Bytes of an element.
@@ -88,12 +91,14 @@ struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    fn new(job: &'a Job, machine: &'a Machine) -> Self {
+    fn new(what_if: &'a WhatIf, machine: &'a Machine) -> Self {
+        let job = &what_if.job;
         let model = &job.model;
-        let (tokens, tp) = (job.micro_batch_tokens() as f64, job.layout.tp as f64);
+        let (tokens, tp) = (what_if.tokens() as f64, job.layout.tp as f64);
         let element = job.precision.bytes();
         let whole = tokens * model.hidden as f64 * element;
         Self {
+            what_if,
             job,
             machine,
             element,
@@ -148,8 +153,7 @@ impl<'a> Pieces<'a> {
         2.0 * self.between
             + 2.0 * outputs
             + 2.0 * self.mask(self.between)
-            + (1.0 + self.key_value() + self.rotated() + 1.0 + up + activated + self.extra())
-                * self.inside
+            + (1.0 + self.key_value() + self.rotated() + 1.0 + up + activated) * self.inside
     }
 
     /// Rotated queries and keys beside the plain ones, in hidden sizes.
@@ -158,11 +162,6 @@ impl<'a> Pieces<'a> {
             Positions::Rotary => 1.0 + self.key_value() / 2.0,
             Positions::Learned => 0.0,
         }
-    }
-
-    /// What ours keeps of the activation besides its input and output, in hidden sizes: the tanh of GELU, the gate of SwiGLU.
-    fn extra(&self) -> f64 {
-        if self.ours() { self.widths().1 } else { 0.0 }
     }
 
     /// What attention keeps of its scores: probabilities, and with dropout its mask and what it left.
@@ -207,8 +206,8 @@ impl<'a> Pieces<'a> {
         }
         // Ours has three tensors of the activation's size at once when its output has been let go; attention has copies of
         // queries, keys and values when the whole feed-forward block has been.
-        let mlp = (3.0 * up - activated) * self.inside + 2.0 * self.between;
-        let freed = (up + activated + self.extra() - 2.5) * self.inside;
+        let mlp = (up - activated) * self.inside + 2.0 * self.between;
+        let freed = (up + activated - 2.5) * self.inside;
         let attention = temporary + scores - freed;
         recomputed + mlp.max(attention)
     }
@@ -216,16 +215,22 @@ impl<'a> Pieces<'a> {
     /// Logits of a micro-batch on one rank.
     fn logits(&self) -> f64 {
         let columns = padded_vocabulary(self.job) as f64 / self.job.layout.tp as f64;
-        self.job.micro_batch_tokens() as f64 * columns
+        self.what_if.tokens() as f64 * columns
     }
 
     /// What the head needs from logits to their gradient, in fp32; in half precision the logits and their gradient besides.
+    /// Ours also has the gradient of the head's weight before it is added to the others'.
     fn head(&self) -> f64 {
         let half = match self.job.precision {
             Precision::Fp32 => 0.0,
             Precision::Fp16 | Precision::Bf16 => 4.0,
         };
-        self.logits() * (8.0 + half) + self.between
+        let columns = self.logits() / self.job.micro_batch_tokens() as f64;
+        let weight = match self.ours() {
+            true => columns * self.job.model.hidden as f64 * self.element,
+            false => 0.0,
+        };
+        self.logits() * (8.0 + half) + self.between + weight
     }
 
     /// The stage when it needs most: in its passes, or while gradients are reduced and parameters updated.
@@ -247,7 +252,7 @@ impl<'a> Pieces<'a> {
     /// Replicas over which something is split from ZeRO stage `from` on.
     fn split(&self, from: u8) -> f64 {
         if self.job.zero >= from {
-            self.job.layout.dp as f64
+            self.what_if.replicas() as f64
         } else {
             1.0
         }
@@ -281,22 +286,72 @@ impl<'a> Pieces<'a> {
         let alive = alive as f64;
         let chunks = parameters.layers.len() as f64;
         let layers = parameters.layers.iter().sum::<usize>() as f64;
-        let messages = if job.layout.pp > 1 {
+        // Ours sends the tensors themselves: an input that is kept, a gradient that the passes count.
+        let messages = if job.layout.pp > 1 && !self.ours() {
             2.0 * self.between
         } else {
             0.0
         };
-        let (mut kept, mut working) = (layers / chunks * self.layer() * alive, self.backward());
+        let layer = self.layer();
+        let mut kept = layers / chunks * layer * alive;
+        let mut working = self.backward() + self.exchanged();
+        if self.what_if.zero_bubble {
+            // Each input gradient leaves what gradients of weights need, for as many micro-batches as they wait.
+            let (weight, late) = (self.weight(), stage.min(job.micro_batches()) as f64);
+            kept += layers * (weight * late + (weight - layer).max(0.0));
+        }
         if parameters.last {
-            // The exponentials of micro-batches whose backward pass is not the next.
+            // The logits of micro-batches whose backward pass is not the next.
             kept += 4.0 * self.logits() * (alive / chunks - 1.0).max(0.0);
             working = working.max(self.head());
         }
         StageMemory {
             activations: kept,
             working: working + messages,
+            communication: self.sharded(parameters, &state),
             ..state
         }
+    }
+
+    /// Keys, values and their gradients on their way between context-parallel ranks.
+    fn exchanged(&self) -> f64 {
+        let kv = self.key_value() * self.inside;
+        match self.what_if.exchange {
+            _ if self.what_if.context == 1 => 0.0,
+            // The block that is worked on and the next one; their gradients are summed in fp32.
+            Exchange::Ring => 2.0 * kv * (1.0 + 4.0 / self.element),
+            // Queries, keys and values before and after.
+            Exchange::Ulysses => self.inside + kv,
+        }
+    }
+
+    /// What a layer's gradients of weights need: the inputs of its four products, and the gradients of their outputs.
+    fn weight(&self) -> f64 {
+        let (up, activated) = self.widths();
+        let inputs = 2.0 * self.between + (1.0 + activated) * self.inside;
+        let gradients = 2.0 * self.between + (1.0 + self.key_value() + up) * self.inside;
+        inputs + gradients
+    }
+
+    /// With ZeRO 2, gradients that have not left for their owners: a bucket, and the next beside it if that overlaps. With
+    /// ZeRO 3 also the parameters of two layers. Never more than what stays where it is otherwise.
+    fn sharded(&self, parameters: &StageParameters, state: &StageMemory) -> f64 {
+        let mut bytes = 0.0;
+        if self.job.zero > 1 {
+            let one = self.machine.software.gradient_bytes;
+            let buckets = if self.job.overlap { 2.0 } else { 1.0 };
+            let whole = parameters.count * one - state.gradients;
+            bytes += (buckets * parameters.largest_bucket * one).min(whole);
+        }
+        if self.job.zero > 2 {
+            let layers = parameters.layers.iter().sum::<usize>() as f64;
+            let largest = parameters
+                .ends
+                .max((parameters.count - parameters.ends) / layers);
+            let whole = parameters.count * self.element - state.weights;
+            bytes += (2.0 * largest * self.element).min(whole);
+        }
+        bytes
     }
 
     fn update(&self, parameters: &StageParameters, state: StageMemory) -> StageMemory {
@@ -310,7 +365,8 @@ impl<'a> Pieces<'a> {
         // A bucket's gradients side by side before they are reduced; then its parameters, before and after their update.
         let reduce = gradients + 4.0 * bucket;
         let split = self.split(1) > 1.0;
-        let step = gradients / self.split(1) + if split { 8.0 } else { 4.0 } * bucket;
+        let left = self.split(1) / self.split(2);
+        let step = gradients / left + if split { 8.0 } else { 4.0 } * bucket;
         update.communication = reduce.max(step) - gradients;
         update
     }

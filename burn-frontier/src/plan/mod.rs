@@ -5,6 +5,8 @@
 //! - [`memory`] gives the bytes of every stage by kind, [`time`] the seconds of a step by term
 //! - [`fit`] calibrates a machine file with measured [`runs`]
 //! - [`search`] ranks the layouts that fit, [`advice`] says what would be faster
+//! - [`what_if`] is a job with what this runtime lacks, [`zero_bubble`] one of its schedules;
+//!   [`outlook`] searches them
 //! - [`report`] writes all of it down, [`shard`] times a real slice of a layer
 
 pub mod advice;
@@ -14,13 +16,19 @@ mod layer;
 pub mod machine;
 pub mod makespan;
 pub mod memory;
+pub mod outlook;
 mod parameters;
+mod pass;
 pub mod report;
 pub mod runs;
 pub mod search;
 pub mod shard;
 pub mod time;
+mod update;
+pub mod what_if;
+pub mod zero_bubble;
 
 pub use job::Job;
 pub use machine::Machine;
 pub use report::Report;
+pub use what_if::WhatIf;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::job::Job;
+use super::what_if::WhatIf;
 use crate::error::Result;
 use crate::models::gpt::sharding::TOKEN_EMBEDDING;
 use crate::pipeline::schedule::split_layers;
@@ -23,6 +23,8 @@ pub(super) struct StageParameters {
     pub largest_bucket: f64,
     /// Buckets.
     pub buckets: usize,
+    /// Elements outside of layers: tables, positions, the final norm.
+    pub ends: f64,
     /// Elements that another stage holds as well.
     pub tied: f64,
     /// Whether the embedding lies here.
@@ -34,8 +36,9 @@ pub(super) struct StageParameters {
 /// What decides a stage's parameters: whether it is the first, the last, and the layers of its chunks.
 type Key = (bool, bool, Vec<usize>);
 
-/// The parameters of all stages of `job`.
-pub(super) fn stages(job: &Job) -> Result<Vec<StageParameters>> {
+/// The parameters of all stages of `what_if`.
+pub(super) fn stages(what_if: &WhatIf) -> Result<Vec<StageParameters>> {
+    let job = &what_if.job;
     let (pp, chunks) = (job.layout.pp, job.schedule.chunks());
     let split = split_layers(job.model.layers, pp * chunks)?;
     let counts: Vec<usize> = split.iter().map(ExactSizeIterator::len).collect();
@@ -50,7 +53,7 @@ pub(super) fn stages(job: &Job) -> Result<Vec<StageParameters>> {
             Some((_, parameters)) => parameters.clone(),
             None => {
                 let parts = (0..chunks).map(|c| split[c * pp + stage].clone());
-                let parameters = stage_of(job, parts, &key);
+                let parameters = stage_of(what_if, parts, &key);
                 known.push((key, parameters.clone()));
                 parameters
             }
@@ -61,10 +64,11 @@ pub(super) fn stages(job: &Job) -> Result<Vec<StageParameters>> {
 }
 
 fn stage_of(
-    job: &Job,
+    what_if: &WhatIf,
     parts: impl Iterator<Item = std::ops::Range<usize>>,
     (first, last, layers): &Key,
 ) -> StageParameters {
+    let job = &what_if.job;
     let tp = job.layout.tp;
     let partial = job.sequence_parallel && tp > 1;
     let gradient = if partial {
@@ -84,7 +88,7 @@ fn stage_of(
         }
     }
     let limit = ZeroConfig::new(job.zero, job.overlap).bucket_elements;
-    let buckets = partition::buckets(&slots, job.layout.dp, limit);
+    let buckets = partition::buckets(&slots, what_if.replicas(), limit);
     let sum = |wanted: &dyn Fn(&Slot) -> bool| -> usize {
         slots.iter().filter(|s| wanted(s)).map(|s| s.count).sum()
     };
@@ -94,6 +98,7 @@ fn stage_of(
         bucketed: buckets.iter().map(|b| b.len).sum::<usize>() as f64,
         largest_bucket: buckets.iter().map(|b| b.len).max().unwrap_or(0) as f64,
         buckets: buckets.len(),
+        ends: sum(&|slot| !slot.spec.name.starts_with("layers.")) as f64,
         tied: sum(&|slot| slot.class.tied) as f64,
         first: *first,
         last: *last,

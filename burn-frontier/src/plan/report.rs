@@ -8,6 +8,7 @@ use super::advice::{self, Gain, ScalingPoint};
 use super::job::Job;
 use super::machine::Machine;
 use super::memory::{self, StageMemory};
+use super::outlook::{self, Outlook};
 use super::search::{self, Candidate};
 use super::time::{self, StagePasses, StepTime};
 use crate::error::{Error, Result};
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 mod html;
 mod page;
 mod svg;
+mod what_if;
 
 pub use page::flags;
 
@@ -89,6 +91,12 @@ pub struct Report {
     pub weak: Vec<ScalingPoint>,
     /// More replicas for the same batch.
     pub strong: Vec<ScalingPoint>,
+    /// What the runtime lacks and would gain, if that was asked. Nothing in it can be run.
+    #[serde(
+        rename = "not_in_this_runtime_yet",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub what_if: Option<Outlook>,
     #[serde(skip)]
     passes: StagePasses,
 }
@@ -99,6 +107,18 @@ impl Report {
     /// # Errors
     /// A job that cannot run.
     pub fn new(job: &Job, machine: &Machine) -> Result<Self> {
+        Self::plan(job, machine, false)
+    }
+
+    /// The same, and beside it what the runtime lacks and would gain: see [`outlook`].
+    ///
+    /// # Errors
+    /// A job that cannot run.
+    pub fn with_what_if(job: &Job, machine: &Machine) -> Result<Self> {
+        Self::plan(job, machine, true)
+    }
+
+    fn plan(job: &Job, machine: &Machine, what_if: bool) -> Result<Self> {
         let judged = search::judge(job, machine)?;
         let stages = memory::stages(job, machine)?;
         let seconds = judged.time.seconds();
@@ -140,6 +160,9 @@ impl Report {
             better_machine: advice::better_machine(job, machine)?,
             weak: advice::scaling(job, machine, &weak, true)?,
             strong: advice::scaling(job, machine, &strong, false)?,
+            what_if: what_if
+                .then(|| outlook::outlook(job, machine, job.layout.world(), &found))
+                .transpose()?,
             passes: time::passes(job, machine)?,
             job: job.clone(),
         })
@@ -147,7 +170,8 @@ impl Report {
 
     /// A page that a person reads in a minute.
     pub fn page(&self) -> String {
-        page::page(self)
+        let what_if = self.what_if.as_ref().map(what_if::page);
+        page::page(self) + &what_if.unwrap_or_default()
     }
 
     /// One self-contained HTML file.

@@ -7,6 +7,7 @@ use super::machine::Machine;
 use super::memory::{self, StageMemory};
 use super::parameters;
 use super::time::{self, StepTime};
+use super::what_if::WhatIf;
 use crate::error::{Error, Result};
 use crate::mesh::Layout;
 use crate::observe::flops::Recompute;
@@ -14,11 +15,11 @@ use crate::pipeline::schedule::Kind;
 use crate::zero::reducer::MAX_ZERO_STAGE;
 
 /// Micro-batches that are tried.
-const MICRO_BATCHES: [u64; 5] = [1, 2, 4, 8, 16];
+pub(super) const MICRO_BATCHES: [u64; 5] = [1, 2, 4, 8, 16];
 /// Nodes that a tensor-parallel group may span.
 const TENSOR_NODES: usize = 2;
 /// Chunks a stage that interleaved schedules are tried with.
-const CHUNKS: [usize; 3] = [2, 3, 4];
+pub(super) const CHUNKS: [usize; 3] = [2, 3, 4];
 
 /// A layout that fits, and what the planner says of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,7 +66,7 @@ pub fn peak_bytes(job: &Job, machine: &Machine) -> Result<f64> {
     Ok(most(&memory::stages(job, machine)?))
 }
 
-fn most(stages: &[StageMemory]) -> f64 {
+pub(super) fn most(stages: &[StageMemory]) -> f64 {
     stages.iter().map(StageMemory::bytes).fold(0.0, f64::max)
 }
 
@@ -75,10 +76,11 @@ fn most(stages: &[StageMemory]) -> f64 {
 /// A job that cannot run.
 pub fn judge(job: &Job, machine: &Machine) -> Result<Candidate> {
     job.validate()?;
-    let stages = parameters::stages(job)?;
-    let bytes = most(&memory::stages_of(job, machine, &stages));
-    let time = time::step_of(job, machine, &stages)?;
-    Ok(candidate(job.clone(), bytes, time))
+    let plain = WhatIf::from(job.clone());
+    let stages = parameters::stages(&plain)?;
+    let bytes = most(&memory::stages_of(&plain, machine, &stages));
+    let time = time::step_of(&plain, machine, &stages)?;
+    Ok(candidate(plain.job, bytes, time))
 }
 
 fn candidate(job: Job, bytes: f64, time: StepTime) -> Candidate {
@@ -128,7 +130,7 @@ pub fn search(like: &Job, machine: &Machine, ranks: usize) -> Result<Found> {
 }
 
 /// Divisions of the ranks that could work.
-fn layouts(like: &Job, machine: &Machine, ranks: usize) -> Vec<Layout> {
+pub(super) fn layouts(like: &Job, machine: &Machine, ranks: usize) -> Vec<Layout> {
     let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
     let widest = machine.links.ranks_per_node * TENSOR_NODES;
     let mut all = Vec::new();
@@ -183,7 +185,7 @@ fn of_schedule(like: &Job, machine: &Machine, found: &mut Found) -> Result<()> {
         }
         let stages: &Vec<_> = match &stages {
             Some(stages) => stages,
-            None => stages.insert(parameters::stages(&sized)?),
+            None => stages.insert(parameters::stages(&WhatIf::from(sized.clone()))?),
         };
         for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
             // With one replica there is nothing to split.
@@ -193,16 +195,16 @@ fn of_schedule(like: &Job, machine: &Machine, found: &mut Found) -> Result<()> {
                 0
             };
             for zero in 0..=highest {
-                let job = Job {
+                let plain = WhatIf::from(Job {
                     recompute,
                     zero,
                     ..sized.clone()
-                };
+                });
                 found.tried += 1;
-                let bytes = most(&memory::stages_of(&job, machine, stages));
+                let bytes = most(&memory::stages_of(&plain, machine, stages));
                 if bytes <= machine.usable_bytes() {
-                    let time = time::step_of(&job, machine, stages)?;
-                    found.ranked.push(candidate(job, bytes, time));
+                    let time = time::step_of(&plain, machine, stages)?;
+                    found.ranked.push(candidate(plain.job, bytes, time));
                 }
             }
         }

@@ -5,10 +5,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::job::Job;
-use super::layer::{Costs, Pass, Passes, padded_vocabulary};
-use super::machine::{Collective, Correction, Group, Machine, Program};
+use super::layer::{Costs, padded_vocabulary};
+use super::machine::{Collective, Correction, Group, Machine};
 use super::makespan::{PassCosts, makespan};
 use super::parameters::{self, StageParameters};
+use super::pass::Passes;
+use super::update::{Beside, Tail, Update};
+use super::what_if::WhatIf;
+use super::zero_bubble;
 use crate::error::Result;
 use crate::observe::flops::{ModelShape, Throughput};
 
@@ -37,11 +41,23 @@ pub struct StepTime {
     pub optimizer: f64,
     /// Waiting for the slowest rank.
     pub jitter: f64,
+    /// Keys and values between context-parallel ranks, as far as attention does not hide them; only of a [`WhatIf`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub context: f64,
+    /// Parameters gathered for ZeRO 3, as far as no pass hides them; only of a [`WhatIf`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gather: f64,
+}
+
+// serde passes a reference.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
 }
 
 impl StepTime {
     /// Names and seconds of all terms.
-    pub const fn terms(&self) -> [(&'static str, f64); 11] {
+    pub const fn terms(&self) -> [(&'static str, f64); 13] {
         [
             ("matrix products", self.gemm),
             ("attention", self.attention),
@@ -54,6 +70,8 @@ impl StepTime {
             ("bubble", self.bubble),
             ("optimizer", self.optimizer),
             ("jitter", self.jitter),
+            ("context-parallel communication", self.context),
+            ("parameter gathering", self.gather),
         ]
     }
 
@@ -75,6 +93,8 @@ impl StepTime {
             bubble: f(self.bubble, other.bubble),
             optimizer: f(self.optimizer, other.optimizer),
             jitter: f(self.jitter, other.jitter),
+            context: f(self.context, other.context),
+            gather: f(self.gather, other.gather),
         }
     }
 
@@ -104,7 +124,8 @@ pub struct StagePasses {
 /// A job that cannot run.
 pub fn step(job: &Job, machine: &Machine) -> Result<StepTime> {
     job.validate()?;
-    step_of(job, machine, &parameters::stages(job)?)
+    let plain = WhatIf::from(job.clone());
+    step_of(&plain, machine, &parameters::stages(&plain)?)
 }
 
 /// The passes of every model part of `job` on `machine`.
@@ -113,7 +134,9 @@ pub fn step(job: &Job, machine: &Machine) -> Result<StepTime> {
 /// A job that cannot run.
 pub fn passes(job: &Job, machine: &Machine) -> Result<StagePasses> {
     job.validate()?;
-    Ok(Pipeline::new(job, machine, &parameters::stages(job)?).passes)
+    let plain = WhatIf::from(job.clone());
+    let stages = parameters::stages(&plain)?;
+    Ok(Pipeline::new(&plain, machine, &stages).passes)
 }
 
 /// Seconds of one forward and backward pass of one micro-batch through one layer, without communication and without the
@@ -129,7 +152,8 @@ pub fn layer_seconds(job: &Job, machine: &Machine) -> Result<f64> {
         forward,
         backward,
         recompute,
-    } = Costs::new(job, &plain).layer();
+        ..
+    } = Costs::new(&WhatIf::from(job.clone()), &plain).layer();
     let all = forward.plus(&backward).plus(&recompute);
     Ok(all.seconds() - all.tensor)
 }
@@ -139,6 +163,15 @@ pub fn layer_seconds(job: &Job, machine: &Machine) -> Result<f64> {
 /// # Errors
 /// A speed above the machine's peak.
 pub fn throughput(job: &Job, machine: &Machine, seconds: f64) -> Result<Throughput> {
+    throughput_on(job, machine, seconds, job.layout.world())
+}
+
+pub(super) fn throughput_on(
+    job: &Job,
+    machine: &Machine,
+    seconds: f64,
+    ranks: usize,
+) -> Result<Throughput> {
     let shape = ModelShape {
         vocabulary: padded_vocabulary(job),
         ..job.model.shape()
@@ -148,41 +181,47 @@ pub fn throughput(job: &Job, machine: &Machine, seconds: f64) -> Result<Throughp
         job.recompute,
         job.tokens() as u64,
         seconds,
-        job.layout.world(),
+        ranks,
         Some(machine.peak(job.precision)),
     )
 }
 
 pub(super) fn step_of(
-    job: &Job,
+    what_if: &WhatIf,
     machine: &Machine,
     stages: &[StageParameters],
 ) -> Result<StepTime> {
-    let pipeline = Pipeline::new(job, machine, stages);
-    let update = Update { job, machine };
+    let pipeline = Pipeline::new(what_if, machine, stages);
+    let update = Update { what_if, machine };
     if machine.device.shared {
-        return Ok(pipeline.on_one_device(job, &update, stages));
+        return Ok(pipeline.on_one_device(&update, stages));
     }
-    let micro_batches = job.micro_batches();
-    let span = makespan(
-        job.schedule,
-        job.layout.pp,
-        micro_batches,
-        &pipeline.costs(),
-    )?;
+    let micro_batches = what_if.job.micro_batches();
+    let (span, slack) = pipeline.ends()?;
     let mut time = pipeline.busiest(micro_batches as f64);
     time.bubble = (span - time.seconds()).max(0.0);
-    time.data = update.reduction(stages, &pipeline);
+    time.data += update.reduction(stages, &pipeline.tails(&slack));
+    time.gather += update.first_gather(stages);
     time.optimizer = update.optimizer(stages);
     // Ranks that wait for each other finish with the slowest: the expected maximum of normal variables.
-    let waits = (2.0 * (job.layout.world() as f64).ln()).sqrt();
+    let waits = (2.0 * (what_if.world() as f64).ln()).sqrt();
     time.jitter = machine.device.jitter * waits * span;
     Ok(time)
 }
 
+/// Seconds of a step that no order of its passes can undercut: those of the busiest stage.
+pub(super) fn at_least(what_if: &WhatIf, machine: &Machine, stages: &[StageParameters]) -> f64 {
+    let micro_batches = what_if.job.micro_batches() as f64;
+    let pipeline = Pipeline::new(what_if, machine, stages);
+    pipeline.busiest(micro_batches).seconds()
+}
+
 /// Passes of all parts, and what they consist of.
-struct Pipeline {
+struct Pipeline<'a> {
+    what_if: &'a WhatIf,
     parts: Vec<Passes>,
+    /// What sharding adds to every part's passes.
+    beside: Vec<Beside>,
     passes: StagePasses,
     /// What a stage waits for in every forward and every backward pass.
     forward_wait: Vec<f64>,
@@ -190,21 +229,22 @@ struct Pipeline {
     stages: usize,
 }
 
-impl Pipeline {
-    fn new(job: &Job, machine: &Machine, stages: &[StageParameters]) -> Self {
+impl<'a> Pipeline<'a> {
+    fn new(what_if: &'a WhatIf, machine: &Machine, stages: &[StageParameters]) -> Self {
+        let job = &what_if.job;
         let (pp, chunks) = (job.layout.pp, job.schedule.chunks());
-        let costs = Costs::new(job, machine);
+        let costs = Costs::new(what_if, machine);
         let (layer, embedding, head) = (costs.layer(), costs.embedding(), costs.head());
-        let (wait, send) = message(job, machine);
+        let (wait, send) = message(what_if, machine);
         let parts: Vec<Passes> = (0..pp * chunks)
             .map(|part| {
                 let layers = stages[part % pp].layers[part / pp] as f64;
-                let mut passes = each(&layer, |pass| pass.scaled(layers));
+                let mut passes = layer.scaled(layers);
                 if part == 0 {
-                    passes = both(&passes, &embedding);
+                    passes = passes.plus(&embedding);
                 }
                 if part + 1 == pp * chunks {
-                    passes = both(&passes, &head);
+                    passes = passes.plus(&head);
                 }
                 passes
             })
@@ -221,19 +261,26 @@ impl Pipeline {
         let backward_wait: Vec<_> = (0..=last)
             .map(|part| software + if part > 0 { wait } else { 0.0 })
             .collect();
-        let forward = parts.iter().zip(&forward_wait);
-        let backward = parts.iter().zip(&backward_wait);
+        let beside = beside(&Update { what_if, machine }, stages, &parts);
+        let all = || parts.iter().zip(&beside);
         let passes = StagePasses {
-            forward: forward
-                .map(|(p, wait)| p.forward.seconds() + wait)
+            forward: all()
+                .zip(&forward_wait)
+                .map(|((p, beside), wait)| p.forward.seconds() + wait + beside.forward)
                 .collect(),
-            backward: backward
-                .map(|(p, wait)| p.backward.seconds() + p.recompute.seconds() + wait)
+            backward: all()
+                .zip(&backward_wait)
+                .map(|((p, beside), wait)| {
+                    let pass = p.backward.seconds() + p.recompute.seconds() + wait;
+                    pass + beside.backward + beside.reduce
+                })
                 .collect(),
             send,
         };
         Self {
+            what_if,
             parts,
+            beside,
             passes,
             forward_wait,
             backward_wait,
@@ -241,12 +288,41 @@ impl Pipeline {
         }
     }
 
-    fn costs(&self) -> PassCosts {
-        PassCosts {
-            forward: self.passes.forward.clone(),
-            backward: self.passes.backward.clone(),
-            send: self.passes.send,
+    /// Time from the first pass to the end of the last, and how long before that each stage ends.
+    fn ends(&self) -> Result<(f64, Vec<f64>)> {
+        let (stages, micro_batches) = (self.stages, self.what_if.job.micro_batches());
+        let StagePasses {
+            forward,
+            backward,
+            send,
+        } = self.passes.clone();
+        if self.what_if.zero_bubble {
+            let weight: Vec<_> = (0..stages).map(|part| self.weight(part)).collect();
+            let input = backward.iter().zip(&weight);
+            let costs = zero_bubble::Costs {
+                input: input.map(|(all, weight)| all - weight).collect(),
+                forward,
+                weight,
+                send,
+            };
+            let ends = zero_bubble::execute(stages, micro_batches, &costs)?;
+            return Ok((ends.makespan, ends.slack));
         }
+        // Gradients still travel down to stage 0.
+        let slack = (0..stages).map(|stage| backward[..stage].iter().sum());
+        let slack = slack.collect();
+        let costs = PassCosts {
+            forward,
+            backward,
+            send,
+        };
+        let span = makespan(self.what_if.job.schedule, stages, micro_batches, &costs)?;
+        Ok((span, slack))
+    }
+
+    /// Seconds of a part's gradients of weights, and of what they wait for on their way to their owners.
+    fn weight(&self, part: usize) -> f64 {
+        self.parts[part].weight + self.beside[part].reduce
     }
 
     /// The terms of one micro-batch on one stage.
@@ -257,13 +333,18 @@ impl Pipeline {
                 forward,
                 backward,
                 recompute,
+                ..
             } = &self.parts[part];
+            let beside = &self.beside[part];
             let once = forward.plus(backward);
             time.gemm += once.gemm;
             time.attention += once.attention;
             time.elementwise += once.elementwise;
             time.launch += once.kernels + once.launch;
             time.tensor += once.tensor;
+            time.context += once.context;
+            time.gather += beside.forward + beside.backward;
+            time.data += beside.reduce;
             time.recompute += recompute.seconds();
             time.pipeline += self.forward_wait[part] + self.backward_wait[part];
         }
@@ -278,15 +359,10 @@ impl Pipeline {
     }
 
     /// The step when all ranks compute on one device: there is always something to do, and all of it adds up.
-    fn on_one_device(
-        &self,
-        job: &Job,
-        update: &Update<'_>,
-        stages: &[StageParameters],
-    ) -> StepTime {
-        let layout = job.layout;
-        let (samples, ranks) = (job.micro_batches() as f64, layout.world() as f64);
-        let all = (layout.tp * layout.dp) as f64;
+    fn on_one_device(&self, update: &Update<'_>, stages: &[StageParameters]) -> StepTime {
+        let (job, layout) = (&self.what_if.job, self.what_if.job.layout);
+        let (samples, ranks) = (job.micro_batches() as f64, self.what_if.world() as f64);
+        let all = (layout.tp * self.what_if.replicas()) as f64;
         let mut sum = StepTime::default();
         for stage in 0..self.stages {
             let mut time = self.stage(stage).times(samples * all);
@@ -296,151 +372,74 @@ impl Pipeline {
         }
         // Messages travel beside other work only if there is other work; on one device somebody copies them.
         sum.pipeline += self.passes.send * 2.0 * samples * all * (self.parts.len() - 1) as f64;
-        sum.data = update.all_reductions(stages);
+        (sum.data, sum.gather) = update.all_groups(stages);
         sum.optimizer = update.optimizer(stages) * ranks;
         sum
     }
 
-    /// How long before the end of the pipeline a stage's last backward pass ends: gradients still travel down to stage 0.
-    fn slack(&self, stage: usize) -> f64 {
-        self.passes.backward[..stage].iter().sum()
+    /// How the passes of every stage end.
+    fn tails(&self, slack: &[f64]) -> Vec<Tail> {
+        let stages = slack.iter().enumerate().map(|(stage, &slack)| {
+            let pass = match self.what_if.zero_bubble {
+                true => self.weight(stage),
+                false => self.passes.backward[stage],
+            };
+            let beside = &self.beside[stage];
+            let busy = beside.reduce + beside.backward + beside.gather;
+            Tail {
+                gradients: (pass - busy).max(0.0),
+                left: beside.window,
+                slack,
+            }
+        });
+        stages.collect()
     }
 }
 
-fn each(passes: &Passes, f: impl Fn(&Pass) -> Pass) -> Passes {
-    Passes {
-        forward: f(&passes.forward),
-        backward: f(&passes.backward),
-        recompute: f(&passes.recompute),
+/// What sharding adds to the passes of every part: its share of what it adds to its stage's.
+fn beside(update: &Update<'_>, stages: &[StageParameters], parts: &[Passes]) -> Vec<Beside> {
+    let mut all = vec![Beside::NOTHING; parts.len()];
+    if update.machine.device.shared || update.what_if.job.zero < 2 {
+        return all;
     }
-}
-
-fn both(a: &Passes, b: &Passes) -> Passes {
-    Passes {
-        forward: a.forward.plus(&b.forward),
-        backward: a.backward.plus(&b.backward),
-        recompute: a.recompute.plus(&b.recompute),
+    for (stage, parameters) in stages.iter().enumerate() {
+        let mine = || parts.iter().skip(stage).step_by(stages.len());
+        let forward = mine().map(|part| part.forward.seconds()).sum();
+        let backward = mine().map(|part| part.backward.seconds() + part.recompute.seconds());
+        let added = update.beside(parameters, forward, backward.sum());
+        let share = added.share(mine().count() as f64);
+        for part in all.iter_mut().skip(stage).step_by(stages.len()) {
+            *part = share;
+        }
     }
+    all
 }
 
 /// What a message between stages costs its sender, and how long it travels beside the sender's next pass.
-fn message(job: &Job, machine: &Machine) -> (f64, f64) {
+fn message(what_if: &WhatIf, machine: &Machine) -> (f64, f64) {
+    let job = &what_if.job;
     let (layout, links) = (job.layout, &machine.links);
     if layout.pp == 1 {
         return (0.0, 0.0);
     }
     let element = job.precision.bytes();
-    let whole = job.micro_batch_tokens() as f64 * job.model.hidden as f64 * element;
+    let whole = what_if.tokens() as f64 * job.model.hidden as f64 * element;
     let held = whole / job.sequence_split();
     let split = machine.software.split_messages && !job.sequence_parallel && layout.tp > 1;
-    let stride = layout.tp * layout.dp;
+    let stride = layout.tp * what_if.replicas();
     let seconds = if split {
         let share = whole / layout.tp as f64;
         let ranks = Group {
             ranks: layout.tp.min(links.ranks_per_node),
             stride: 1,
         };
-        links.message(share, stride, layout.world())
+        links.message(share, stride, what_if.world())
             + links.collective(Collective::AllGather, whole, ranks)
     } else {
-        links.message(held, stride, layout.world())
+        links.message(held, stride, what_if.world())
     };
     match machine.software.blocking_messages {
         true => (seconds, 0.0),
         false => (0.0, seconds),
-    }
-}
-
-/// What happens once a step, after the pipeline.
-struct Update<'a> {
-    job: &'a Job,
-    machine: &'a Machine,
-}
-
-impl Update<'_> {
-    fn replicas(&self) -> Group {
-        Group {
-            ranks: self.job.layout.dp,
-            stride: self.job.layout.tp,
-        }
-    }
-
-    /// What of the reductions comes after the pipeline's last pass.
-    fn reduction(&self, stages: &[StageParameters], pipeline: &Pipeline) -> f64 {
-        let (layout, links) = (self.job.layout, &self.machine.links);
-        let bytes = self.machine.software.gradient_bytes;
-        let what = self.reduction_kind();
-        let mut exposed: f64 = 0.0;
-        for (stage, parameters) in stages.iter().enumerate() {
-            let buckets = self.buckets(parameters);
-            let one = parameters.bucketed * bytes / buckets;
-            let all = buckets * links.collective(what, one, self.replicas());
-            let mut late = all;
-            if self.job.overlap {
-                // The last bucket is ready when the last backward pass ends.
-                let hidden = pipeline.passes.backward[stage] * (buckets - 1.0) / buckets;
-                late = (all - hidden).max(all / buckets);
-            }
-            exposed = exposed.max(late - pipeline.slack(stage));
-        }
-        let ends = Group {
-            ranks: 2,
-            stride: layout.tp * layout.dp * (layout.pp - 1).max(1),
-        };
-        let tied = stages.first().map_or(0.0, |first| first.tied) * bytes;
-        let world = Group {
-            ranks: layout.world(),
-            stride: 1,
-        };
-        exposed
-            + links.collective(Collective::AllReduce, tied, ends)
-            + links.collective(Collective::AllReduce, 8.0, world)
-    }
-
-    /// Seconds of the reductions of all groups, one after another.
-    fn all_reductions(&self, stages: &[StageParameters]) -> f64 {
-        let links = &self.machine.links;
-        let groups = self.job.layout.tp as f64;
-        let each = stages.iter().map(|parameters| {
-            let buckets = self.buckets(parameters);
-            let bytes = parameters.bucketed * self.machine.software.gradient_bytes / buckets;
-            buckets * links.collective(self.reduction_kind(), bytes, self.replicas())
-        });
-        groups * each.sum::<f64>()
-    }
-
-    fn reduction_kind(&self) -> Collective {
-        if self.job.zero == 0 {
-            Collective::AllReduce
-        } else {
-            Collective::ReduceScatter
-        }
-    }
-
-    fn buckets(&self, parameters: &StageParameters) -> f64 {
-        // Megatron reduces what it holds in one go unless it overlaps.
-        match self.machine.software.program {
-            Program::Megatron if !self.job.overlap => 1.0,
-            Program::Megatron | Program::BurnFrontier => parameters.buckets.max(1) as f64,
-        }
-    }
-
-    fn optimizer(&self, stages: &[StageParameters]) -> f64 {
-        let element = self.job.precision.bytes();
-        let split = if self.job.zero > 0 {
-            self.job.layout.dp as f64
-        } else {
-            1.0
-        };
-        let most = stages.iter().map(|s| s.bucketed).fold(0.0, f64::max);
-        let update = most / split * self.machine.software.optimizer_bytes
-            / (self.machine.device.memory_gbs * 1e9);
-        let gather = if self.job.zero > 0 {
-            let links = &self.machine.links;
-            links.collective(Collective::AllGather, most * element, self.replicas())
-        } else {
-            0.0
-        };
-        update + gather
     }
 }

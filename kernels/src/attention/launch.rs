@@ -35,7 +35,7 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    fn check(&self, problem: &Problem) -> Result<()> {
+    pub(super) fn check(&self, problem: &Problem) -> Result<()> {
         let p = problem;
         let entries = u64::from(p.batch);
         let packed = if p.packed { entries + 1 } else { 0 };

@@ -7,8 +7,10 @@
 pub mod backward;
 pub mod plan;
 pub mod reference;
+pub mod tuned;
 
 mod arguments;
+mod candidates;
 mod launch;
 
 // CubeCL's macros write public items beside each function and structure, without documentation.

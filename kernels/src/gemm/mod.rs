@@ -9,6 +9,7 @@
 //! Source of the method: tiles in shared memory and registers as in CUTLASS (github.com/NVIDIA/cutlass, "Efficient GEMM"); the
 //! lanes' maps are those of [`crate::matrix`].
 
+mod candidates;
 mod choose;
 pub mod launch;
 pub mod plan;
@@ -16,6 +17,7 @@ pub mod problem;
 pub mod reference;
 pub mod source;
 pub mod tile;
+pub mod tuned;
 
 // CubeCL's macros write public items beside each function and structure, without documentation.
 #[allow(missing_docs)]

@@ -7,4 +7,4 @@ pub mod isa;
 pub mod run;
 pub mod table;
 mod text;
-mod tools;
+pub(crate) mod tools;

@@ -173,7 +173,8 @@ impl Case {
         }
     }
 
-    fn plans(&self) -> Plans {
+    /// The plans of the table.
+    pub fn plans(&self) -> Plans {
         let mut plans = Plans::choose(
             self.target,
             self.element,
@@ -235,7 +236,12 @@ impl Case {
 
     /// Executes the kernels.
     pub fn run(&self) -> Gradients {
-        let (p, i, element, plans) = (&self.problem, &self.inputs, self.element, self.plans());
+        self.run_by(&self.plans())
+    }
+
+    /// Executes the kernels of some plans.
+    pub fn run_by(&self, plans: &Plans) -> Gradients {
+        let (p, i, element) = (&self.problem, &self.inputs, self.element);
         let tiles = |n: u32, tile: usize| n.div_ceil(tile as u32);
         let unwritten = |like: &Vec<f64>| encoded(&vec![UNWRITTEN; like.len()], element);
         let (first, mut common) = self.buffers();

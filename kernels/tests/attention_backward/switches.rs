@@ -90,6 +90,26 @@ fn rows_that_see_nothing_have_no_gradients() {
 }
 
 #[test]
+fn rows_of_large_negative_scores_have_no_gradients() {
+    let (queries, keys) = (40, 70);
+    let mut problem = Problem::new(2, 2, queries, keys, 16);
+    problem.bias = [Some(mask(1, keys)), None];
+    for element in [Element::F32, Element::Bf16] {
+        let mut case = Case::new(Target::Gfx90a, element, problem);
+        case.inputs.bias[0][..keys as usize].fill(-1e9);
+        let found = case.run();
+        let entry = (queries * 2 * 16) as usize;
+        assert!(found.q[..entry].iter().all(|&x| x == 0.0));
+        assert!(found.q[entry..].iter().all(|&x| x != 0.0));
+        let entry = (keys * 2 * 16) as usize;
+        for gradient in [&found.k, &found.v] {
+            assert!(gradient[..entry].iter().all(|&x| x == 0.0));
+            assert!(gradient[entry..].iter().all(|&x| x != 0.0 && x.is_finite()));
+        }
+    }
+}
+
+#[test]
 fn packed_sequences_do_not_see_each_other() {
     let lengths = [[33, 50], [0, 7], [40, 40], [9, 0], [1, 64]];
     for causal in [false, true] {

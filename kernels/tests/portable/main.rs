@@ -12,3 +12,4 @@ mod dropout;
 mod gemm;
 mod norm;
 mod rotary;
+mod tune;

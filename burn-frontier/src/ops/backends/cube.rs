@@ -1,16 +1,25 @@
 //! CubeCL devices: Burn's tensors as the buffers of frontier-kernels.
 
-pub(crate) mod adamw;
-pub(crate) mod attention;
-pub(crate) mod cross_entropy;
-pub(crate) mod dropout;
-pub(crate) mod gemm;
-pub(crate) mod norm;
-pub(crate) mod rotary;
-
+mod adamw;
+mod attention;
 mod bridge;
+mod cross_entropy;
+mod dropout;
+mod gemm;
+mod norm;
+mod rotary;
 #[cfg(all(test, feature = "wgpu", feature = "flex"))]
 mod testing;
+mod tuning;
+
+pub(crate) use adamw::{adamw, sum_of_squares};
+pub(crate) use attention::attention;
+pub(crate) use cross_entropy::cross_entropy;
+pub(crate) use dropout::dropout;
+pub(crate) use gemm::{feed_forward, linear};
+pub(crate) use norm::{add_norm, norm};
+pub(crate) use rotary::rotary;
+pub(crate) use tuning::{tune, tuning};
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape, Tensor};

@@ -2,31 +2,43 @@
 //!
 //! Each function gives `None` where its kernels do not apply, and a way back that may do so too.
 
-#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+#[cfg_attr(
+    not(any(feature = "wgpu", feature = "cuda", feature = "rocm")),
+    path = "no_cube.rs"
+)]
 mod cube;
-#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
-pub(crate) use cube::{
-    adamw::{adamw, sum_of_squares},
-    attention::attention,
-    cross_entropy::cross_entropy,
-    dropout::dropout,
-    for_another_thread,
-    gemm::{feed_forward, linear},
-    norm::{add_norm, norm},
-    rotary::rotary,
-};
+#[cfg_attr(not(feature = "flex"), path = "no_flex.rs")]
+mod flex;
 
-#[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
-mod none;
-#[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
-pub(crate) use none::{
-    adamw, add_norm, attention, cross_entropy, dropout, feed_forward, for_another_thread, linear,
-    norm, rotary, sum_of_squares,
+pub(crate) use cube::{
+    adamw, add_norm, attention, dropout, feed_forward, for_another_thread, linear, rotary,
+    sum_of_squares, tune, tuning,
 };
+pub(crate) use flex::{gelu, gelu_gradient, softmax, softmax_gradient, swiglu, swiglu_gradient};
+
+use std::ops::Range;
 
 use burn::tensor::Tensor;
 
 use super::adamw::AdamWState;
+use super::norm::NormParameters;
+
+/// The statistics of logits `[tokens, columns]`, whose columns stand for the tokens `ids`; those beyond are padding.
+pub(crate) fn cross_entropy(
+    logits: &Tensor<2>,
+    targets: &[i64],
+    ids: &Range<usize>,
+) -> Option<(TokenStatistics, CrossEntropyBackward)> {
+    cube::cross_entropy(logits, targets, ids).or_else(|| flex::cross_entropy(logits, targets, ids))
+}
+
+/// The layer norm (with a bias) or RMS norm (without) of x `[batch, seq, hidden]`.
+pub(crate) fn norm(
+    x: &Tensor<3>,
+    parameters: &NormParameters,
+) -> Option<(Tensor<3>, NormBackward)> {
+    cube::norm(x, parameters).or_else(|| flex::norm(x, parameters))
+}
 
 /// A norm's gradients: of x, weight, and bias if it has one.
 pub(crate) struct NormGradients {

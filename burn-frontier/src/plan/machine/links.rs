@@ -115,10 +115,13 @@ impl Links {
         if span <= self.ranks_per_node {
             return (self.node.gbs, self.node.us);
         }
-        // Every ring of the node leaves it once.
-        let rings = self.ranks_per_node as f64 / self.in_node(group) as f64;
-        let share = self.network_gbs() / rings;
+        let share = self.network_gbs() / self.rings(group);
         (share.min(self.node.gbs), self.network.us)
+    }
+
+    /// Rings through groups such as `group` that leave a node, each once.
+    fn rings(&self, group: Group) -> f64 {
+        self.ranks_per_node as f64 / self.in_node(group) as f64
     }
 
     /// What the adapters of a node sustain together, one direction, in GB/s.
@@ -168,6 +171,34 @@ impl Links {
             }
             Algorithm::Tree | Algorithm::Hierarchical => ring,
         }
+    }
+
+    /// Seconds until every rank of `group`, and of all groups beside it, has sent `bytes` bytes to its neighbour in a ring.
+    pub fn shift(&self, bytes: f64, group: Group) -> f64 {
+        if group.ranks < 2 || bytes <= 0.0 {
+            return 0.0;
+        }
+        let (mut gbs, us) = self.hop(group);
+        if group.ranks * group.stride > self.ranks_per_node {
+            let all = self.network.nics as f64 * self.network.nic_gbs;
+            let share = all * self.network.message_efficiency / self.rings(group);
+            gbs = share.min(self.node.gbs);
+        }
+        bytes * 1e-9 / gbs + 1e-6 * us
+    }
+
+    /// Seconds until every rank of `group`, and of all groups beside it, has sent each other rank its share of `bytes` bytes:
+    /// what stays in the node and what leaves it travel at the same time.
+    pub fn all_to_all(&self, bytes: f64, group: Group) -> f64 {
+        if group.ranks < 2 || bytes <= 0.0 {
+            return 0.0;
+        }
+        let (n, inside) = (group.ranks as f64, self.in_node(group) as f64);
+        let on_card = group.ranks * group.stride <= self.ranks_per_card;
+        let link = if on_card { self.card } else { self.node };
+        let near = bytes * (inside - 1.0) / n / link.gbs;
+        let far = bytes * (n - inside) / n * self.ranks_per_node as f64 / self.network_gbs();
+        near.max(far) * 1e-9 + 1e-6 * (n - 1.0) * self.hop(group).1
     }
 
     /// Seconds of a message to the next pipeline stage, `stride` ranks away, which all `stride` ranks of a stage send at
@@ -221,6 +252,30 @@ mod tests {
         close(seconds(&links, 16, 1), 1.875 / 80.0 + 30.0 * 1e-5);
         close(seconds(&links, 2, 8), 1.0 / 10.0 + 2.0 * 1e-5);
         assert_eq!(seconds(&links, 1, 1), 0.0);
+    }
+
+    #[test]
+    fn what_goes_around_a_ring_or_to_all_takes_the_slowest_link_on_its_way() {
+        let links = links(&[Algorithm::Ring]);
+        let close = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 1e-9);
+        let group = |ranks, stride| Group { ranks, stride };
+        close(links.shift(1e9, group(2, 1)), 1.0 / 200.0 + 5e-6);
+        close(links.shift(1e9, group(4, 2)), 1.0 / 100.0 + 5e-6);
+        // Two rings leave the node and share 80 GB/s.
+        close(links.shift(1e9, group(8, 2)), 1.0 / 40.0 + 1e-5);
+        close(
+            links.all_to_all(1e9, group(8, 1)),
+            0.875 / 100.0 + 7.0 * 5e-6,
+        );
+        // Half of what eight ranks send leaves the node.
+        close(
+            links.all_to_all(1e9, group(16, 1)),
+            0.5 * 8.0 / 80.0 + 15.0 * 1e-5,
+        );
+        assert_eq!(
+            links.shift(1e9, group(1, 1)) + links.all_to_all(1e9, group(1, 1)),
+            0.0
+        );
     }
 
     #[test]

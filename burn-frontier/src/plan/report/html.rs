@@ -17,7 +17,7 @@ const DRAWN: usize = 48;
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;color:#262d37;max-width:980px;margin:2em auto;padding:0 1em}\
 svg{font:12px system-ui,sans-serif;max-width:100%;height:auto}pre{background:#f4f6f8;padding:1em;overflow-x:auto;font-size:12.5px}\
-h2{margin-top:1.6em}";
+h2{margin-top:1.6em}td,th{text-align:left;vertical-align:top;padding:.2em .6em;border-bottom:1px solid #e6e9ed}";
 
 pub(super) fn html(report: &Report) -> Result<String> {
     let title = format!(
@@ -27,13 +27,18 @@ pub(super) fn html(report: &Report) -> Result<String> {
         report.job.layout.world()
     );
     let section = |name: &str, body: String| format!("<h2>{name}</h2>\n{body}");
+    let what_if = report.what_if.as_ref().map(|outlook| {
+        let title = format!("What if: {}", outlook.note);
+        section(&title, super::what_if::html(outlook))
+    });
     let sections = [
-        format!("<pre>{}</pre>\n", escape(&report.page())),
+        format!("<pre>{}</pre>\n", escape(&super::page::page(report))),
         section("Memory of every stage", memory(report)),
         section("Where a step's time goes", step(report)),
         section("The pipeline", pipeline(report)?),
         section("More nodes", scaling(report)),
         section("All layouts that fit", scatter(report)),
+        what_if.unwrap_or_default(),
     ];
     Ok(format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\n<style>{STYLE}</style></head>\n\
@@ -83,9 +88,11 @@ fn memory(report: &Report) -> String {
 /// One stacked bar.
 fn step(report: &Report) -> String {
     let mut svg = Svg::new(WIDTH, 130.0, "a step by what it is spent on");
+    // The terms of a job that runs; what is not there yet has no colour.
     let terms = report.time.terms();
+    let terms = &terms[..COLORS.len()];
     let mut x = 0.0;
-    for ((name, seconds), color) in terms.into_iter().zip(COLORS) {
+    for (&(name, seconds), color) in terms.iter().zip(COLORS) {
         let width = WIDTH * seconds / report.seconds;
         let share = 100.0 * seconds / report.seconds;
         let title = format!("{name}: {} ({share:.1} %)", duration(seconds));
@@ -95,7 +102,8 @@ fn step(report: &Report) -> String {
         }
         x += width;
     }
-    svg.legend(0.0, 82.0, 4, &terms.map(|(name, _)| name));
+    let names: Vec<_> = terms.iter().map(|(name, _)| *name).collect();
+    svg.legend(0.0, 82.0, 4, &names);
     svg.finish()
 }
 

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use super::Report;
-use crate::observe::flops::Recompute;
 use crate::plan::advice::Gain;
 use crate::plan::job::Job;
 use crate::plan::search::Candidate;
@@ -35,14 +34,9 @@ pub(super) fn duration(seconds: f64) -> String {
 /// The switches of a job as flags of gpt_1t.
 pub fn flags(job: &Job) -> String {
     let layout = job.layout;
-    let recompute = match job.recompute {
-        Recompute::None => "none",
-        Recompute::Selective => "selective",
-        Recompute::Full => "full",
-    };
     let mut text = format!(
-        "--tp {} --pp {} --dp {} --micro-batch {} --schedule {} --zero {} --recompute {recompute}",
-        layout.tp, layout.pp, layout.dp, job.micro_batch, job.schedule, job.zero
+        "--tp {} --pp {} --dp {} --micro-batch {} --schedule {} --zero {} --recompute {}",
+        layout.tp, layout.pp, layout.dp, job.micro_batch, job.schedule, job.zero, job.recompute
     );
     if job.sequence_parallel {
         text += " --sequence-parallel";

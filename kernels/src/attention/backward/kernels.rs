@@ -18,7 +18,11 @@ use crate::matrix::lanes::{Join, join_column};
 use crate::matrix::math::LOG2_E;
 use crate::matrix::vector::from_elements;
 
-/// What the other kernels need of each query: its log-sum-exp negated and to base 2 (-inf where it sees nothing, so that it
+/// A query whose log-sum-exp is less has no gradients: it sees nothing, or only keys masked by a number such as -1e9, beside
+/// which f32 keeps no difference of scores, so that recomputed probabilities could be anything up to infinity.
+const LEAST_LSE: f32 = -1e6;
+
+/// What the other kernels need of each query: its log-sum-exp negated and to base 2 ([`UNSEEN`] below [`LEAST_LSE`], so that it
 /// has no probabilities), and the negated sum of dO O.
 #[cube(launch_unchecked)]
 pub(super) fn statistics<E: Numeric, V: Size>(
@@ -67,7 +71,7 @@ pub(super) fn statistics<E: Numeric, V: Size>(
         let at = query_base(&sequence, CUBE_POS_Y, &geometry.lse, plan.variant)
             + query * geometry.lse.row;
         let lse = lse[at as usize];
-        let term = select(lse < UNSEEN, UNSEEN, plan.lift() - lse * LOG2_E);
+        let term = select(lse < LEAST_LSE, UNSEEN, plan.lift() - lse * LOG2_E);
         let mut pair = Sequence::<f32>::new();
         pair.push(term);
         pair.push(-sum);

@@ -9,6 +9,7 @@ use super::bias::{Shared, SharedLaunch, mask, pair};
 use super::ends::{GradientStrides, GradientStridesLaunch};
 use super::kernels::{key_value, query, statistics};
 use super::plan::{Form, Plan, Plans, Workspace};
+use crate::argument::again;
 use crate::error::Result;
 use crate::hip::emit::elem_type;
 
@@ -85,7 +86,7 @@ pub fn launch(
     Ok(())
 }
 
-fn check(
+pub(super) fn check(
     plans: &Plans,
     problem: &Problem,
     gradient: &GradientStrides,
@@ -168,22 +169,11 @@ struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    /// The same buffer once more.
-    fn again(&self, buffer: &BufferArg) -> BufferArg {
-        match buffer {
-            // SAFETY: the length is the one that the caller declared of this very handle.
-            BufferArg::Handle { handle } => unsafe {
-                BufferArg::from_raw_parts_binding(handle.handle.clone(), buffer.len())
-            },
-            BufferArg::Alias { input_pos, .. } => BufferArg::alias(*input_pos, buffer.len()),
-        }
-    }
-
     /// A buffer, or one that the kernel does not touch in its place.
     fn or_unused(&self, buffer: Option<&BufferArg>) -> BufferArg {
         const BYTES: usize = 16;
         match buffer {
-            Some(buffer) => self.again(buffer),
+            Some(buffer) => again(buffer),
             // SAFETY: it has that many bytes, and more bytes than elements.
             None => unsafe { BufferArg::from_raw_parts(self.client.empty(BYTES), BYTES / 4) },
         }
@@ -206,11 +196,11 @@ impl Launch<'_> {
     fn inputs(&self) -> [BufferArg; 10] {
         let b = self.buffers;
         [
-            self.again(&b.q),
-            self.again(&b.k),
-            self.again(&b.v),
-            self.again(&b.o_gradient),
-            self.again(&b.statistics),
+            again(&b.q),
+            again(&b.k),
+            again(&b.v),
+            again(&b.o_gradient),
+            again(&b.statistics),
             self.or_unused(b.bias[0].as_ref()),
             self.or_unused(b.bias[1].as_ref()),
             self.or_unused(b.cumulative_queries.as_ref()),
@@ -231,12 +221,12 @@ impl Launch<'_> {
                 self.client,
                 grid,
                 Self::dim(plan),
-                self.again(&b.o),
-                self.again(&b.o_gradient),
-                self.again(&b.lse),
+                again(&b.o),
+                again(&b.o_gradient),
+                again(&b.lse),
                 self.or_unused(b.cumulative_queries.as_ref()),
                 self.or_unused(b.cumulative_keys.as_ref()),
-                self.again(&b.statistics),
+                again(&b.statistics),
                 self.geometry(),
                 self.gradient(),
                 *plan,
@@ -268,8 +258,8 @@ impl Launch<'_> {
                 cq,
                 ck,
                 samples,
-                self.again(&b.k_gradient),
-                self.again(&b.v_gradient),
+                again(&b.k_gradient),
+                again(&b.v_gradient),
                 self.or_unused(b.key_sums.as_ref()),
                 self.geometry(),
                 self.gradient(),
@@ -302,7 +292,7 @@ impl Launch<'_> {
                 cq,
                 ck,
                 samples,
-                self.again(&b.q_gradient),
+                again(&b.q_gradient),
                 self.geometry(),
                 self.gradient(),
                 *plan,
@@ -336,7 +326,7 @@ impl Launch<'_> {
                 cq,
                 ck,
                 samples,
-                self.again(result),
+                again(result),
                 self.geometry(),
                 self.gradient(),
                 shared(of),
@@ -360,7 +350,7 @@ impl Launch<'_> {
                 Self::dim(plan),
                 self.or_unused(self.buffers.key_sums.as_ref()),
                 self.or_unused(self.buffers.cumulative_keys.as_ref()),
-                self.again(result),
+                again(result),
                 p.keys,
                 shared(of),
                 p.packed,

@@ -12,6 +12,7 @@
 
 pub mod plan;
 pub mod reference;
+pub mod tuned;
 
 // CubeCL's macros write public items beside each function and structure, without documentation.
 #[allow(missing_docs)]
@@ -29,6 +30,7 @@ mod sweep;
 #[allow(missing_docs)]
 mod tiles;
 
+mod candidates;
 mod launch;
 mod source;
 

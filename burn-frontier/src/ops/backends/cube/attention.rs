@@ -7,6 +7,7 @@ use frontier_kernels::attention::{
 };
 use frontier_kernels::matrix::instruction::{Element, Target};
 
+use super::tuning::tuner;
 use super::{Buffer, accepted, refused, taken};
 use crate::ops::attention::{AttentionOptions, Biases, Sequences};
 use crate::ops::backends::{AttentionBackward, AttentionGradients};
@@ -60,12 +61,11 @@ pub(crate) fn attention(
         cumulative_keys: inputs.rows.keys.as_ref().map(Buffer::argument),
         samples: inputs.rows.samples.as_ref().map(Buffer::argument),
     };
-    accepted(attention::launch(
-        inputs.q.client(),
-        &plan,
-        &problem,
-        buffers,
-    ))?;
+    let client = inputs.q.client();
+    accepted(match tuner() {
+        Some(tuner) => attention::tuned::launch(tuner, client, &plan, &problem, buffers),
+        None => attention::launch(client, &plan, &problem, buffers),
+    })?;
     taken("attention");
     let output = o.clone().tensor().swap_dims(1, 2);
     let types = biases.each_ref().map(|x| x.as_ref().map(Tensor::dtype));
@@ -244,8 +244,13 @@ fn gradients(
         v_gradient: dv.argument(),
         bias_gradient: d_bias.each_ref().map(|x| x.as_ref().map(Buffer::argument)),
     };
-    let done = backward::launch(g.client(), &plans, &problem, &gradient, &buffers);
-    accepted(done)?;
+    let client = g.client();
+    accepted(match tuner() {
+        Some(tuner) => {
+            backward::tuned::launch(tuner, client, &plans, &problem, &gradient, &buffers)
+        }
+        None => backward::launch(client, &plans, &problem, &gradient, &buffers),
+    })?;
     taken("attention_backward");
     let tensor = |x: Buffer| x.tensor::<4>().swap_dims(1, 2);
     let [d_bias1, d_bias2] = d_bias;

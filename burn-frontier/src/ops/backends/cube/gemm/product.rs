@@ -2,9 +2,10 @@
 
 use frontier_kernels::gemm::launch::{Arguments, Extras, launch};
 use frontier_kernels::gemm::tile::Role;
-use frontier_kernels::gemm::{Epilogue, Layout, Plan, Shape};
+use frontier_kernels::gemm::{Epilogue, Layout, Plan, Shape, tuned};
 use frontier_kernels::matrix::instruction::Element;
 
+use crate::ops::backends::cube::tuning::tuner;
 use crate::ops::backends::cube::{Buffer, accepted};
 
 /// A product of two contiguous matrices of one type, and what follows it.
@@ -51,6 +52,10 @@ impl Product {
             extras,
             sums: sums.map(Buffer::argument),
         };
-        accepted(launch(a.client(), &plan, &shape, parts, arguments))
+        let client = a.client();
+        accepted(match tuner() {
+            Some(tuner) => tuned::launch(tuner, client, &plan, &shape, parts, arguments),
+            None => launch(client, &plan, &shape, parts, arguments),
+        })
     }
 }

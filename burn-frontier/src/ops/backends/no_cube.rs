@@ -1,6 +1,7 @@
-//! A build without a GPU: no operation has a faster way.
+//! A build without a GPU.
 
 use std::ops::Range;
+use std::path::Path;
 
 use burn::tensor::{DType, Tensor};
 
@@ -8,7 +9,7 @@ use super::{
     AdamWOutcome, AddNorm, AttentionBackward, CrossEntropyBackward, FeedForwardBackward,
     LinearBackward, NormBackward, TokenStatistics,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::adamw::{AdamWState, AdamWStep};
 use crate::ops::attention::{AttentionOptions, Biases, Sequences};
 use crate::ops::dropout::Dropout;
@@ -92,5 +93,16 @@ pub(crate) fn for_another_thread(x: Tensor<1>) -> Tensor<1> {
 }
 
 pub(crate) fn sum_of_squares(_x: &Tensor<1>) -> Option<Result<f64>> {
+    None
+}
+
+pub(crate) fn tune(_folder: &Path) -> Result<()> {
+    Err(Error::config(
+        "this build has no kernels to tune",
+        "build with --features wgpu, cuda or rocm",
+    ))
+}
+
+pub(crate) fn tuning() -> Option<String> {
     None
 }

@@ -1,0 +1,108 @@
+//! GELU and SwiGLU.
+
+use burn::tensor::Tensor;
+
+use super::math::exp;
+use super::{close, elements, for_rows, open, overwrite};
+use crate::ops::activation::{CUBIC, SCALE};
+
+/// Elements that are taken together.
+const PIECE: usize = 1024;
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// `(1 + tanh u) / 2` of GELU's `u = scale (x + cubic x^3)`, which is the sigmoid of `2 u`.
+#[inline(always)]
+fn gate(x: f32) -> f32 {
+    sigmoid(2.0 * SCALE as f32 * x * (1.0 + CUBIC as f32 * x * x))
+}
+
+/// GELU of each element.
+pub(crate) fn gelu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
+    let input = open(x)?;
+    let input = elements(&input);
+    let mut y = vec![0.0; input.len()];
+    for_rows(
+        &mut y,
+        PIECE,
+        #[inline(always)]
+        |piece, y| {
+            for (y, &x) in y.iter_mut().zip(&input[piece * PIECE..]) {
+                *y = x * gate(x);
+            }
+        },
+    );
+    Some(close(y, x.shape()))
+}
+
+/// The gradient of GELU's argument, written over that of its value.
+pub(crate) fn gelu_gradient<const D: usize>(
+    x: &Tensor<D>,
+    g: Tensor<D>,
+) -> Result<Tensor<D>, Box<Tensor<D>>> {
+    let Some(x) = open(x) else {
+        return Err(Box::new(g));
+    };
+    let x = elements(&x);
+    overwrite(g, |g| {
+        for_rows(
+            g,
+            PIECE,
+            #[inline(always)]
+            |piece, g| {
+                for (g, &x) in g.iter_mut().zip(&x[piece * PIECE..]) {
+                    let s = gate(x);
+                    let slope = 2.0 * SCALE as f32 * (1.0 + 3.0 * CUBIC as f32 * x * x);
+                    *g *= s + x * s * (1.0 - s) * slope;
+                }
+            },
+        );
+    })
+}
+
+/// SwiGLU of x `[batch, seq, 2 * ffn]`, gate and up side by side.
+pub(crate) fn swiglu(x: &Tensor<3>) -> Option<Tensor<3>> {
+    let [batch, seq, width] = x.dims();
+    let (input, ffn) = (open(x)?, width / 2);
+    let input = elements(&input);
+    let mut y = vec![0.0; batch * seq * ffn];
+    for_rows(
+        &mut y,
+        ffn,
+        #[inline(always)]
+        |row, y| {
+            let (gate, up) = input[row * width..][..width].split_at(ffn);
+            for (y, (&gate, &up)) in y.iter_mut().zip(gate.iter().zip(up)) {
+                *y = gate * sigmoid(gate) * up;
+            }
+        },
+    );
+    Some(close(y, [batch, seq, ffn]))
+}
+
+/// The gradient of SwiGLU's argument from that of its value.
+pub(crate) fn swiglu_gradient(x: &Tensor<3>, g: &Tensor<3>) -> Option<Tensor<3>> {
+    let ([_, _, width], shape) = (x.dims(), x.shape());
+    let (x, g, ffn) = (open(x)?, open(g)?, width / 2);
+    let (x, g) = (elements(&x), elements(&g));
+    let mut dx = vec![0.0; x.len()];
+    for_rows(
+        &mut dx,
+        width,
+        #[inline(always)]
+        |row, dx| {
+            let (gate, up) = x[row * width..][..width].split_at(ffn);
+            let (d_gate, d_up) = dx.split_at_mut(ffn);
+            let g = &g[row * ffn..][..ffn];
+            for i in 0..ffn {
+                let s = sigmoid(gate[i]);
+                d_gate[i] = g[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
+                d_up[i] = g[i] * gate[i] * s;
+            }
+        },
+    );
+    Some(close(dx, shape))
+}

@@ -1,0 +1,133 @@
+//! Against the compositions in f64.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::comm::local;
+use crate::ops::activation::{gelu, swiglu};
+use crate::ops::attention::{AttentionOptions, attention};
+use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::gradient::seed;
+use crate::ops::norm::{layer_norm, rms_norm};
+
+fn wave(count: usize, frequency: f64) -> Vec<f64> {
+    (0..count).map(|i| (i as f64 * frequency).sin()).collect()
+}
+
+fn leaf<const D: usize>(shape: [usize; D], frequency: f64, dtype: DType) -> Tensor<D> {
+    let data = TensorData::new(wave(shape.iter().product(), frequency), shape);
+    Tensor::from_data(data, (&Device::flex(), dtype))
+        .autodiff()
+        .require_grad()
+}
+
+fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+    x.into_data().iter::<f64>().collect()
+}
+
+/// Value and gradients of a function in f32 and in f64.
+fn compare<const N: usize, const D: usize, const E: usize>(
+    what: &str,
+    shapes: [[usize; D]; N],
+    function: impl Fn([Tensor<D>; N]) -> Tensor<E>,
+) {
+    let results = |dtype| {
+        let mut frequency = 0.3;
+        let leaves = shapes.map(|shape| {
+            frequency += 0.4;
+            leaf(shape, frequency, dtype)
+        });
+        let y = function(leaves.clone());
+        let g = leaf::<E>(y.dims(), 1.9, dtype).without_autodiff();
+        let gradients = seed(y.clone(), g).backward();
+        let mut all = vec![numbers(y)];
+        all.extend(leaves.map(|x| numbers(x.grad(&gradients).unwrap())));
+        all
+    };
+    let (own, expected) = (results(DType::F32), results(DType::F64));
+    for (i, (own, expected)) in own.iter().zip(&expected).enumerate() {
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        let off = norm(&mut own.iter().zip(expected).map(|(a, b)| a - b));
+        let error = off / norm(&mut expected.iter().copied());
+        assert!(error < 3e-6, "{what}: result {i} is off by {error:e}");
+    }
+}
+
+#[test]
+fn gelu_equals_its_formula() {
+    // Also more than one thread takes.
+    for shape in [[3, 7], [600, 1000]] {
+        compare("gelu", [shape], |[x]| gelu(x));
+    }
+}
+
+#[test]
+fn swiglu_equals_its_formula() {
+    for shape in [[2, 3, 14], [3, 100, 1000]] {
+        compare("swiglu", [shape], |[x]| swiglu(x));
+    }
+}
+
+#[test]
+fn norms_equal_their_definitions() {
+    // More than one thread takes, of which the last has fewer rows; a width that no vector divides.
+    for shape in [[2, 3, 37], [7, 100, 520]] {
+        compare("RMS norm", [shape], |[x]| {
+            let weight = leaf([shape[2]], 0.9, x.dtype());
+            rms_norm(x, weight, 1e-5)
+        });
+        compare("layer norm", [shape], |[x]| {
+            let [weight, bias] = [0.9, 1.3].map(|f| leaf([shape[2]], f, x.dtype()));
+            layer_norm(x, weight, bias, 1e-5)
+        });
+    }
+    compare("gradients of weight and bias", [[37], [37]], |[w, b]| {
+        layer_norm(leaf([2, 3, 37], 1.7, w.dtype()), w, b, 1e-5)
+    });
+    compare(
+        "gradients of large weight and bias",
+        [[520], [520]],
+        |[w, b]| layer_norm(leaf([7, 100, 520], 1.7, w.dtype()), w, b, 1e-5),
+    );
+}
+
+#[test]
+fn attention_equals_its_definition() {
+    for (causal, [seq, keys]) in [
+        (false, [5, 9]),
+        (true, [6, 6]),
+        (true, [4, 19]),
+        (true, [5, 3]),
+    ] {
+        let options = AttentionOptions {
+            causal,
+            scale: 0.4,
+            recompute: false,
+            dropout: None,
+        };
+        let shapes = [[2, 4, seq, 8], [2, 2, keys, 8], [2, 2, keys, 8]];
+        let what = format!("attention of {seq} to {keys}, causal {causal}");
+        compare(&what, shapes, |[q, k, v]| attention(q, k, v, &options));
+    }
+}
+
+#[test]
+fn cross_entropy_equals_its_definition() {
+    local::run(1, &local::LocalOptions::default(), |group| {
+        let targets = [3, -1, 2, 33, 5];
+        for ids in [0..37, 0..34, 2..39] {
+            compare("cross entropy", [[5, 37]], |[x]| {
+                cross_entropy(x, &targets, ids.clone(), &group)
+            });
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_number_that_is_none_is_not_lost() {
+    let x = Tensor::<4>::from_data([[[[1.0f32, f32::NAN, 0.0]]]], &Device::flex());
+    let p = super::softmax(x.clone(), false).unwrap();
+    assert!(numbers(p).iter().all(|x| x.is_nan()));
+    assert!(numbers(gelu(x))[1].is_nan());
+}

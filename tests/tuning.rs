@@ -1,0 +1,56 @@
+//! Kernels whose plans are chosen by timing them compute what those of the table do. A program of its own: tuning is switched
+//! on for a process, once.
+
+mod harness;
+
+use burn_frontier::device::{self, Choice};
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::ops::tuning;
+use harness::Run;
+
+/// The GPU that the graphics driver offers. Without one, the test is skipped and says so; where CI is true, it fails.
+fn gpu() -> Option<Choice> {
+    let found = device::choose(Some("wgpu"));
+    let must = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    match found {
+        Ok(choice) => Some(choice),
+        Err(error) if must => panic!("CI=true asks for a GPU: {error}"),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn training_by_tuned_kernels_gives_the_same_bits_and_keeps_the_choices() {
+    let Some(gpu) = gpu() else { return };
+    let run = Run {
+        device: gpu.of_rank(0),
+        steps: 2,
+        ..Run::single(GptConfig::new(1, 32, 4, 61, 16))
+    };
+    let by_table = run.train().unwrap();
+    assert_eq!(tuning::summary(), None);
+
+    let folder = tempfile::tempdir().unwrap();
+    let cpu = device::choose(Some("cpu")).unwrap();
+    let refusal = tuning::enable(&cpu, folder.path()).unwrap_err().to_string();
+    assert!(refusal.contains("no kernels"), "{refusal}");
+    tuning::enable(&gpu, folder.path()).unwrap();
+    assert_eq!(run.train().unwrap(), by_table, "tuning changed the answer");
+
+    let summary = tuning::summary().unwrap();
+    eprintln!("{summary}");
+    let choices = std::fs::read_dir(folder.path()).unwrap().count();
+    assert!(choices > 3, "{summary}");
+    assert!(
+        summary.starts_with(&format!("{choices} shapes timed, 0 known")),
+        "{summary}"
+    );
+    assert_eq!(run.train().unwrap(), by_table);
+    assert_eq!(tuning::summary(), Some(summary), "timed again");
+
+    let refusal = tuning::enable(&gpu, folder.path()).unwrap_err().to_string();
+    assert!(refusal.contains("already"), "{refusal}");
+}
