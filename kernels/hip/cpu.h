@@ -159,6 +159,7 @@ template <class T> DEVICE T atomicCAS(T* at, T expected, T desired) {
 }
 
 #include "cpu_builtins.h"
+#include "cpu_cuda.h"
 
 namespace frontier {
 /// Calls a kernel, whose parameters are all pointers.

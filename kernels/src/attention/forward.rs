@@ -265,7 +265,12 @@ fn finish<E: Numeric, NB: Size, ND: Size, WO: Size>(
 ) {
     let (variant, instruction, target) = comptime!((plan.variant, plan.instruction, plan.target));
     let width = comptime!(plan.output_width());
-    let sum = join_column(wave.state.even + wave.state.odd, Join::Sum, instruction);
+    let sum = join_column(
+        wave.state.even + wave.state.odd,
+        Join::Sum,
+        instruction,
+        comptime!(plan.target),
+    );
     let some = sum > 0.0;
     // What narrowing dropped again is in the sum only.
     let widened = comptime!(widening(plan.element, plan.narrowing()).exp2());

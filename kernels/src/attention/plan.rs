@@ -65,10 +65,10 @@ impl Plan {
         self.waves * self.instruction.n
     }
 
-    /// The kernel as HIP.
+    /// The kernel's text.
     ///
     /// # Errors
-    /// A target that is no AMD GPU.
+    /// [`Target::Portable`].
     pub fn source(&self) -> Result<Source> {
         super::forward::source(self)
     }
@@ -239,7 +239,7 @@ fn instruction(target: Target, element: Element, head_dim: usize) -> Result<Inst
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
-pub fn sources() -> Result<Vec<Source>> {
+pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     let sizes = [
         (64, false),
         (64, true),
@@ -248,7 +248,7 @@ pub fn sources() -> Result<Vec<Source>> {
         (200, true),
     ];
     let mut sources = Vec::new();
-    for target in [Target::Gfx90a, Target::Gfx942, Target::Gfx1100] {
+    for &target in targets {
         let wmma = target == Target::Gfx1100;
         let elements = [Element::Bf16, Element::F16, Element::F32];
         // RDNA3 multiplies no f32, and spills registers at a head dimension of 200.
@@ -260,7 +260,7 @@ pub fn sources() -> Result<Vec<Source>> {
         }
     }
     // The Evoformer's attention: a mask and pair biases.
-    for target in [Target::Gfx90a, Target::Gfx942] {
+    for &target in targets.iter().filter(|t| **t != Target::Gfx1100) {
         let mut evoformer = Problem::new(1, 4, 256, 256, 32);
         evoformer.bias = [0, 256].map(|query| {
             let key = 1;

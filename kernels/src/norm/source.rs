@@ -127,9 +127,9 @@ impl Plan {
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
-pub fn sources() -> Result<Vec<Source>> {
+pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
-    for target in [Target::Gfx90a, Target::Gfx942] {
+    for &target in targets.iter().filter(|t| **t != Target::Gfx1100) {
         for (kind, hidden, fused) in [
             (Kind::Layer, 4096, false),
             (Kind::Layer, 4096, true),

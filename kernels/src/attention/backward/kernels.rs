@@ -14,7 +14,7 @@ use super::plan::Plan;
 use super::score::{Column, Place};
 use super::sweep::{Own, Stages, Stream, Sums, sweep};
 use super::tiles::{Tiles, own_fragments};
-use crate::matrix::lanes::{Join, join_column};
+use crate::matrix::lanes::{Join, exchange, join_column};
 use crate::matrix::math::LOG2_E;
 use crate::matrix::vector::from_elements;
 
@@ -65,7 +65,7 @@ pub(super) fn statistics<E: Numeric, V: Size>(
     }
     #[unroll]
     for step in 0..comptime!(lanes.ilog2()) {
-        sum += plane_shuffle_xor(sum, comptime!(1u32 << step));
+        sum += exchange(sum, comptime!(1u32 << step), plan.target);
     }
     if UNIT_POS % lanes == 0 && query < sequence.queries {
         let at = query_base(&sequence, CUBE_POS_Y, &geometry.lse, plan.variant)
@@ -141,7 +141,7 @@ pub(super) fn key_value<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size
                 plan,
             );
             if comptime!(plan.key_sums) {
-                let sum = join_column(sums.column[0], Join::Sum, plan.instruction);
+                let sum = join_column(sums.column[0], Join::Sum, plan.instruction, plan.target);
                 if key < sequence.keys {
                     let heads = CUBE_COUNT_Y * geometry.group;
                     let at = (sequence.batch * heads + head) * geometry.keys + key;

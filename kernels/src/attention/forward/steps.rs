@@ -224,7 +224,12 @@ pub(crate) fn step<
     let half = tile % 2;
     let mut products = zeros::<ND>(comptime!(plan.score_tiles()));
     let mut values = Array::<Vector<E, NA>>::new(comptime!(plan.value_order().products()));
-    let most = join_column(wave.state.most, Join::Max, comptime!(plan.instruction));
+    let most = join_column(
+        wave.state.most,
+        Join::Max,
+        comptime!(plan.instruction),
+        comptime!(plan.target),
+    );
     sync_cube();
     let probabilities = score::<E, NA, NB, ND, NP, SK, SV>(
         tiles,
