@@ -55,6 +55,22 @@ pub fn exchange(value: f32, #[comptime] mask: u32, #[comptime] target: Target) -
 }
 
 impl Instruction {
+    /// Columns of D that a lane has, as distances to its first.
+    pub fn columns(&self) -> Vec<usize> {
+        self.d.column.distinct(self.d.elements)
+    }
+
+    /// Which of the lane's columns element `element` of D belongs to.
+    pub fn column_of(&self, element: usize) -> usize {
+        self.d.column.number(self.d.elements, element)
+    }
+
+    /// The elements of D that a lane has of its column `column`.
+    pub fn elements_of(&self, column: usize) -> Vec<usize> {
+        let all = 0..self.d.elements;
+        all.filter(|&e| self.column_of(e) == column).collect()
+    }
+
     /// Lane distances (by exclusive or) over which a column of D is spread: after an exchange over each of them, every lane
     /// that holds a part of the column has the whole.
     pub fn column_masks(&self) -> Vec<u32> {
