@@ -130,6 +130,8 @@ impl Plan {
     /// Reads of shared memory that are under way before their fragments are multiplied.
     pub(crate) fn ahead(&self) -> usize {
         match self.instruction.operand_registers() {
+            // NVIDIA's compiler finds places for them itself, and registers are scarce.
+            _ if self.in_pairs() => 1,
             0..=2 => 2,
             _ => 1,
         }

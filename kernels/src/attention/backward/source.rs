@@ -1,4 +1,4 @@
-//! The kernels as HIP.
+//! The kernels' texts.
 
 use cubecl_core::CubeKernel;
 use cubecl_core::ir::ElemType;
