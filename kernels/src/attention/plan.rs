@@ -222,9 +222,7 @@ fn shape(instruction: &Instruction, head_dim: usize) -> (usize, usize) {
         (Unit::Mfma { .. }, _, 0..=64) => (8, 32),
         (Unit::Mfma { .. }, _, 65..=128) => (4, 32),
         (Unit::Mfma { .. }, ..) => (4, 16),
-        (Unit::Mma, _, 0..=64) => (8, 64),
-        (Unit::Mma, ..) => (8, 32),
-        (_, _, 0..=64) => (8, 32),
+        (Unit::Mma, ..) | (_, _, 0..=64) => (8, 32),
         _ => (8, 16),
     }
 }
