@@ -1,4 +1,4 @@
-// Makes CubeCL's HIP text compile for the CPU, as code that one lane executes. FRONTIER_WAVE is the number of lanes.
+// Makes CubeCL's HIP and CUDA text compile for the CPU, as code that one lane executes. FRONTIER_WAVE is the number of lanes.
 #pragma once
 
 #define DEVICE static inline __attribute__((always_inline))

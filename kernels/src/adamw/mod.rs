@@ -64,10 +64,10 @@ impl Plan {
         tiles.min(1024)
     }
 
-    /// A kernel as HIP C++.
+    /// A kernel's text.
     ///
     /// # Errors
-    /// A target other than HIP.
+    /// [`Target::Portable`].
     pub fn source(&self, pass: Pass) -> Result<Source> {
         let Self {
             target,

@@ -80,10 +80,10 @@ impl Plan {
         }
     }
 
-    /// A kernel as HIP C++.
+    /// A kernel's text.
     ///
     /// # Errors
-    /// A target other than HIP.
+    /// [`Target::Portable`].
     pub fn source(&self, pass: Pass) -> Result<Source> {
         let (columns, element, target) = (self.rows.columns, self.element, self.target);
         let name =

@@ -1,4 +1,4 @@
-//! The kernels as HIP C++.
+//! The kernels' texts.
 
 use super::{Kind, Pass, Plan, Problem, backward, dropout, forward, reduce};
 use crate::argument::optional_buffer;
@@ -7,10 +7,10 @@ use crate::hip::emit::{Source, buffer, elem_type, emit};
 use crate::matrix::instruction::{Element, Target};
 
 impl Plan {
-    /// A kernel as HIP C++.
+    /// A kernel's text.
     ///
     /// # Errors
-    /// A target other than HIP.
+    /// [`Target::Portable`].
     pub fn source(&self, pass: Pass) -> Result<Source> {
         match pass {
             Pass::Forward => self.forward_source(),

@@ -136,10 +136,10 @@ impl Plan {
         })
     }
 
-    /// The kernel as HIP C++.
+    /// The kernel's text.
     ///
     /// # Errors
-    /// A target other than HIP.
+    /// [`Target::Portable`].
     pub fn source(&self) -> Result<Source> {
         let Self {
             target,
