@@ -1,4 +1,4 @@
-// Makes CubeCL's HIP text compile for the CPU, as code that one lane executes. FRONTIER_WAVE is the number of lanes.
+// Makes CubeCL's HIP and CUDA text compile for the CPU, as code that one lane executes. FRONTIER_WAVE is the number of lanes.
 #pragma once
 
 #define DEVICE static inline __attribute__((always_inline))
@@ -159,6 +159,7 @@ template <class T> DEVICE T atomicCAS(T* at, T expected, T desired) {
 }
 
 #include "cpu_builtins.h"
+#include "cpu_cuda.h"
 
 namespace frontier {
 /// Calls a kernel, whose parameters are all pointers.

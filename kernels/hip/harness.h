@@ -49,6 +49,8 @@ enum class Form {
     i32_16x16x32_i8,
     wmma_f32_16x16x16_f16,
     wmma_f32_16x16x16_bf16,
+    m16n8k16_f16,
+    m16n8k16_bf16,
 };
 /// D = A B + C, each given by the registers of the calling lane.
 FRONTIER_MEETING void multiply(Form form, const void* a, const void* b, const void* c, void* d);

@@ -96,9 +96,33 @@ template <class Operand> void wmma(const Registers* lanes) {
         }
 }
 
+/// NVIDIA's mma.sync.m16n8k16 on 32 lanes, by the tables of the PTX ISA, "Matrix fragments for mma.m16n8k16".
+template <class Operand> void mma(const Registers* lanes) {
+    float a[16][16], b[16][8], d[16][8];
+    const auto result = [&](int lane, int e) -> float& { return d[lane / 4 + e / 2 * 8][lane % 4 * 2 + e % 2]; };
+    for (int lane = 0; lane < 32; ++lane) {
+        const int group = lane / 4, pair = lane % 4 * 2;
+        for (int e = 0; e < 8; ++e)
+            a[group + e / 2 % 2 * 8][pair + e % 2 + e / 4 * 8] = Operand::at(lanes[lane].a, e);
+        for (int e = 0; e < 4; ++e) b[pair + e % 2 + e / 2 * 8][group] = Operand::at(lanes[lane].b, e);
+        for (int e = 0; e < 4; ++e) result(lane, e) = load<float>(lanes[lane].c, e);
+    }
+    for (int i = 0; i < 16; ++i)
+        for (int k = 0; k < 16; ++k)
+            for (int j = 0; j < 8; ++j) d[i][j] += a[i][k] * b[k][j];
+    for (int lane = 0; lane < 32; ++lane)
+        for (int e = 0; e < 4; ++e) static_cast<float*>(lanes[lane].d)[e] = result(lane, e);
+}
+
 /// Lanes that the instruction needs.
 inline int lanes_of(Form form) {
-    return form == Form::wmma_f32_16x16x16_f16 || form == Form::wmma_f32_16x16x16_bf16 ? 32 : 64;
+    switch (form) {
+    case Form::wmma_f32_16x16x16_f16:
+    case Form::wmma_f32_16x16x16_bf16:
+    case Form::m16n8k16_f16:
+    case Form::m16n8k16_bf16: return 32;
+    default: return 64;
+    }
 }
 
 /// Executes the instruction. `flush`: f16 and bf16 forms treat subnormal numbers as zero, as MI200 does.
@@ -117,6 +141,8 @@ inline void multiply(Form form, const Registers* lanes, bool flush) {
     case Form::i32_16x16x32_i8: return mfma<I8, 16, 32>(lanes, flush);
     case Form::wmma_f32_16x16x16_f16: return wmma<F16>(lanes);
     case Form::wmma_f32_16x16x16_bf16: return wmma<Bf16>(lanes);
+    case Form::m16n8k16_f16: return mma<F16>(lanes);
+    case Form::m16n8k16_bf16: return mma<Bf16>(lanes);
     }
 }
 } // namespace frontier

@@ -1,23 +1,24 @@
-//! Every kernel, for every GPU that it is compiled for: what `cargo xtask hip` checks and measures.
+//! Every kernel in the forms that large models take: what `cargo xtask hip` checks and measures.
 
 use crate::error::Result;
 use crate::hip::emit::Source;
+use crate::matrix::instruction::Target;
 use crate::{adamw, attention, cross_entropy, dropout, gemm, norm, rotary};
 
-/// The kernels, family by family. A name ends with its target.
+/// The kernels for `targets`, family by family. A name ends with its target.
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
-pub fn sources() -> Result<Vec<Source>> {
+pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     let families = [
-        gemm::sources()?,
-        norm::sources()?,
-        dropout::sources()?,
-        cross_entropy::sources()?,
-        rotary::sources()?,
-        adamw::sources()?,
-        attention::sources()?,
-        attention::backward::sources()?,
+        gemm::sources(targets)?,
+        norm::sources(targets)?,
+        dropout::sources(targets)?,
+        cross_entropy::sources(targets)?,
+        rotary::sources(targets)?,
+        adamw::sources(targets)?,
+        attention::sources(targets)?,
+        attention::backward::sources(targets)?,
     ];
     Ok(families.into_iter().flatten().collect())
 }

@@ -7,7 +7,7 @@ use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
 use crate::matrix::instruction::{Element, Target};
-use crate::matrix::lanes::{Join, join_workgroup};
+use crate::matrix::lanes::{Join, exchange, join_workgroup};
 
 /// Bytes of the widest access.
 const ACCESS: usize = 16;
@@ -129,7 +129,7 @@ pub(crate) fn join_row(
         let mut all = value;
         #[unroll]
         for step in 0..comptime!(rows.row_units.ilog2()) {
-            let other = plane_shuffle_xor(all, comptime!(1u32 << step));
+            let other = exchange(all, comptime!(1u32 << step), target);
             all = match how {
                 Join::Sum => all + other,
                 Join::Max => max(all, other),

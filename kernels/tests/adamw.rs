@@ -142,6 +142,7 @@ fn three_steps_of_many_tensors_equal_the_definition() {
     case(Element::F32, None, true).check(&run);
     case(Element::Bf16, Some(Element::Bf16), true).check(&run);
     case(Element::F16, Some(Element::F16), false).check(&run);
+    Case::new(Target::Cuda, Element::Bf16, Some(Element::Bf16), true).check(&run);
 }
 
 #[test]

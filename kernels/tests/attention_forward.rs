@@ -10,7 +10,7 @@ use frontier_kernels::attention::{BiasStrides, Plan, Problem, Strides};
 use frontier_kernels::hip::compile::compile;
 use frontier_kernels::hip::emit::Source;
 use frontier_kernels::hip::run::{Launch, Sanitizer, bytes};
-use frontier_kernels::matrix::instruction::{Element, Target};
+use frontier_kernels::matrix::instruction::{Element, Target, Unit};
 
 /// The CPU harness.
 struct Harness {
@@ -137,6 +137,27 @@ fn wmma_kernels_give_the_reference() {
 }
 
 #[test]
+fn nvidias_text_gives_the_reference_at_any_size() {
+    for (element, head_dim, causal) in [
+        (Element::Bf16, 64, false),
+        (Element::F16, 64, true),
+        (Element::Bf16, 128, true),
+        (Element::F16, 40, false),
+        (Element::Bf16, 20, true),
+        (Element::F16, 200, false),
+    ] {
+        let plan = |p: &Problem| {
+            let plan = Plan::choose(Target::Cuda, element, p).unwrap();
+            assert_eq!(plan.instruction.unit, Unit::Mma);
+            plan
+        };
+        check_sizes(plan, head_dim, causal, &SIZES[..3]);
+    }
+    let plan = |p: &Problem| Plan::choose(Target::Cuda, Element::F32, p).unwrap();
+    check_sizes(plan, 64, true, &SIZES[..1]);
+}
+
+#[test]
 fn plain_multiply_adds_give_the_reference() {
     for element in ELEMENTS {
         for head_dim in [64, 20, 200] {
@@ -242,8 +263,15 @@ fn dropout_takes_the_random_numbers_of_sample_head_query_and_key() {
     let mfma = |p: &Problem| Plan::choose(Target::Gfx90a, Element::F32, p).unwrap();
     let wmma = |p: &Problem| Plan::choose(Target::Gfx1100, Element::F16, p).unwrap();
     let half = |p: &Problem| Plan::choose(Target::Gfx90a, Element::F16, p).unwrap();
+    let mma = |p: &Problem| Plan::choose(Target::Cuda, Element::F16, p).unwrap();
     let plain = |p: &Problem| fma(Target::Gfx90a, Element::F32, p);
-    for plan in [&mfma as &dyn Fn(&Problem) -> Plan, &half, &wmma, &plain] {
+    for plan in [
+        &mfma as &dyn Fn(&Problem) -> Plan,
+        &half,
+        &wmma,
+        &mma,
+        &plain,
+    ] {
         let mut problem = Problem::new(2, 2, 50, 90, 32).causal(true);
         dropout(&mut problem);
         let plan = plan(&problem);
@@ -304,10 +332,11 @@ fn two_biases_give_the_golden_values_of_the_evoformer() {
 
 #[test]
 fn biases_of_many_entries_are_added() {
-    for element in ELEMENTS {
+    let targets = ELEMENTS.map(|element| (Target::Gfx90a, element));
+    for (target, element) in targets.into_iter().chain([(Target::Cuda, Element::Bf16)]) {
         let mut problem = Problem::new(4, 2, 70, 130, 32);
         evoformer(&mut problem, 2);
-        let plan = Plan::choose(Target::Gfx90a, element, &problem).unwrap();
+        let plan = Plan::choose(target, element, &problem).unwrap();
         let inputs = inputs(element, &problem, 11);
         check(&Harness::new(&plan), &plan, &problem, &inputs);
     }
@@ -318,15 +347,13 @@ fn waves_do_not_race_and_stay_within_their_buffers() {
     for sanitizer in [Sanitizer::Thread, Sanitizer::Address] {
         for head_dim in [64, 20] {
             let problem = Problem::new(1, 1, 100, 200, head_dim).causal(true);
-            let plan = Plan::choose(Target::Gfx90a, Element::Bf16, &problem).unwrap();
-            let mut harness = Harness::new(&plan);
-            harness.sanitizer = sanitizer;
-            check(
-                &harness,
-                &plan,
-                &problem,
-                &inputs(Element::Bf16, &problem, 2),
-            );
+            for target in [Target::Gfx90a, Target::Cuda] {
+                let plan = Plan::choose(target, Element::Bf16, &problem).unwrap();
+                let mut harness = Harness::new(&plan);
+                harness.sanitizer = sanitizer;
+                let inputs = inputs(Element::Bf16, &problem, 2);
+                check(&harness, &plan, &problem, &inputs);
+            }
         }
     }
 }

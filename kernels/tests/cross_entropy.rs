@@ -67,7 +67,9 @@ fn a_whole_vocabulary_of_any_size_gives_the_definition() {
             );
         }
     }
-    Case::new(Element::F16, 3072).check(&Harness(Sanitizer::None), Target::Gfx1100, 1, 3072);
+    for target in [Target::Gfx1100, Target::Cuda] {
+        Case::new(Element::F16, 3072).check(&Harness(Sanitizer::None), target, 1, 3072);
+    }
 }
 
 #[test]

@@ -168,3 +168,8 @@ fn every_instruction_of_gfx942_gives_the_plain_product() {
 fn every_instruction_of_gfx1100_gives_the_plain_product() {
     executed_equals_the_plain_product(Target::Gfx1100);
 }
+
+#[test]
+fn every_instruction_of_nvidia_gives_the_plain_product() {
+    executed_equals_the_plain_product(Target::Cuda);
+}

@@ -157,8 +157,22 @@ fn residual_and_dropout_work_alone_and_on_waves_of_32_lanes() {
             residual,
             dropout,
         };
-        Case::new(Plan::choose(Target::Gfx1100, Element::F16, problem), ROWS)
-            .check(&Harness(Sanitizer::None));
+        for target in [Target::Gfx1100, Target::Cuda] {
+            Case::new(Plan::choose(target, Element::F16, problem), ROWS)
+                .check(&Harness(Sanitizer::None));
+        }
+    }
+}
+
+#[test]
+fn nvidias_text_equals_the_definition() {
+    for (element, kind, hidden) in [
+        (Element::Bf16, Kind::Layer, 1032),
+        (Element::F32, Kind::Rms, 264),
+    ] {
+        let mut plan = Plan::choose(Target::Cuda, element, problem(kind, hidden, true));
+        plan.most_groups = 2;
+        Case::new(plan, ROWS).check(&Harness(Sanitizer::None));
     }
 }
 

@@ -74,13 +74,15 @@ fn heads_of_any_length_are_rotated_and_rotated_back_in_both_layouts() {
         seq: 3,
         head_dim: 64,
     };
-    check(
-        &Harness(Sanitizer::None),
-        Target::Gfx1100,
-        Element::F16,
-        shape,
-        [shape.tokens_first(); 2],
-    );
+    for target in [Target::Gfx1100, Target::Cuda] {
+        check(
+            &Harness(Sanitizer::None),
+            target,
+            Element::F16,
+            shape,
+            [shape.tokens_first(); 2],
+        );
+    }
 }
 
 #[test]

@@ -64,10 +64,10 @@ impl Plan {
         tiles.min(1024)
     }
 
-    /// A kernel as HIP C++.
+    /// A kernel's text.
     ///
     /// # Errors
-    /// A target other than HIP.
+    /// [`Target::Portable`].
     pub fn source(&self, pass: Pass) -> Result<Source> {
         let Self {
             target,
@@ -162,9 +162,9 @@ impl Plan {
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
-pub fn sources() -> Result<Vec<Source>> {
+pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
-    for target in [Target::Gfx90a, Target::Gfx942] {
+    for &target in targets.iter().filter(|t| **t != Target::Gfx1100) {
         let plan = Plan {
             target,
             gradient: Element::Bf16,

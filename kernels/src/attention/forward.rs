@@ -19,7 +19,7 @@ use cubecl_core::prelude::*;
 
 use self::copy::Rows;
 use self::products::{lane, queries};
-use self::softmax::{lift, nothing_seen};
+use self::softmax::{lift, nothing_seen, query_of};
 use self::state::{Inputs, Next, Wave, Work, inputs};
 use self::steps::{begin, step, zeros};
 
@@ -83,15 +83,11 @@ pub(crate) fn forward<
         let seen = keys_seen_below(&work.sequence, first + block, comptime!(variant.causal));
         let tiles = seen.div_ceil(comptime!(plan.keys as u32));
         if tiles > 0 {
-            let row = query_base(&work.sequence, CUBE_POS_Y, &geometry.q, variant)
-                + work.query * geometry.q.row;
-            let valid = work.query < work.sequence.queries;
-            let begin = row / comptime!(plan.width as u32);
             queries(
                 q,
-                begin,
-                valid,
-                work.lane.group,
+                query_base(&work.sequence, CUBE_POS_Y, &geometry.q, variant),
+                geometry.q.row,
+                &work,
                 &mut wave.queries,
                 comptime!(plan.clone()),
             );
@@ -129,7 +125,7 @@ fn wave<E: Numeric, NB: Size, ND: Size>(#[comptime] plan: Plan) -> Wave<E, NB, N
         queries: Array::new(comptime!(plan.depth() / plan.instruction.k)),
         scores: Array::new(comptime!(plan.score_tiles() * plan.instruction.d.elements)),
         output: zeros::<ND>(comptime!(plan.output_tiles())),
-        state: nothing_seen(),
+        state: nothing_seen(plan),
     }
 }
 
@@ -263,50 +259,89 @@ fn finish<E: Numeric, NB: Size, ND: Size, WO: Size>(
     geometry: &Geometry,
     #[comptime] plan: Plan,
 ) {
-    let (variant, instruction, target) = comptime!((plan.variant, plan.instruction, plan.target));
-    let width = comptime!(plan.output_width());
-    let sum = join_column(wave.state.even + wave.state.odd, Join::Sum, instruction);
-    let some = sum > 0.0;
-    // What narrowing dropped again is in the sum only.
-    let widened = comptime!(widening(plan.element, plan.narrowing()).exp2());
-    let factor = select(
-        some,
-        reciprocal(sum, target) * widened * geometry.keep_scale,
-        0.0,
-    );
-    if work.query < work.sequence.queries {
-        let row = query_base(&work.sequence, CUBE_POS_Y, &geometry.o, variant)
-            + work.query * geometry.o.row;
-        #[unroll]
-        for t in 0..comptime!(plan.output_tiles()) {
-            let tile = wave.output[t];
-            #[unroll]
-            for part in 0..comptime!(instruction.d.elements / width) {
-                let mut vector = Sequence::<E>::new();
-                #[unroll]
-                for e in 0..width {
-                    let value = tile.extract(comptime!(part * width + e)) * factor;
-                    vector.push(E::cast_from(value));
-                }
-                let d = coordinate(work.lane.lane, comptime!(part * width), instruction.d.row)
-                    + comptime!((t * instruction.m) as u32);
-                if d < comptime!(variant.head_dim as u32) {
-                    o[((row + d) / width as u32) as usize] = from_elements::<E, WO>(&vector);
-                }
+    let (instruction, target) = comptime!((plan.instruction, plan.target));
+    #[unroll]
+    for column in 0..comptime!(plan.columns()) {
+        let query = query_of(work, column, comptime!(plan.clone()));
+        let sum = join_column(
+            wave.state.even[column] + wave.state.odd[column],
+            Join::Sum,
+            instruction,
+            target,
+        );
+        let some = sum > 0.0;
+        // What narrowing dropped again is in the sum only.
+        let widened = comptime!(widening(plan.element, plan.narrowing()).exp2());
+        let factor = select(
+            some,
+            reciprocal(sum, target) * widened * geometry.keep_scale,
+            0.0,
+        );
+        if query < work.sequence.queries {
+            write::<E, NB, ND, WO>(
+                o,
+                wave,
+                work,
+                geometry,
+                query,
+                factor,
+                column,
+                comptime!(plan.clone()),
+            );
+            if lane_part(work.lane.lane, instruction.d.row) == 0 {
+                let row = query_base(
+                    &work.sequence,
+                    CUBE_POS_Y,
+                    &geometry.lse,
+                    comptime!(plan.variant),
+                ) + query * geometry.lse.row;
+                let reference = wave.state.reference[column];
+                let value = (reference + log2(sum, target) - comptime!(lift(&plan))) * LN_2;
+                // By its bits: WGSL has no infinities.
+                let bits = select(some, u32::reinterpret(value), f32::NEG_INFINITY.to_bits());
+                lse[row as usize] = f32::reinterpret(bits);
             }
-        }
-        if lane_part(work.lane.lane, instruction.d.row) == 0 {
-            let row = query_base(&work.sequence, CUBE_POS_Y, &geometry.lse, variant)
-                + work.query * geometry.lse.row;
-            let value = (wave.state.reference + log2(sum, target) - comptime!(lift(&plan))) * LN_2;
-            // By its bits: WGSL has no infinities.
-            let bits = select(some, u32::reinterpret(value), f32::NEG_INFINITY.to_bits());
-            lse[row as usize] = f32::reinterpret(bits);
         }
     }
 }
 
-/// The kernel of `plan` as HIP.
+/// Writes what the lane has of O in its column `column`, which is `query`, times `factor`.
+#[cube]
+fn write<E: Numeric, NB: Size, ND: Size, WO: Size>(
+    o: &mut [Vector<E, WO>],
+    wave: &Wave<E, NB, ND>,
+    work: &Work,
+    geometry: &Geometry,
+    query: u32,
+    factor: f32,
+    #[comptime] column: usize,
+    #[comptime] plan: Plan,
+) {
+    let (variant, instruction) = comptime!((plan.variant, plan.instruction));
+    let (width, own) = comptime!((plan.output_width(), instruction.elements_of(column)));
+    let row = query_base(&work.sequence, CUBE_POS_Y, &geometry.o, variant) + query * geometry.o.row;
+    #[unroll]
+    for t in 0..comptime!(plan.output_tiles()) {
+        let tile = wave.output[t];
+        #[unroll]
+        for part in 0..comptime!(own.len() / width) {
+            let mut vector = Sequence::<E>::new();
+            #[unroll]
+            for e in 0..width {
+                let value = tile.extract(comptime!(own[part * width + e])) * factor;
+                vector.push(E::cast_from(value));
+            }
+            let first = comptime!(own[part * width]);
+            let d = coordinate(work.lane.lane, first, instruction.d.row)
+                + comptime!((t * instruction.m) as u32);
+            if d < comptime!(variant.head_dim as u32) {
+                o[((row + d) / width as u32) as usize] = from_elements::<E, WO>(&vector);
+            }
+        }
+    }
+}
+
+/// The text of the kernel of `plan`.
 #[rustfmt::skip] // A line for the setting, one for the buffers, one for the rest.
 pub(super) fn source(plan: &Plan) -> Result<Source> {
     let b = buffer;

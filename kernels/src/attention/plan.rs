@@ -8,7 +8,8 @@ use crate::matrix::instruction::{Element, INSTRUCTIONS, Instruction, Target, Uni
 /// Elements of a quad, the unit in which tiles lie in shared memory.
 pub(crate) const QUAD: usize = 4;
 
-/// A forward kernel: each wave has `instruction.n` queries, a workgroup walks over the keys `keys` at a time.
+/// A forward kernel: each wave has `instruction.n` queries, a workgroup walks over the keys `keys` at a time. A lane has one
+/// query, or with [`Unit::Mma`] two.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What it is generated for.
@@ -65,10 +66,10 @@ impl Plan {
         self.waves * self.instruction.n
     }
 
-    /// The kernel as HIP.
+    /// The kernel's text.
     ///
     /// # Errors
-    /// A target that is no AMD GPU.
+    /// [`Target::Portable`].
     pub fn source(&self) -> Result<Source> {
         super::forward::source(self)
     }
@@ -129,6 +130,8 @@ impl Plan {
     /// Reads of shared memory that are under way before their fragments are multiplied.
     pub(crate) fn ahead(&self) -> usize {
         match self.instruction.operand_registers() {
+            // NVIDIA's compiler finds places for them itself, and registers are scarce.
+            _ if self.in_pairs() => 1,
             0..=2 => 2,
             _ => 1,
         }
@@ -152,9 +155,22 @@ impl Plan {
     /// Elements of an access to O: rows of D that follow each other in a lane.
     pub(crate) fn output_width(&self) -> usize {
         match self.instruction.d.row.offset(1) {
-            1 => self.width.min(QUAD),
+            1 => self
+                .width
+                .min(QUAD)
+                .min(self.instruction.elements_of(0).len()),
             _ => 1,
         }
+    }
+
+    /// Columns of queries that a lane has.
+    pub(crate) fn columns(&self) -> usize {
+        self.instruction.columns().len()
+    }
+
+    /// Whether a lane group's rows of D lie in pairs, 8 apart (NVIDIA), not in runs of four.
+    pub(crate) fn in_pairs(&self) -> bool {
+        self.instruction.unit == Unit::Mma
     }
 
     /// The kernel's vector sizes: fragments of A, B and D, half of B's; accesses to Q, K, V and O; words of those to K and V.
@@ -206,7 +222,7 @@ fn shape(instruction: &Instruction, head_dim: usize) -> (usize, usize) {
         (Unit::Mfma { .. }, _, 0..=64) => (8, 32),
         (Unit::Mfma { .. }, _, 65..=128) => (4, 32),
         (Unit::Mfma { .. }, ..) => (4, 16),
-        (_, _, 0..=64) => (8, 32),
+        (Unit::Mma, ..) | (_, _, 0..=64) => (8, 32),
         _ => (8, 16),
     }
 }
@@ -214,18 +230,13 @@ fn shape(instruction: &Instruction, head_dim: usize) -> (usize, usize) {
 /// The instruction with the least padding of `head_dim`, the larger one of two.
 fn instruction(target: Target, element: Element, head_dim: usize) -> Result<Instruction> {
     let usable = |i: &&Instruction| i.operand == element && i.exists_on(target);
-    let feeds = |i: &&Instruction| !matches!(i.unit, Unit::Mma);
     // With 32 queries a wave, long rows would not fit in registers.
     let fits = |i: &&Instruction| head_dim <= 128 || i.n <= 16 || i.unit == Unit::Fma;
     let padded = |i: &&Instruction| match i.unit {
         Unit::Fma => usize::MAX,
         _ => head_dim.next_multiple_of(i.m),
     };
-    let found = INSTRUCTIONS
-        .iter()
-        .filter(usable)
-        .filter(feeds)
-        .filter(fits);
+    let found = INSTRUCTIONS.iter().filter(usable).filter(fits);
     found.min_by_key(padded).copied().ok_or_else(|| {
         Error::argument(
             "attention",
@@ -239,7 +250,7 @@ fn instruction(target: Target, element: Element, head_dim: usize) -> Result<Inst
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
-pub fn sources() -> Result<Vec<Source>> {
+pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     let sizes = [
         (64, false),
         (64, true),
@@ -248,7 +259,7 @@ pub fn sources() -> Result<Vec<Source>> {
         (200, true),
     ];
     let mut sources = Vec::new();
-    for target in [Target::Gfx90a, Target::Gfx942, Target::Gfx1100] {
+    for &target in targets {
         let wmma = target == Target::Gfx1100;
         let elements = [Element::Bf16, Element::F16, Element::F32];
         // RDNA3 multiplies no f32, and spills registers at a head dimension of 200.
@@ -260,7 +271,7 @@ pub fn sources() -> Result<Vec<Source>> {
         }
     }
     // The Evoformer's attention: a mask and pair biases.
-    for target in [Target::Gfx90a, Target::Gfx942] {
+    for &target in targets.iter().filter(|t| **t != Target::Gfx1100) {
         let mut evoformer = Problem::new(1, 4, 256, 256, 32);
         evoformer.bias = [0, 256].map(|query| {
             let key = 1;

@@ -4,7 +4,7 @@ use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
 use super::problem::{BiasStrides, Geometry, Strides, Variant};
-use crate::matrix::instruction::Instruction;
+use crate::matrix::instruction::{Instruction, Unit};
 use crate::matrix::lanes::{coordinate, lane_part};
 use crate::random::philox_block;
 
@@ -172,7 +172,7 @@ pub(crate) fn site(
 }
 
 /// Which elements of D dropout keeps: D is a tile of S^T, its first row key `first_key` (a multiple of 4), its columns
-/// queries, the lane's column being `query`. `keep[e]` belongs to element `e` of the lane.
+/// queries, the lane's first column being `query`. `keep[e]` belongs to element `e` of the lane.
 #[cube]
 pub(crate) fn kept(
     site: &Site,
@@ -187,7 +187,22 @@ pub(crate) fn kept(
     let mut keep = Array::<bool>::new(count);
     // A lane whose rows begin at a multiple of 4 uses the four words of a block one after the other.
     let whole_blocks = comptime!(rows.modulo == 1 || rows.scale % 4 == 0);
-    if comptime!(whole_blocks) {
+    if comptime!(instruction.unit == Unit::Mma) {
+        // Of each of its columns, a lane has two neighbouring rows: half of a block.
+        let row = first_key + lane_part(lane, rows);
+        let upper = row % 4 == 2;
+        #[unroll]
+        for column in 0..comptime!(count / 2) {
+            let query = query + comptime!(instruction.columns()[column] as u32);
+            let words = words(site, query, row, geometry);
+            #[unroll]
+            for e in 0..2usize {
+                let lower = words.extract(e);
+                let word = select(upper, words.extract(comptime!(e + 2)), lower);
+                keep[comptime!(2 * column + e)] = word >= geometry.threshold;
+            }
+        }
+    } else if comptime!(whole_blocks) {
         #[unroll]
         for block in 0..comptime!(count / 4) {
             let key = first_key + coordinate(lane, comptime!(4 * block), rows);

@@ -12,6 +12,7 @@ use frontier_kernels::error::{Error, Result};
 use frontier_kernels::hip::compile;
 use frontier_kernels::hip::emit::Source;
 use frontier_kernels::hip::table::{Changes, Checked, Table, check};
+use frontier_kernels::matrix::instruction::Target;
 
 fn main() -> ExitCode {
     let (mut update, mut filter) = (false, String::new());
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn run(update: bool, filter: &str) -> Result<()> {
-    let mut sources = catalog::sources()?;
+    let mut sources = catalog::sources(&[Target::Gfx90a, Target::Gfx942, Target::Gfx1100])?;
     sources.retain(|source| source.name.contains(filter));
     let checked = check_all(&sources)?;
     let faults: Vec<_> = checked

@@ -124,9 +124,10 @@ impl Plan {
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
-pub fn sources() -> Result<Vec<Source>> {
-    [Target::Gfx90a, Target::Gfx942]
-        .map(|target| Plan::choose(target, Element::Bf16, 4096, true).source())
-        .into_iter()
+pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
+    targets
+        .iter()
+        .filter(|target| **target != Target::Gfx1100)
+        .map(|&target| Plan::choose(target, Element::Bf16, 4096, true).source())
         .collect()
 }

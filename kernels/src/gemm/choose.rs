@@ -241,9 +241,10 @@ fn choose_tiling(target: Target, instruction: &Instruction, shape: &Shape) -> Ti
             tiles: (2, 2),
             depth: 32,
         },
+        // 255 registers a lane, so that eight waves share what four do on CDNA.
         (Unit::Mma, _) => Tiling {
-            waves: (2, 2),
-            tiles: if small { (4, 2) } else { (8, 4) },
+            waves: if small { (2, 2) } else { (2, 4) },
+            tiles: if small { (4, 2) } else { (8, 2) },
             depth: 64,
         },
         // 4 x 32 elements an instruction, 16 KiB of shared memory.

@@ -1,6 +1,6 @@
 //! Matrix products with what follows them: `C = epilogue(A B)`, accumulated in f32.
 //!
-//! A [`Plan`] says what is computed and how; [`launch`] runs it on a device, [`Plan::source`] writes it as HIP C++. A linear layer
+//! A [`Plan`] says what is computed and how; [`launch`] runs it on a device, [`Plan::source`] writes its text. A linear layer
 //! `y = x W^T + bias` is layout [`Layout::Nt`]; its gradients are `dx = dy W` ([`Layout::Nn`]) and `dW += dy^T x`
 //! ([`Layout::Tn`], [`Epilogue::accumulate`]) with the bias's gradient beside it ([`Plan::sums_of`]). K may be split over
 //! workgroups ([`Plan::split`]; the parts are added in order, so results do not vary), and many products of different shapes may

@@ -1,4 +1,4 @@
-//! The kernels as HIP C++.
+//! The kernels' texts.
 
 use cubecl_core::ir::ElemType;
 use cubecl_core::prelude::*;
@@ -152,13 +152,10 @@ impl Plan {
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
-pub fn sources() -> Result<Vec<Source>> {
+pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
-    for (target, gfx) in [
-        (Target::Gfx90a, "gfx90a"),
-        (Target::Gfx942, "gfx942"),
-        (Target::Gfx1100, "gfx1100"),
-    ] {
+    for &target in targets {
+        let gpu = target.name();
         for (element, name) in [
             (Element::F16, "f16"),
             (Element::Bf16, "bf16"),
@@ -171,10 +168,10 @@ pub fn sources() -> Result<Vec<Source>> {
                 [(Layout::Nt, "nt"), (Layout::Nn, "nn"), (Layout::Tn, "tn")]
             {
                 let plan = large(target, element, element, layout, Epilogue::default())?;
-                sources.push(plan.source(format!("gemm_{layout_name}_{name}_{gfx}"))?);
+                sources.push(plan.source(format!("gemm_{layout_name}_{name}_{gpu}"))?);
             }
         }
-        fused(target, gfx, &mut sources)?;
+        fused(target, gpu, &mut sources)?;
     }
     Ok(sources)
 }
@@ -192,7 +189,7 @@ fn large(
 }
 
 /// The forms of a transformer's linear layers, in bf16.
-fn fused(target: Target, gfx: &str, sources: &mut Vec<Source>) -> Result<()> {
+fn fused(target: Target, gpu: &str, sources: &mut Vec<Source>) -> Result<()> {
     let none = Epilogue::default();
     let element = Element::Bf16;
     let forms = [
@@ -243,7 +240,7 @@ fn fused(target: Target, gfx: &str, sources: &mut Vec<Source>) -> Result<()> {
     ];
     for (form, layout, epilogue) in forms {
         let plan = large(target, element, element, layout, epilogue)?;
-        sources.push(plan.source(format!("gemm_{form}_bf16_{gfx}"))?);
+        sources.push(plan.source(format!("gemm_{form}_bf16_{gpu}"))?);
     }
     let weight = large(
         target,
@@ -258,23 +255,23 @@ fn fused(target: Target, gfx: &str, sources: &mut Vec<Source>) -> Result<()> {
     sources.push(
         weight
             .with_sums_of(Role::Rows)?
-            .source(format!("gemm_tn_accumulate_bias_bf16_{gfx}"))?,
+            .source(format!("gemm_tn_accumulate_bias_bf16_{gpu}"))?,
     );
     // As a layer takes it whose weight lies as [in, out].
     let layer = large(target, element, element, Layout::Tn, none)?;
     sources.push(
         layer
             .with_sums_of(Role::Columns)?
-            .source(format!("gemm_tn_bias_bf16_{gfx}"))?,
+            .source(format!("gemm_tn_bias_bf16_{gpu}"))?,
     );
-    sources.push(weight.split().source(format!("gemm_tn_split_bf16_{gfx}"))?);
+    sources.push(weight.split().source(format!("gemm_tn_split_bf16_{gpu}"))?);
     sources.push(
         weight
             .split()
-            .reduction_source(format!("gemm_reduction_bf16_{gfx}"))?,
+            .reduction_source(format!("gemm_reduction_bf16_{gpu}"))?,
     );
-    sources.push(weight.grouped_source(format!("gemm_grouped_tn_bf16_{gfx}"))?);
+    sources.push(weight.grouped_source(format!("gemm_grouped_tn_bf16_{gpu}"))?);
     let experts = large(target, element, element, Layout::Nt, none)?;
-    sources.push(experts.grouped_source(format!("gemm_grouped_nt_bf16_{gfx}"))?);
+    sources.push(experts.grouped_source(format!("gemm_grouped_nt_bf16_{gpu}"))?);
     Ok(())
 }

@@ -140,22 +140,14 @@ impl Fragment {
             Role::Rows => map.column,
             Role::Columns => map.row,
         };
-        let distinct = |offset: &dyn Fn(usize) -> usize| {
-            let mut all: Vec<usize> = (0..map.elements).map(offset).collect();
-            all.sort_unstable();
-            all.dedup();
-            all
-        };
-        let outers = distinct(&|e| outer.offset(e));
-        let ks = distinct(&|e| inner.offset(e));
-        let place = |all: &[usize], offset| all.iter().position(|&x| x == offset).unwrap_or(0);
-        let along_k = ks.len();
+        let count = map.elements;
+        let along_k = inner.distinct(count).len();
         let chunks = along_k.div_ceil(chunk);
         Self {
-            elements: (0..map.elements)
-                .map(|e| (place(&outers, outer.offset(e)), place(&ks, inner.offset(e))))
+            elements: (0..count)
+                .map(|e| (outer.number(count, e), inner.number(count, e)))
                 .collect(),
-            outers,
+            outers: outer.distinct(count),
             along_k,
             chunks,
             steps: chunk * chunks / along_k,

@@ -192,14 +192,15 @@ impl Architecture {
             Target::Gfx90a => (9010, 64 << 10),
             Target::Gfx942 => (9402, 64 << 10),
             Target::Gfx1100 => (11000, 128 << 10),
-            Target::Cuda | Target::Portable => (0, 0),
+            Target::Cuda | Target::Portable => {
+                return Err(Error::Run {
+                    kernel: source.name.clone(),
+                    reason: format!("{:?} is no AMD GPU; emit the kernel for one", source.target),
+                });
+            }
         };
-        let name = source.target.gfx().ok_or_else(|| Error::Run {
-            kernel: source.name.clone(),
-            reason: format!("{:?} is no AMD GPU; emit the kernel for one", source.target),
-        })?;
         Ok(Self {
-            name,
+            name: source.target.name(),
             isa,
             lanes: source.target.lanes(),
             shared_memory,

@@ -1,4 +1,4 @@
-//! Writes a kernel as HIP C++, with no device and no ROCm.
+//! Writes a kernel as HIP C++, for NVIDIA as CUDA C++, with no device, no ROCm and no CUDA toolkit.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use cubecl_core::{Compiler, CubeKernel, define_kernel};
 use cubecl_cpp::hip::arch::AmdWmma;
 use cubecl_cpp::hip::mma::manual::contiguous_elements_rdna3;
 use cubecl_cpp::shared::{CompilationOptions, CppCompiler};
-use cubecl_cpp::target::Hip;
+use cubecl_cpp::target::{Cuda, Hip};
 
 use crate::error::{Error, Result};
 use crate::matrix::instruction::{Element, Target};
 
-/// A kernel as HIP C++.
+/// A kernel as HIP C++ or, for [`Target::Cuda`], as CUDA C++.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// Its name in the catalog.
@@ -68,7 +68,7 @@ pub fn elem_type(element: Element) -> ElemType {
 /// stays within its buffers by itself.
 ///
 /// # Errors
-/// A target other than HIP, or a kernel that CubeCL cannot render.
+/// [`Target::Portable`], or a kernel that CubeCL cannot render.
 pub fn emit<K: CubeKernel>(
     name: impl Into<String>,
     target: Target,
@@ -80,8 +80,10 @@ pub fn emit<K: CubeKernel>(
         kernel: name.clone(),
         reason,
     };
-    if !target.is_hip() {
-        return Err(failed(format!("{target:?} is not rendered as HIP")));
+    if !target.has_operations() {
+        return Err(failed(format!(
+            "{target:?} is rendered by its runtime alone"
+        )));
     }
     let kernel = build(Setting {
         settings: KernelSettings::new(
@@ -98,9 +100,11 @@ pub fn emit<K: CubeKernel>(
         amd_wmma: (target == Target::Gfx1100).then_some(AmdWmma::Rdna3),
         ..CompilationOptions::default()
     };
-    let compiled = CppCompiler::<Hip>::default()
-        .compile(definition, &options)
-        .map_err(|e| failed(format!("{e:?}")))?;
+    let compiled = match target {
+        Target::Cuda => CppCompiler::<Cuda>::default().compile(definition, &options),
+        _ => CppCompiler::<Hip>::default().compile(definition, &options),
+    }
+    .map_err(|e| failed(format!("{e:?}")))?;
     let entry = entry(&compiled.source).ok_or_else(|| failed("the text has no entry".into()))?;
     Ok(Source {
         entry,

@@ -178,7 +178,7 @@ impl Assembly {
                 "-instruction-info=false",
                 "-resource-pressure=false",
             ])
-            .arg(format!("-mcpu={}", self.target.gfx().unwrap_or_default()))
+            .arg(format!("-mcpu={}", self.target.name()))
             .arg(format!("-iterations={ITERATIONS}"))
             .arg(input.path());
         let ended = tools::run(&mut command, &folder, Duration::from_secs(120))?;

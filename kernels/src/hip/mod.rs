@@ -1,5 +1,5 @@
-//! Kernels as HIP C++, and what can be proved of them without an AMD GPU: [`emit`] writes the text, [`compile`] compiles
-//! it for its GPU, [`isa`] reads the assembly, [`table`] keeps the figures, [`run`] executes the same text on the CPU.
+//! Kernels as HIP C++, for NVIDIA as CUDA C++, and what can be proved of them without such a GPU: [`emit`] writes the text,
+//! [`compile`] compiles it for its AMD GPU, [`isa`] reads the assembly, [`table`] keeps the figures, [`run`] executes the same text on the CPU.
 
 pub mod compile;
 pub mod emit;

@@ -97,7 +97,7 @@ fn size(element: &str) -> Option<usize> {
     let scalar = scalar.map_or(element, |(scalar, _)| scalar);
     let bytes = match scalar {
         "bool" | "int8_t" | "uint8_t" => 1,
-        "__half" | "__hip_bfloat16" | "int16_t" | "uint16_t" => 2,
+        "__half" | "__hip_bfloat16" | "__nv_bfloat16" | "int16_t" | "uint16_t" => 2,
         "float" | "int32_t" | "uint32_t" => 4,
         "double" | "int64_t" | "uint64_t" => 8,
         _ => return None,

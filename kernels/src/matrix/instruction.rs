@@ -26,18 +26,24 @@ pub enum Target {
 }
 
 impl Target {
-    /// Whether the kernel is rendered as HIP, so that operations of this crate may stand in it.
+    /// Whether operations of this crate may stand in the kernel: it is rendered as HIP or as CUDA.
+    pub const fn has_operations(self) -> bool {
+        !matches!(self, Self::Portable)
+    }
+
+    /// Whether the kernel is rendered as HIP.
     pub const fn is_hip(self) -> bool {
         matches!(self, Self::Gfx90a | Self::Gfx942 | Self::Gfx1100)
     }
 
-    /// The compiler's name of an AMD architecture.
-    pub const fn gfx(self) -> Option<&'static str> {
+    /// Its name: for an AMD architecture, the compiler's.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Gfx90a => Some("gfx90a"),
-            Self::Gfx942 => Some("gfx942"),
-            Self::Gfx1100 => Some("gfx1100"),
-            Self::Cuda | Self::Portable => None,
+            Self::Gfx90a => "gfx90a",
+            Self::Gfx942 => "gfx942",
+            Self::Gfx1100 => "gfx1100",
+            Self::Cuda => "cuda",
+            Self::Portable => "portable",
         }
     }
 
@@ -53,8 +59,8 @@ impl Target {
     /// Shared memory that every device of the kind has a workgroup, bytes.
     pub const fn shared_memory(self) -> usize {
         match self {
-            Self::Gfx90a | Self::Gfx942 | Self::Gfx1100 => 64 << 10,
-            Self::Cuda => 48 << 10,
+            // On NVIDIA 48 KiB, and 99 KiB for a kernel that asks the driver for it, as CubeCL does.
+            Self::Gfx90a | Self::Gfx942 | Self::Gfx1100 | Self::Cuda => 64 << 10,
             // WebGPU's guaranteed limit is 16 KiB.
             Self::Portable => 16 << 10,
         }
@@ -112,7 +118,7 @@ pub enum Unit {
         /// The builtin.
         builtin: &'static str,
     },
-    /// CubeCL's manual matrix product on NVIDIA (`mma.sync`), transposed: our A is its B, so that D feeds B as in MFMA.
+    /// NVIDIA's `mma.sync`, by inline PTX, transposed: our A is its B, so that D feeds B as in MFMA.
     Mma,
     /// A loop of multiply-adds in each lane.
     Fma,

@@ -1,12 +1,76 @@
 //! Where a lane stands in a fragment, and what lanes tell one another.
 
 use cubecl_core as cubecl;
+use cubecl_core::ir::attributes::IndexAttr;
+use cubecl_core::ir::{CanMaterialize, NoMemoryEffect, NoSideEffects, pliron, prelude::*};
 use cubecl_core::prelude::*;
+use cubecl_cpp::shared::{CppValue, operation::OpToCPP};
+use cubecl_cpp::target::Cuda;
 
 use super::instruction::{Instruction, Target};
 use super::map::Axis;
 
+/// What another lane holds, of all lanes of the warp: CubeCL's own asks for those that happen to be active, which may be some of
+/// a warp that has parted and is not yet together again.
+#[cube_op(name = "frontier.exchange")]
+#[result_ty(same_as = input)]
+#[op_traits(CanMaterialize, NoMemoryEffect, NoSideEffects)]
+pub struct ExchangeOp {
+    /// The value.
+    pub input: Value,
+    /// Distance of the other lane, by exclusive or.
+    pub mask: IndexAttr,
+}
+
+#[op_interface_impl]
+impl OpToCPP<Cuda> for ExchangeOp {
+    fn to_cpp(&self, ctx: &Context) -> String {
+        format!(
+            "{} = __shfl_xor_sync(0xffffffffu, {}, {});\n",
+            self.get_result(ctx).fmt_left(ctx),
+            self.input(ctx).name(ctx),
+            self.mask(ctx).0
+        )
+    }
+}
+
+#[cube]
+#[allow(unused_variables)]
+fn cuda_exchange(value: f32, #[comptime] mask: u32) -> f32 {
+    intrinsic!(|scope| {
+        let value = value.read_value(scope);
+        let op = ExchangeOp::new(scope.ctx_mut(), value, IndexAttr(mask as usize));
+        scope.register_with_result(&op).into()
+    })
+}
+
+/// `value` of the lane at distance `mask`, by exclusive or. All lanes of the wave must take part.
+#[cube]
+pub fn exchange(value: f32, #[comptime] mask: u32, #[comptime] target: Target) -> f32 {
+    if comptime!(target == Target::Cuda) {
+        cuda_exchange(value, mask)
+    } else {
+        plane_shuffle_xor(value, mask)
+    }
+}
+
 impl Instruction {
+    /// Columns of D that a lane has, as distances to its first.
+    pub fn columns(&self) -> Vec<usize> {
+        self.d.column.distinct(self.d.elements)
+    }
+
+    /// Which of the lane's columns element `element` of D belongs to.
+    pub fn column_of(&self, element: usize) -> usize {
+        self.d.column.number(self.d.elements, element)
+    }
+
+    /// The elements of D that a lane has of its column `column`.
+    pub fn elements_of(&self, column: usize) -> Vec<usize> {
+        let all = 0..self.d.elements;
+        all.filter(|&e| self.column_of(e) == column).collect()
+    }
+
     /// Lane distances (by exclusive or) over which a column of D is spread: after an exchange over each of them, every lane
     /// that holds a part of the column has the whole.
     pub fn column_masks(&self) -> Vec<u32> {
@@ -58,13 +122,18 @@ fn join(a: f32, b: f32, #[comptime] how: Join) -> f32 {
 
 /// Joins `value` over the lanes that hold the same column of D; all of them get the result.
 #[cube]
-pub fn join_column(value: f32, #[comptime] how: Join, #[comptime] instruction: Instruction) -> f32 {
+pub fn join_column(
+    value: f32,
+    #[comptime] how: Join,
+    #[comptime] instruction: Instruction,
+    #[comptime] target: Target,
+) -> f32 {
     let masks = comptime!(instruction.column_masks());
     let mut all = value;
     #[unroll]
     for i in 0..comptime!(masks.len()) {
         let mask = comptime!(masks[i]);
-        all = join(all, plane_shuffle_xor(all, mask), how);
+        all = join(all, exchange(all, mask, target), how);
     }
     all
 }
@@ -76,7 +145,7 @@ pub fn join_wave(value: f32, #[comptime] how: Join, #[comptime] target: Target) 
     let mut all = value;
     #[unroll]
     for step in 0..steps {
-        all = join(all, plane_shuffle_xor(all, comptime!(1u32 << step)), how);
+        all = join(all, exchange(all, comptime!(1u32 << step), target), how);
     }
     all
 }

@@ -48,6 +48,20 @@ impl Axis {
         self.offsets[element] as usize
     }
 
+    /// The distinct coordinates that a lane's `count` elements have, as distances to the first, ascending.
+    pub fn distinct(&self, count: usize) -> Vec<usize> {
+        let mut all: Vec<usize> = (0..count).map(|e| self.offset(e)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Which of the [`Axis::distinct`] coordinates of `count` elements `element` has.
+    pub fn number(&self, count: usize, element: usize) -> usize {
+        let all = self.distinct(count);
+        all.partition_point(|&offset| offset < self.offset(element))
+    }
+
     /// The coordinate of `element` in `lane`.
     pub const fn at(&self, lane: usize, element: usize) -> usize {
         self.scale * (lane / self.divide % self.modulo) + self.offset(element)

@@ -1,15 +1,17 @@
-//! Functions that a GPU has an instruction for: on HIP by operations of our own, elsewhere by CubeCL's.
+//! Functions that a GPU has an instruction for: on HIP and CUDA by operations of our own, elsewhere by CubeCL's.
 //!
 //! Accuracy on AMD: 1 unit in the last place (`v_exp_f32`, `v_log_f32`, `v_rcp_f32`, `v_rsq_f32`), subnormal results of `exp2`
-//! and subnormal arguments flushed to zero.
+//! and subnormal arguments flushed to zero. On NVIDIA: 2 units in the last place, `lg2` 2^-22 near 1 (PTX ISA,
+//! "Floating Point Instructions"), flushed as on AMD.
 
 use cubecl_core as cubecl;
 use cubecl_core::ir::{CanMaterialize, NoMemoryEffect, NoSideEffects, pliron, prelude::*};
 use cubecl_core::prelude::*;
 use cubecl_cpp::shared::{CppValue, operation::OpToCPP};
-use cubecl_cpp::target::Hip;
+use cubecl_cpp::target::{Cuda, Hip};
 
 use super::instruction::Target;
+use super::ptx::embedded;
 
 /// log2(e).
 pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -17,8 +19,8 @@ pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
 pub const LN_2: f32 = std::f32::consts::LN_2;
 
 macro_rules! builtin {
-    ($op:ident, $function:ident, $name:literal, $builtin:literal) => {
-        #[doc = concat!("`", $builtin, "`")]
+    ($op:ident, $function:ident, $name:literal, $builtin:literal, $ptx:literal) => {
+        #[doc = concat!("`", $builtin, "`, `", $ptx, ".approx.ftz.f32`")]
         #[cube_op(name = $name)]
         #[result_ty(same_as = input)]
         #[op_traits(CanMaterialize, NoMemoryEffect, NoSideEffects)]
@@ -36,6 +38,22 @@ macro_rules! builtin {
             }
         }
 
+        #[op_interface_impl]
+        impl OpToCPP<Cuda> for $op {
+            fn to_cpp(&self, ctx: &Context) -> String {
+                let input = self.input(ctx).name(ctx);
+                embedded(
+                    &self.get_result(ctx).fmt_left(ctx),
+                    "float d;",
+                    &format!(
+                        "asm(\"{}.approx.ftz.f32 %0, %1;\" : \"=f\"(d) : \"f\"({input}));",
+                        $ptx
+                    ),
+                    &format!("d = {}({input});", $builtin),
+                )
+            }
+        }
+
         #[cube]
         fn $function(x: f32) -> f32 {
             intrinsic!(|scope| {
@@ -47,27 +65,47 @@ macro_rules! builtin {
     };
 }
 
-builtin!(Exp2Op, hip_exp2, "frontier.exp2", "__builtin_amdgcn_exp2f");
-builtin!(Log2Op, hip_log2, "frontier.log2", "__builtin_amdgcn_logf");
+builtin!(
+    Exp2Op,
+    fast_exp2,
+    "frontier.exp2",
+    "__builtin_amdgcn_exp2f",
+    "ex2"
+);
+builtin!(
+    Log2Op,
+    fast_log2,
+    "frontier.log2",
+    "__builtin_amdgcn_logf",
+    "lg2"
+);
 builtin!(
     ReciprocalOp,
-    hip_reciprocal,
+    fast_reciprocal,
     "frontier.reciprocal",
-    "__builtin_amdgcn_rcpf"
+    "__builtin_amdgcn_rcpf",
+    "rcp"
 );
 builtin!(
     InverseSqrtOp,
-    hip_inverse_sqrt,
+    fast_inverse_sqrt,
     "frontier.inverse_sqrt",
-    "__builtin_amdgcn_rsqf"
+    "__builtin_amdgcn_rsqf",
+    "rsqrt"
 );
-builtin!(SqrtOp, hip_sqrt, "frontier.sqrt", "__builtin_amdgcn_sqrtf");
+builtin!(
+    SqrtOp,
+    fast_sqrt,
+    "frontier.sqrt",
+    "__builtin_amdgcn_sqrtf",
+    "sqrt"
+);
 
 /// 2^x.
 #[cube]
 pub fn exp2(x: f32, #[comptime] target: Target) -> f32 {
-    if comptime!(target.is_hip()) {
-        hip_exp2(x)
+    if comptime!(target.has_operations()) {
+        fast_exp2(x)
     } else {
         (x * LN_2).exp()
     }
@@ -76,8 +114,8 @@ pub fn exp2(x: f32, #[comptime] target: Target) -> f32 {
 /// e^x.
 #[cube]
 pub fn exp(x: f32, #[comptime] target: Target) -> f32 {
-    if comptime!(target.is_hip()) {
-        hip_exp2(x * LOG2_E)
+    if comptime!(target.has_operations()) {
+        fast_exp2(x * LOG2_E)
     } else {
         x.exp()
     }
@@ -86,8 +124,8 @@ pub fn exp(x: f32, #[comptime] target: Target) -> f32 {
 /// The logarithm to base 2.
 #[cube]
 pub fn log2(x: f32, #[comptime] target: Target) -> f32 {
-    if comptime!(target.is_hip()) {
-        hip_log2(x)
+    if comptime!(target.has_operations()) {
+        fast_log2(x)
     } else {
         x.ln() * LOG2_E
     }
@@ -96,8 +134,8 @@ pub fn log2(x: f32, #[comptime] target: Target) -> f32 {
 /// The natural logarithm.
 #[cube]
 pub fn ln(x: f32, #[comptime] target: Target) -> f32 {
-    if comptime!(target.is_hip()) {
-        hip_log2(x) * LN_2
+    if comptime!(target.has_operations()) {
+        fast_log2(x) * LN_2
     } else {
         x.ln()
     }
@@ -106,8 +144,8 @@ pub fn ln(x: f32, #[comptime] target: Target) -> f32 {
 /// 1 / x.
 #[cube]
 pub fn reciprocal(x: f32, #[comptime] target: Target) -> f32 {
-    if comptime!(target.is_hip()) {
-        hip_reciprocal(x)
+    if comptime!(target.has_operations()) {
+        fast_reciprocal(x)
     } else {
         1.0 / x
     }
@@ -116,8 +154,8 @@ pub fn reciprocal(x: f32, #[comptime] target: Target) -> f32 {
 /// 1 / sqrt(x).
 #[cube]
 pub fn inverse_sqrt(x: f32, #[comptime] target: Target) -> f32 {
-    if comptime!(target.is_hip()) {
-        hip_inverse_sqrt(x)
+    if comptime!(target.has_operations()) {
+        fast_inverse_sqrt(x)
     } else {
         x.inverse_sqrt()
     }
@@ -126,8 +164,8 @@ pub fn inverse_sqrt(x: f32, #[comptime] target: Target) -> f32 {
 /// The square root.
 #[cube]
 pub fn sqrt(x: f32, #[comptime] target: Target) -> f32 {
-    if comptime!(target.is_hip()) {
-        hip_sqrt(x)
+    if comptime!(target.has_operations()) {
+        fast_sqrt(x)
     } else {
         x.sqrt()
     }
@@ -136,9 +174,9 @@ pub fn sqrt(x: f32, #[comptime] target: Target) -> f32 {
 /// tanh(x).
 #[cube]
 pub fn tanh(x: f32, #[comptime] target: Target) -> f32 {
-    if comptime!(target.is_hip()) {
+    if comptime!(target.has_operations()) {
         // 1 - 2 / (e^2x + 1): right at both ends, where e^2x is 0 or infinite.
-        1.0 - 2.0 * hip_reciprocal(hip_exp2(x * comptime!(2.0 * LOG2_E)) + 1.0)
+        1.0 - 2.0 * fast_reciprocal(fast_exp2(x * comptime!(2.0 * LOG2_E)) + 1.0)
     } else {
         x.tanh()
     }

@@ -2,6 +2,7 @@
 
 pub mod instruction;
 pub mod map;
+mod ptx;
 
 // CubeCL's macros write public items beside each function, without documentation.
 #[allow(missing_docs)]

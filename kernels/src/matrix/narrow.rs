@@ -1,6 +1,6 @@
 //! A wave's f32 results as the f16 or bf16 operands of its next product, at one instruction a pair.
 //!
-//! The instruction drops the low bits. What that loses on average, [`widening`] adds beforehand: a factor of `1 + ln(2) u`, with
+//! NVIDIA's instruction rounds to nearest. AMD's drops the low bits. What that loses on average, [`widening`] adds beforehand: a factor of `1 + ln(2) u`, with
 //! `u` half a unit in the last place of 1, centres the error of numbers whose logarithm is spread evenly. A kernel that gets
 //! its numbers from `exp2` adds it to the exponent, for nothing.
 
@@ -10,13 +10,14 @@ use cubecl_core::ir::{
 };
 use cubecl_core::prelude::*;
 use cubecl_cpp::shared::{CppValue, operation::OpToCPP};
-use cubecl_cpp::target::Hip;
+use cubecl_cpp::target::{Cuda, Hip};
 use pliron::builtin::types::{IntegerType, Signedness};
 
 use super::instruction::{Element, Target};
+use super::ptx::embedded;
 use super::vector::from_elements;
 
-/// Two f32, rounded toward zero, in the halves of a u32.
+/// Two f32 in the halves of a u32, rounded toward zero on AMD, to nearest on NVIDIA.
 #[cube_op(name = "frontier.narrow")]
 #[result_ty(fixed = IntegerType::get(ctx, 32, Signedness::Unsigned).to_handle())]
 #[op_traits(CanMaterialize, NoMemoryEffect, NoSideEffects)]
@@ -48,9 +49,29 @@ impl OpToCPP<Hip> for NarrowOp {
     }
 }
 
+#[op_interface_impl]
+impl OpToCPP<Cuda> for NarrowOp {
+    fn to_cpp(&self, ctx: &Context) -> String {
+        let (low, high) = (self.low(ctx).name(ctx), self.high(ctx).name(ctx));
+        let (element, ty) = match self.brain(ctx).0 {
+            true => ("bf16", "__nv_bfloat16"),
+            false => ("f16", "__half"),
+        };
+        let bits = |value| format!("unsigned(__builtin_bit_cast(unsigned short, {ty}({value})))");
+        embedded(
+            &self.get_result(ctx).fmt_left(ctx),
+            "unsigned d;",
+            &format!(
+                "asm(\"cvt.rn.{element}x2.f32 %0, %2, %1;\" : \"=r\"(d) : \"f\"({low}), \"f\"({high}));"
+            ),
+            &format!("d = {} | {} << 16;", bits(low), bits(high)),
+        )
+    }
+}
+
 #[cube]
 #[allow(unused_variables)]
-fn hip_narrow(low: f32, high: f32, #[comptime] brain: bool) -> u32 {
+fn narrow_pair(low: f32, high: f32, #[comptime] brain: bool) -> u32 {
     intrinsic!(|scope| {
         let (low, high) = (low.read_value(scope), high.read_value(scope));
         let op = NarrowOp::new(scope.ctx_mut(), low, high, BoolAttr(brain));
@@ -58,9 +79,14 @@ fn hip_narrow(low: f32, high: f32, #[comptime] brain: bool) -> u32 {
     })
 }
 
-/// Whether `narrow()` to `element` drops bits on `target`; elsewhere it is an ordinary conversion.
+/// Whether `narrow()` converts two numbers at a time; elsewhere it is an ordinary conversion.
+const fn narrows_pairs(element: Element, target: Target) -> bool {
+    target.has_operations() && matches!(element, Element::F16 | Element::Bf16)
+}
+
+/// Whether `narrow()` to `element` drops bits on `target`.
 pub const fn truncates(element: Element, target: Target) -> bool {
-    target.is_hip() && matches!(element, Element::F16 | Element::Bf16)
+    target.is_hip() && narrows_pairs(element, target)
 }
 
 /// The logarithm to base 2 of the factor by which numbers are made greater before `narrow()`.
@@ -80,12 +106,12 @@ pub fn narrow<E: Numeric, N: Size, P: Size>(
     #[comptime] element: Element,
     #[comptime] target: Target,
 ) -> Vector<E, N> {
-    if comptime!(truncates(element, target)) {
+    if comptime!(narrows_pairs(element, target)) {
         let mut pairs = Sequence::<u32>::new();
         #[unroll]
         for i in 0..P::value().comptime() {
             let at = comptime!(first + 2 * i);
-            let pair = hip_narrow(
+            let pair = narrow_pair(
                 values[at],
                 values[comptime!(at + 1)],
                 comptime!(matches!(element, Element::Bf16)),

@@ -1,17 +1,17 @@
 //! `D = A B + C` on fragments: the one operation that a kernel sees, whatever executes it.
 
 use cubecl_core as cubecl;
-use cubecl_core::cmma::MmaDefinition;
 use cubecl_core::ir::attributes::IndexAttr;
 use cubecl_core::ir::{CanMaterialize, NoMemoryEffect, NoSideEffects, pliron, prelude::*};
 use cubecl_core::prelude::*;
 use cubecl_cpp::shared::ty::TypeExtCPP;
 use cubecl_cpp::shared::{CppValue, operation::OpToCPP};
-use cubecl_cpp::target::Hip;
+use cubecl_cpp::target::{Cuda, Hip};
 
 use super::instruction::{Element, INSTRUCTIONS, Instruction, Unit};
+use super::ptx::embedded;
 
-/// An MFMA or WMMA instruction: entry `index` of [`INSTRUCTIONS`].
+/// An instruction of a matrix unit: entry `index` of [`INSTRUCTIONS`].
 #[cube_op(name = "frontier.matrix")]
 #[result_ty(same_as = c)]
 #[op_traits(CanMaterialize, NoMemoryEffect, NoSideEffects)]
@@ -56,7 +56,7 @@ impl OpToCPP<Hip> for MatrixOp {
         let (builtin, rest) = match instruction.unit {
             Unit::Mfma { builtin, .. } => (builtin, ", 0, 0, 0"),
             Unit::Wmma { builtin } => (builtin, ""),
-            Unit::Mma | Unit::Fma => unreachable!("not registered as this operation"),
+            Unit::Mma | Unit::Fma => unreachable!("no AMD GPU has it"),
         };
         let result = self.get_result(ctx);
         let bits =
@@ -70,6 +70,42 @@ impl OpToCPP<Hip> for MatrixOp {
             bits(&operand, self.a(ctx)),
             bits(&operand, self.b(ctx)),
             bits(&accumulator, self.c(ctx)),
+        )
+    }
+}
+
+/// `mma.sync`, whose A is our B and whose B is our A: `D^T = B^T A^T + C^T`, in the same registers.
+#[op_interface_impl]
+impl OpToCPP<Cuda> for MatrixOp {
+    fn to_cpp(&self, ctx: &Context) -> String {
+        let instruction = &INSTRUCTIONS[self.index(ctx).0];
+        let element = match instruction.operand {
+            Element::Bf16 => "bf16",
+            _ => "f16",
+        };
+        let (a, b, c) = (self.a(ctx), self.b(ctx), self.c(ctx));
+        let words = |value: Value, count: usize| {
+            let name = value.name(ctx);
+            let word = |i| format!("\"r\"(reinterpret_cast<unsigned const*>(&{name})[{i}])");
+            (0..count).map(word).collect::<Vec<_>>().join(", ")
+        };
+        let shape = format!("m{}n{}k{}", instruction.n, instruction.m, instruction.k);
+        embedded(
+            &self.get_result(ctx).fmt_left(ctx),
+            &format!("{} d = {};", c.get_type(ctx).to_cpp(ctx), c.name(ctx)),
+            &format!(
+                "asm volatile(\"mma.sync.aligned.{shape}.row.col.f32.{element}.{element}.f32 \
+                 {{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, {{%8, %9}}, {{%0, %1, %2, %3}};\"\n\
+                 : \"+f\"(d.i_0), \"+f\"(d.i_1), \"+f\"(d.i_2), \"+f\"(d.i_3) : {}, {});",
+                words(b, 4),
+                words(a, 2)
+            ),
+            &format!(
+                "frontier::mma(frontier::Form::{}_{element}, {}, {}, d);",
+                shape,
+                b.name(ctx),
+                a.name(ctx)
+            ),
         )
     }
 }
@@ -92,41 +128,6 @@ fn builtin<E: Numeric, D: Numeric, NA: Size, NB: Size, ND: Size>(
         let op = MatrixOp::new(scope.ctx_mut(), a, b, c, IndexAttr(index));
         scope.register_with_result(&op).into()
     })
-}
-
-/// The fragment as registers of two elements, as CubeCL's manual product takes it.
-#[cube]
-fn pairs<E: Numeric, N: Size>(fragment: Vector<E, N>) -> Array<Vector<E, Const<2>>> {
-    let count = fragment.vector_size().comptime();
-    let mut registers = Array::<Vector<E, Const<2>>>::new(comptime!(count / 2));
-    #[unroll]
-    for r in 0..comptime!(count / 2) {
-        let mut pair = Vector::<E, Const<2>>::zero();
-        pair.insert(0usize, fragment.extract(comptime!(2 * r)));
-        pair.insert(1usize, fragment.extract(comptime!(2 * r + 1)));
-        registers[r] = pair;
-    }
-    registers
-}
-
-/// A product by CubeCL's manual matrix instruction on NVIDIA, transposed: `D^T = B^T A^T`.
-#[cube]
-fn transposed<E: Numeric, D: Numeric, NA: Size, NB: Size, ND: Size>(
-    a: Vector<E, NA>,
-    b: Vector<E, NB>,
-    c: Vector<D, ND>,
-    #[comptime] instruction: Instruction,
-) -> Vector<D, ND> {
-    let (a, b) = (pairs::<E, NA>(a), pairs::<E, NB>(b));
-    let mut registers = pairs::<D, ND>(c);
-    let mma = MmaDefinition::<E, E, D>::new(instruction.n, instruction.m, instruction.k);
-    mma.execute_inplace(&b, &a, &mut registers);
-    let mut d = Vector::<D, ND>::zero();
-    #[unroll]
-    for e in 0..c.vector_size() {
-        d.insert(e, registers[comptime!(e / 2)].extract(comptime!(e % 2)));
-    }
-    d
 }
 
 /// A product by multiply-adds: every element of D is of the lane's own fragments.
@@ -152,8 +153,9 @@ pub fn product<E: Numeric, D: Numeric, NA: Size, NB: Size, ND: Size>(
     #[comptime] instruction: Instruction,
 ) -> Vector<D, ND> {
     match instruction.unit {
-        Unit::Mfma { .. } | Unit::Wmma { .. } => builtin::<E, D, NA, NB, ND>(a, b, c, instruction),
-        Unit::Mma => transposed::<E, D, NA, NB, ND>(a, b, c, instruction),
+        Unit::Mfma { .. } | Unit::Wmma { .. } | Unit::Mma => {
+            builtin::<E, D, NA, NB, ND>(a, b, c, instruction)
+        }
         Unit::Fma => fma::<E, D, NA, NB, ND>(a, b, c),
     }
 }

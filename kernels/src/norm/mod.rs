@@ -25,11 +25,15 @@ mod source;
 
 pub use source::sources;
 
-/// Registers of 32 bits in which a unit of the forward kernel may keep its part of a row: half of those that it has in a
-/// workgroup of 1024.
-const REGISTERS: usize = 64;
-/// The same for the backward kernel, with the sums over rows, in a workgroup of 512.
-const REGISTERS_BACKWARD: usize = 176;
+/// Registers of 32 bits in which a unit of the forward kernel may keep its part of a row, half of those that it has in a
+/// workgroup of 1024; and the same for the backward kernel, with the sums over rows, in a workgroup of 512.
+const fn registers(target: Target) -> (usize, usize) {
+    match target {
+        // A multiprocessor has half the registers of a compute unit.
+        Target::Cuda => (32, 80),
+        _ => (64, 176),
+    }
+}
 
 /// Which norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -110,14 +114,15 @@ impl Plan {
 
     /// Whether the forward kernel keeps rows in registers; it reads longer ones again.
     fn forward_in_registers(&self) -> bool {
-        self.forward.chunks() as usize * self.registers(self.forward.vector) <= REGISTERS
+        self.forward.chunks() as usize * self.registers(self.forward.vector)
+            <= registers(self.target).0
     }
 
     /// Whether the backward kernel keeps rows, and the sums over rows, in registers.
     fn backward_in_registers(&self) -> bool {
         let vector = self.backward.vector;
         let chunk = 2 * self.registers(vector) + self.parts() as usize * vector;
-        self.backward.chunks() as usize * chunk <= REGISTERS_BACKWARD
+        self.backward.chunks() as usize * chunk <= registers(self.target).1
     }
 
     /// Workgroups of the backward kernel for so many rows.

@@ -5,11 +5,12 @@
 //! accesses from row to row rather than compute them again. At hidden 25600 that spilled 140 registers of 256.
 
 use cubecl_core as cubecl;
+use cubecl_core::ir::interfaces::TypedExt;
 use cubecl_core::ir::prelude::*;
 use cubecl_core::prelude::*;
 use cubecl_cpp::shared::ty::TypeExtCPP;
 use cubecl_cpp::shared::{CppValue, operation::OpToCPP};
-use cubecl_cpp::target::Hip;
+use cubecl_cpp::target::{Cuda, Hip};
 
 use crate::matrix::instruction::Target;
 
@@ -40,8 +41,23 @@ impl OpToCPP<Hip> for OpaqueOp {
     }
 }
 
+#[op_interface_impl]
+impl OpToCPP<Cuda> for OpaqueOp {
+    fn to_cpp(&self, ctx: &Context) -> String {
+        let (result, input) = (self.get_result(ctx), self.input(ctx));
+        let (left, ty) = (result.fmt_left(ctx), result.get_type(ctx).to_cpp(ctx));
+        let words = (0..input.size(ctx) / 4).map(|i| format!("\"+r\"(words[{i}])"));
+        format!(
+            "{left} = [&]{{ {ty} kept = {}; unsigned* const words = reinterpret_cast<unsigned*>(&kept); \
+             asm volatile(\"\" : {}); return kept; }}();\n",
+            input.name(ctx),
+            words.collect::<Vec<_>>().join(", ")
+        )
+    }
+}
+
 #[cube]
-fn hip_opaque<T: CubePrimitive>(value: T) -> T {
+fn keep_opaque<T: CubePrimitive>(value: T) -> T {
     intrinsic!(|scope| {
         let value = value.read_value(scope);
         let op = OpaqueOp::new(scope.ctx_mut(), value);
@@ -49,11 +65,11 @@ fn hip_opaque<T: CubePrimitive>(value: T) -> T {
     })
 }
 
-/// `value`, of 4, 8 or 16 bytes, as if it came from elsewhere; as it is on targets other than HIP.
+/// `value`, of 4, 8 or 16 bytes, as if it came from elsewhere; as it is where a kernel has no operations of ours.
 #[cube]
 pub(super) fn opaque<T: CubePrimitive>(value: T, #[comptime] target: Target) -> T {
-    if comptime!(target.is_hip()) {
-        hip_opaque::<T>(value)
+    if comptime!(target.has_operations()) {
+        keep_opaque::<T>(value)
     } else {
         value
     }

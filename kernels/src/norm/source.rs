@@ -1,4 +1,4 @@
-//! The kernels as HIP C++.
+//! The kernels' texts.
 
 use super::{Kind, Pass, Plan, Problem, backward, forward, reduce};
 use crate::argument::optional_buffer;
@@ -8,10 +8,10 @@ use crate::hip::emit::{Source, buffer, elem_type, emit};
 use crate::matrix::instruction::{Element, Target};
 
 impl Plan {
-    /// A kernel as HIP C++.
+    /// A kernel's text.
     ///
     /// # Errors
-    /// A target other than HIP.
+    /// [`Target::Portable`].
     pub fn source(&self, pass: Pass) -> Result<Source> {
         match pass {
             Pass::Forward => self.forward_source(),
@@ -128,9 +128,9 @@ impl Plan {
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
-pub fn sources() -> Result<Vec<Source>> {
+pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
-    for target in [Target::Gfx90a, Target::Gfx942] {
+    for &target in targets.iter().filter(|t| **t != Target::Gfx1100) {
         for (kind, hidden, fused) in [
             (Kind::Layer, 4096, false),
             (Kind::Layer, 4096, true),

@@ -136,10 +136,10 @@ impl Plan {
         })
     }
 
-    /// The kernel as HIP C++.
+    /// The kernel's text.
     ///
     /// # Errors
-    /// A target other than HIP.
+    /// [`Target::Portable`].
     pub fn source(&self) -> Result<Source> {
         let Self {
             target,
@@ -181,7 +181,7 @@ impl Plan {
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
-pub fn sources() -> Result<Vec<Source>> {
+pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     let shape = Shape {
         batch: 1,
         heads: 32,
@@ -189,8 +189,9 @@ pub fn sources() -> Result<Vec<Source>> {
         head_dim: 128,
     };
     let strides = [shape.heads_first(); 2];
-    [Target::Gfx90a, Target::Gfx942]
-        .map(|target| Plan::choose(target, Element::Bf16, shape, strides, false)?.source())
-        .into_iter()
+    targets
+        .iter()
+        .filter(|target| **target != Target::Gfx1100)
+        .map(|&target| Plan::choose(target, Element::Bf16, shape, strides, false)?.source())
         .collect()
 }

@@ -37,11 +37,16 @@ fn dropout() -> Option<Dropout> {
 
 #[test]
 fn a_mask_over_keys_and_biases_of_pairs_have_gradients() {
-    for element in [Element::Bf16, Element::F16, Element::F32] {
+    for (target, element) in [
+        (Target::Gfx90a, Element::Bf16),
+        (Target::Gfx90a, Element::F16),
+        (Target::Gfx90a, Element::F32),
+        (Target::Cuda, Element::Bf16),
+    ] {
         for (queries, keys) in [(37, 53), (70, 20)] {
             let mut problem = Problem::new(4, 2, queries, keys, 16);
             problem.bias = [Some(mask(1, keys)), Some(pairs(2, 2, queries, keys))];
-            Case::new(Target::Gfx90a, element, problem).check();
+            Case::new(target, element, problem).check();
         }
     }
 }
@@ -132,15 +137,15 @@ fn biases_of_packed_sequences_have_gradients() {
 
 #[test]
 fn dropout_drops_what_the_forward_pass_dropped() {
-    for element in [Element::Bf16, Element::F32] {
-        for target in [Target::Gfx90a, Target::Gfx1100] {
-            if (element, target) == (Element::F32, Target::Gfx1100) {
-                continue;
-            }
-            let mut problem = Problem::new(2, 4, 45, 67, 16).kv_heads(2).causal(true);
-            problem.dropout = dropout();
-            Case::new(target, element, problem).check();
-        }
+    for (target, element) in [
+        (Target::Gfx90a, Element::Bf16),
+        (Target::Gfx90a, Element::F32),
+        (Target::Gfx1100, Element::Bf16),
+        (Target::Cuda, Element::Bf16),
+    ] {
+        let mut problem = Problem::new(2, 4, 45, 67, 16).kv_heads(2).causal(true);
+        problem.dropout = dropout();
+        Case::new(target, element, problem).check();
     }
 }
 

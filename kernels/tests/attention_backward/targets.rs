@@ -77,6 +77,21 @@ fn rdna3_exchanges_what_its_lanes_lack() {
 }
 
 #[test]
+fn nvidias_text_gives_the_gradients_at_any_size() {
+    for (element, head_dim, (queries, keys)) in [
+        (Element::Bf16, 64, (70, 150)),
+        (Element::F16, 64, (83, 33)),
+        (Element::Bf16, 128, (41, 70)),
+        (Element::F16, 20, (30, 7)),
+        (Element::Bf16, 200, (37, 45)),
+    ] {
+        Case::new(Target::Cuda, element, causal(queries, keys, head_dim)).check();
+    }
+    Case::new(Target::Cuda, Element::Bf16, Problem::new(2, 2, 97, 141, 32)).check();
+    Case::new(Target::Cuda, Element::F32, causal(30, 45, 16)).check();
+}
+
+#[test]
 fn plain_multiply_adds_give_the_same_gradients() {
     for element in ELEMENTS {
         for (queries, keys) in [(19, 45), (30, 7)] {

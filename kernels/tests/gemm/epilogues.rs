@@ -16,17 +16,18 @@ const NONE: Epilogue = Epilogue {
 };
 
 fn check_on_all(layout: Layout, output: Option<Element>, epilogue: Epilogue) {
-    for (element, fma) in [
-        (Element::F16, false),
-        (Element::Bf16, false),
-        (Element::F32, false),
-        (Element::F32, true),
+    for (target, element, fma) in [
+        (Target::Gfx90a, Element::F16, false),
+        (Target::Gfx90a, Element::Bf16, false),
+        (Target::Gfx90a, Element::F32, false),
+        (Target::Gfx90a, Element::F32, true),
+        (Target::Cuda, Element::Bf16, false),
     ] {
-        let instruction = instruction(Target::Gfx90a, element, fma);
+        let instruction = instruction(target, element, fma);
         for (m, n) in [(72, 80), (33, 45)] {
             let shape = Shape::contiguous(layout, 1, m, n, 72, epilogue.activation.paired());
             check(
-                Target::Gfx90a,
+                target,
                 instruction,
                 output.unwrap_or(element),
                 layout,

@@ -2,7 +2,7 @@
 
 use frontier_kernels::gemm::{Epilogue, Layout, Plan, Shape};
 use frontier_kernels::hip::run::Sanitizer;
-use frontier_kernels::matrix::instruction::{Element, INSTRUCTIONS, Target};
+use frontier_kernels::matrix::instruction::{Element, INSTRUCTIONS, Target, Unit};
 
 use super::fixture::{Case, check, instruction};
 
@@ -91,6 +91,46 @@ fn multiply_adds_and_the_wmma_of_rdna3_give_the_product() {
             );
         }
     }
+}
+
+#[test]
+fn nvidias_text_gives_the_product_for_aligned_and_odd_shapes() {
+    let (target, epilogue) = (Target::Cuda, Epilogue::default());
+    for (layout, element) in [
+        (Layout::Nt, Element::Bf16),
+        (Layout::Nn, Element::F16),
+        (Layout::Tn, Element::Bf16),
+    ] {
+        let instruction = instruction(target, element, false);
+        assert_eq!(instruction.unit, Unit::Mma);
+        for shapes in [
+            shapes(layout, &ALIGNED).collect::<Vec<_>>(),
+            shapes(layout, &ODD).collect(),
+        ] {
+            let plan =
+                Plan::with(target, instruction, element, layout, &shapes[0], epilogue).unwrap();
+            let source = plan.source(format!("gemm_{layout:?}_{element:?}")).unwrap();
+            for (seed, shape) in (7..).zip(shapes) {
+                Case::new(plan, shape, seed).check(&source, None, 1);
+            }
+        }
+        let large = Shape::contiguous(layout, 1, 4096, 4096, 4096, false);
+        let plan = Plan::choose(target, (element, Element::F32), layout, &large, epilogue).unwrap();
+        assert_eq!(plan.workgroup_tile(), (128, 128));
+        let source = plan.source(format!("gemm_large_{layout:?}")).unwrap();
+        let shape = Shape::contiguous(layout, 1, 136, 264, 200, false);
+        Case::new(plan, shape, 5).check(&source, None, 1);
+    }
+    let instruction = instruction(target, Element::F32, true);
+    let shape = Shape::contiguous(Layout::Nt, 1, 72, 136, 104, false);
+    check(
+        target,
+        instruction,
+        Element::F32,
+        Layout::Nt,
+        epilogue,
+        shape,
+    );
 }
 
 #[test]

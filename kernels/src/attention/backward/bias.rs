@@ -6,7 +6,7 @@ use cubecl_core::prelude::*;
 
 use super::super::problem::{BiasStrides, Geometry};
 use super::super::score::{bias_base, sequence};
-use super::ends::{GradientStrides, key_column, own_keys, query_stream};
+use super::ends::{GradientStrides, column, key_columns, own_keys, query_stream};
 use super::layout::Lane;
 use super::plan::Plan;
 use super::score::Place;
@@ -117,7 +117,7 @@ pub(super) fn pair<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P: 
                 let kv_head = head / geometry.group;
                 let own = own_keys::<E, V, NB>(k, v, &sequence, kv_head, key, &geometry, plan);
                 let stream = query_stream(&sequence, head, &geometry, &gradient, plan);
-                let column = key_column(bias1, bias2, &geometry, &place, key, plan);
+                let columns = key_columns(bias1, bias2, &geometry, &place, key, plan);
                 let stages = Stages {
                     from: CUBE_POS_Y,
                     middle: CUBE_POS_Y + 1,
@@ -136,7 +136,7 @@ pub(super) fn pair<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P: 
                     &mut sums,
                     &geometry,
                     &place,
-                    &column,
+                    &columns,
                     &stages,
                     comptime!([true, true]),
                     plan,
@@ -144,15 +144,20 @@ pub(super) fn pair<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P: 
             }
         }
     }
-    let base = bias_base(entry, head, &shared.strides) + key * shared.strides.key;
+    let base = bias_base(entry, head, &shared.strides);
+    let count = comptime!(plan.instruction.d.elements);
     #[unroll]
     for t in 0..comptime!(plan.row_tiles) {
         #[unroll]
-        for r in 0..comptime!(plan.instruction.d.elements) {
-            let at = query + lane.first + comptime!((t * plan.instruction.m + r) as u32);
+        for e in 0..comptime!(plan.tile_elements()) {
+            let (r, c) = comptime!(plan.place_of(e));
+            let at = query + lane.first + comptime!((t * plan.tile_rows() + r) as u32);
+            let key = column(key, c, plan);
             if at < geometry.queries && key < geometry.keys {
-                bias_gradient[(base + at * shared.strides.query) as usize] =
-                    sums.x[t].extract(r) * comptime!((-plan.lift()).exp2());
+                let to = base + key * shared.strides.key + at * shared.strides.query;
+                bias_gradient[to as usize] = sums.x[comptime!(t * plan.tile_parts() + e / count)]
+                    .extract(comptime!(e % count))
+                    * comptime!((-plan.lift()).exp2());
             }
         }
     }

@@ -7,7 +7,7 @@ use super::super::problem::{Geometry, Problem, Strides};
 use super::super::score::{self, key_base, query_base};
 use super::layout::Lane;
 use super::plan::{Form, Plan};
-use super::score::{Column, Place, biases};
+use super::score::{Column, Columns, Place, biases};
 use super::sweep::{Own, Stream};
 use super::tiles::{Rows, own_fragments};
 use crate::hip::run::Scalars;
@@ -78,7 +78,13 @@ pub(super) fn key_rows(
     }
 }
 
-/// The owned column `key` of K and V.
+/// Column `number` of a lane whose first is `first`.
+#[cube]
+pub(super) fn column(first: u32, #[comptime] number: usize, #[comptime] plan: Plan) -> u32 {
+    first + comptime!(plan.instruction.columns()[number] as u32)
+}
+
+/// The owned columns of K and V, of which `key` is the first.
 #[cube]
 pub(super) fn own_keys<E: Numeric, V: Size, NB: Size>(
     k: &[Vector<E, V>],
@@ -97,25 +103,31 @@ pub(super) fn own_keys<E: Numeric, V: Size, NB: Size>(
     }
 }
 
-/// The column of `key`, for the queries of a head.
+/// The columns of a lane whose first key is `key`, for the queries of a head.
 #[cube]
-pub(super) fn key_column<E: Numeric>(
+pub(super) fn key_columns<E: Numeric>(
     bias1: &[E],
     bias2: &[E],
     geometry: &Geometry,
     place: &Place,
     key: u32,
     #[comptime] plan: Plan,
-) -> Column {
-    let mut term = f32::new(0.0);
-    if comptime!(plan.has_bias(Form::Keys)) {
-        term = biases(bias1, bias2, geometry, place, 0u32, key, Form::Keys, plan);
+) -> Columns {
+    let mut columns = Columns::new();
+    #[unroll]
+    for c in 0..comptime!(plan.lane_columns()) {
+        let key = column(key, c, plan);
+        let mut term = f32::new(0.0);
+        if comptime!(plan.has_bias(Form::Keys)) {
+            term = biases(bias1, bias2, geometry, place, 0u32, key, Form::Keys, plan);
+        }
+        columns.push(Column {
+            position: key,
+            term,
+            delta: f32::new(0.0),
+        });
     }
-    Column {
-        position: key,
-        term,
-        delta: f32::new(0.0),
-    }
+    columns
 }
 
 /// The queries of `head`, and the gradients of their rows of O.
@@ -134,7 +146,7 @@ pub(super) fn query_stream(
     }
 }
 
-/// Writes a lane's column of sums, `[head_dim]`, to `row`.
+/// Writes column `number` of a lane's sums, `[head_dim]`, to `row`.
 #[cube]
 pub(super) fn write<E: Numeric, V: Size, ND: Size>(
     sums: &Array<Vector<f32, ND>>,
@@ -143,19 +155,21 @@ pub(super) fn write<E: Numeric, V: Size, ND: Size>(
     row: u32,
     lane: &Lane,
     factor: f32,
+    #[comptime] number: usize,
     #[comptime] plan: Plan,
 ) {
-    let (instruction, width) = comptime!((plan.instruction, plan.width));
+    let (tall, width) = comptime!((plan.tile_rows(), plan.width));
     let base = rows.base + row * rows.stride;
     #[unroll]
-    for dt in 0..comptime!(plan.padded() / instruction.m) {
+    for tile in 0..comptime!(plan.padded() / tall) {
         #[unroll]
-        for part in 0..comptime!(instruction.d.elements / width) {
-            let d = lane.first + comptime!((dt * instruction.m + part * width) as u32);
+        for part in 0..comptime!(plan.lane_rows() / width) {
+            let d = lane.first + comptime!((tile * tall + part * width) as u32);
             let mut elements = Sequence::<E>::new();
             #[unroll]
-            for e in 0..width {
-                let sum = sums[dt].extract(comptime!(part * width + e));
+            for r in 0..width {
+                let (of_tile, e) = comptime!(plan.element_at(part * width + r, number));
+                let sum = sums[comptime!(tile * plan.tile_parts() + of_tile)].extract(e);
                 elements.push(E::cast_from(sum * factor));
             }
             if d < comptime!(plan.variant.head_dim as u32) {

@@ -7,14 +7,14 @@ use cubecl_core::prelude::*;
 use super::super::problem::Geometry;
 use super::super::score::{self, UNSEEN, keys_seen_below, keys_seen_by_all, query_base, sequence};
 use super::ends::{
-    GradientStrides, key_column, key_rows, own_keys, query_rows, query_stream, write,
+    GradientStrides, column, key_columns, key_rows, own_keys, query_rows, query_stream, write,
 };
 use super::layout::Lane;
 use super::plan::Plan;
-use super::score::{Column, Place};
+use super::score::{Column, Columns, Place};
 use super::sweep::{Own, Stages, Stream, Sums, sweep};
 use super::tiles::{Tiles, own_fragments};
-use crate::matrix::lanes::{Join, join_column};
+use crate::matrix::lanes::{Join, exchange, join_column};
 use crate::matrix::math::LOG2_E;
 use crate::matrix::vector::from_elements;
 
@@ -65,7 +65,7 @@ pub(super) fn statistics<E: Numeric, V: Size>(
     }
     #[unroll]
     for step in 0..comptime!(lanes.ilog2()) {
-        sum += plane_shuffle_xor(sum, comptime!(1u32 << step));
+        sum += exchange(sum, comptime!(1u32 << step), plan.target);
     }
     if UNIT_POS % lanes == 0 && query < sequence.queries {
         let at = query_base(&sequence, CUBE_POS_Y, &geometry.lse, plan.variant)
@@ -121,8 +121,8 @@ pub(super) fn key_value<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size
             let head = CUBE_POS_Y * geometry.group + member;
             let place = Place::new(&sequence, head, samples, &geometry, plan);
             let stream = query_stream(&sequence, head, &geometry, &gradient, plan);
-            let column = key_column(bias1, bias2, &geometry, &place, key, plan);
-            sums.column[0] = 0.0;
+            let columns = key_columns(bias1, bias2, &geometry, &place, key, plan);
+            sums.clear_columns(plan);
             sweep::<E, V, W, NA, NB, ND, P>(
                 q,
                 o_gradient,
@@ -135,41 +135,51 @@ pub(super) fn key_value<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size
                 &mut sums,
                 &geometry,
                 &place,
-                &column,
+                &columns,
                 &stages,
                 comptime!([plan.variant.causal, false]),
                 plan,
             );
             if comptime!(plan.key_sums) {
-                let sum = join_column(sums.column[0], Join::Sum, plan.instruction);
-                if key < sequence.keys {
-                    let heads = CUBE_COUNT_Y * geometry.group;
-                    let at = (sequence.batch * heads + head) * geometry.keys + key;
-                    key_sums[at as usize] = sum * comptime!((-plan.lift()).exp2());
+                #[unroll]
+                for c in 0..comptime!(plan.lane_columns()) {
+                    let key = column(key, c, plan);
+                    let sum = join_column(sums.column[c], Join::Sum, plan.instruction, plan.target);
+                    if key < sequence.keys {
+                        let heads = CUBE_COUNT_Y * geometry.group;
+                        let at = (sequence.batch * heads + head) * geometry.keys + key;
+                        key_sums[at as usize] = sum * comptime!((-plan.lift()).exp2());
+                    }
                 }
             }
         }
-        if key < sequence.keys {
-            let rows = key_rows(&sequence, CUBE_POS_Y, &gradient.k, plan);
-            write(
-                &sums.x,
-                k_gradient,
-                &rows,
-                key,
-                &lane,
-                geometry.scale * comptime!(plan.lowering()),
-                plan,
-            );
-            let rows = key_rows(&sequence, CUBE_POS_Y, &gradient.v, plan);
-            write(
-                &sums.y,
-                v_gradient,
-                &rows,
-                key,
-                &lane,
-                comptime!(plan.lowering()).runtime(),
-                plan,
-            );
+        #[unroll]
+        for c in 0..comptime!(plan.lane_columns()) {
+            let key = column(key, c, plan);
+            if key < sequence.keys {
+                let rows = key_rows(&sequence, CUBE_POS_Y, &gradient.k, plan);
+                write(
+                    &sums.x,
+                    k_gradient,
+                    &rows,
+                    key,
+                    &lane,
+                    geometry.scale * comptime!(plan.lowering()),
+                    c,
+                    plan,
+                );
+                let rows = key_rows(&sequence, CUBE_POS_Y, &gradient.v, plan);
+                write(
+                    &sums.y,
+                    v_gradient,
+                    &rows,
+                    key,
+                    &lane,
+                    comptime!(plan.lowering()).runtime(),
+                    c,
+                    plan,
+                );
+            }
         }
     }
 }
@@ -246,7 +256,17 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
         let wave = UNIT_POS / comptime!(plan.instruction.lanes as u32);
         let query = first + wave * comptime!(plan.instruction.n as u32) + lane.column;
         let rows = query_rows(&sequence, head, &geometry.lse, plan);
-        let pair = statistics[(rows.base + min(query, rows.count - 1) * rows.stride) as usize];
+        let mut columns = Columns::new();
+        #[unroll]
+        for c in 0..comptime!(plan.lane_columns()) {
+            let query = column(query, c, plan);
+            let pair = statistics[(rows.base + min(query, rows.count - 1) * rows.stride) as usize];
+            columns.push(Column {
+                position: query,
+                term: pair.extract(0usize),
+                delta: pair.extract(1usize),
+            });
+        }
         let own = Own::<E, NB> {
             x: own_fragments::<E, V, NB>(
                 q,
@@ -268,11 +288,6 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
             y: key_rows(&sequence, kv_head, &geometry.v, plan),
             statistics: rows,
         };
-        let column = Column {
-            position: query,
-            term: pair.extract(0usize),
-            delta: pair.extract(1usize),
-        };
         sweep::<E, V, W, NA, NB, ND, P>(
             k,
             v,
@@ -285,22 +300,27 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
             &mut sums,
             &geometry,
             &Place::new(&sequence, head, samples, &geometry, plan),
-            &column,
+            &columns,
             &key_stages(&sequence, first, plan),
             comptime!([false, true]),
             plan,
         );
-        if query < sequence.queries {
-            let rows = query_rows(&sequence, head, &gradient.q, plan);
-            write(
-                &sums.x,
-                q_gradient,
-                &rows,
-                query,
-                &lane,
-                geometry.scale * comptime!(plan.lowering()),
-                plan,
-            );
+        #[unroll]
+        for c in 0..comptime!(plan.lane_columns()) {
+            let query = column(query, c, plan);
+            if query < sequence.queries {
+                let rows = query_rows(&sequence, head, &gradient.q, plan);
+                write(
+                    &sums.x,
+                    q_gradient,
+                    &rows,
+                    query,
+                    &lane,
+                    geometry.scale * comptime!(plan.lowering()),
+                    c,
+                    plan,
+                );
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where rows of a tile lie, so that the elements which a lane holds of D are neighbours.
 //!
 //! D hands out its rows to the groups of lanes in runs. Which row of the tile stands at which row of D is ours to choose: a
-//! lane of group `g` shall hold the tile's rows `g * n ..`, `n` being its number of elements. Row-wise terms, biases
+//! lane of group `g` shall hold the tile's rows `g * n ..`, `n` being its number of rows. Row-wise terms, biases
 //! and results are then read and written in vectors.
 
 use cubecl_core as cubecl;
@@ -12,6 +12,58 @@ use crate::matrix::instruction::{Instruction, Unit};
 use crate::matrix::lanes::lane_part;
 use crate::matrix::narrow::narrow;
 use crate::matrix::vector::from_elements;
+
+impl Plan {
+    /// Rows of a tile: those of D, or of as many D as a fragment of B takes rows.
+    pub(super) fn tile_rows(&self) -> usize {
+        tile_rows(self.instruction)
+    }
+
+    /// D of a tile.
+    pub(super) fn tile_parts(&self) -> usize {
+        self.tile_rows() / self.instruction.m
+    }
+
+    /// Elements of a tile that a lane holds, those of one D after the other.
+    pub(super) fn tile_elements(&self) -> usize {
+        self.tile_parts() * self.instruction.d.elements
+    }
+
+    /// Columns that a lane has.
+    pub(super) fn lane_columns(&self) -> usize {
+        self.instruction.columns().len()
+    }
+
+    /// Rows of a tile that a lane has.
+    pub(super) fn lane_rows(&self) -> usize {
+        lane_rows(self.instruction)
+    }
+
+    /// Which of the lane's rows and columns element `element` of a tile belongs to.
+    pub(super) fn place_of(&self, element: usize) -> (usize, usize) {
+        let d = self.instruction.d;
+        let (part, e) = (element / d.elements, element % d.elements);
+        let rows = self.lane_rows() / self.tile_parts();
+        let row = part * rows + d.row.number(d.elements, e);
+        (row, self.instruction.column_of(e))
+    }
+
+    /// The element of a tile at the lane's row `row` and column `column`: which D, and which element of it.
+    pub(super) fn element_at(&self, row: usize, column: usize) -> (usize, usize) {
+        let all = 0..self.tile_elements();
+        let found = all.into_iter().find(|&e| self.place_of(e) == (row, column));
+        let (element, count) = (found.unwrap_or(0), self.instruction.d.elements);
+        (element / count, element % count)
+    }
+}
+
+fn tile_rows(instruction: Instruction) -> usize {
+    instruction.m.max(instruction.k)
+}
+
+fn lane_rows(instruction: Instruction) -> usize {
+    tile_rows(instruction) / instruction.d.row.modulo
+}
 
 /// Rows of D that a lane holds one after the other.
 fn run(instruction: Instruction) -> u32 {
@@ -24,7 +76,7 @@ fn run(instruction: Instruction) -> u32 {
 #[cube]
 pub(super) fn place(row: u32, #[comptime] instruction: Instruction) -> u32 {
     let groups = comptime!(instruction.d.row.modulo as u32);
-    let (m, n) = comptime!((instruction.m as u32, instruction.d.elements as u32));
+    let (m, n) = comptime!((tile_rows(instruction) as u32, lane_rows(instruction) as u32));
     let run = comptime!(run(instruction));
     if comptime!(groups == 1 || run == n) {
         row
@@ -52,7 +104,7 @@ pub(super) fn place_behind(
 #[cube]
 pub(super) fn unplace(at: u32, #[comptime] instruction: Instruction) -> u32 {
     let groups = comptime!(instruction.d.row.modulo as u32);
-    let n = comptime!(instruction.d.elements as u32);
+    let n = comptime!(lane_rows(instruction) as u32);
     let run = comptime!(run(instruction));
     if comptime!(groups == 1 || run == n) {
         at
@@ -68,7 +120,7 @@ pub(super) struct Lane {
     pub(super) row: u32,
     /// Its part of A's columns.
     pub(super) part: u32,
-    /// Its column of B and D.
+    /// Its first column of B and D.
     pub(super) column: u32,
     /// The tile's first row that it holds of D.
     pub(super) first: u32,
@@ -83,16 +135,16 @@ impl Lane {
     /// Of this unit.
     pub(super) fn new(#[comptime] instruction: Instruction) -> Lane {
         let lane = UNIT_POS % comptime!(instruction.lanes as u32);
-        let depth = comptime!((instruction.k / instruction.a.column.modulo) as u32);
+        let inner = comptime!(instruction.a.column.scale.max(1) as u32);
         let d_row = lane_part(lane, instruction.d.row);
         let (scale, n) = comptime!((
             instruction.d.row.scale.max(1) as u32,
-            instruction.d.elements as u32
+            lane_rows(instruction) as u32
         ));
         let row = lane_part(lane, instruction.a.row);
         Lane {
             row,
-            part: lane_part(lane, instruction.a.column) / depth,
+            part: lane_part(lane, instruction.a.column) / inner,
             column: lane_part(lane, instruction.b.column),
             first: d_row / scale * n,
             d_row,
@@ -120,7 +172,7 @@ pub(super) fn feed<E: Numeric, NB: Size, P: Size>(
     #[comptime] plan: Plan,
 ) -> Array<Vector<E, NB>> {
     let (instruction, target) = comptime!((plan.instruction, plan.target));
-    let steps = comptime!(instruction.m / instruction.k);
+    let steps = comptime!(plan.tile_rows() / instruction.k);
     let nb = comptime!(instruction.b.elements);
     let mut fragments = Array::<Vector<E, NB>>::new(steps);
     if comptime!(matches!(instruction.unit, Unit::Wmma { .. })) {

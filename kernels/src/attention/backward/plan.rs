@@ -52,7 +52,7 @@ impl Form {
 ///
 /// The scores are computed with the streamed rows as rows of D and the owned positions as its columns, so that what is left
 /// in D is the second factor of the next product: P and dS of the owned columns, multiplied from the left by the streamed
-/// rows turned on their side. Nothing passes between lanes.
+/// rows turned on their side. Nothing passes between lanes. Where one D is half of such a factor (NVIDIA), a tile has two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What it is generated for.
@@ -69,7 +69,7 @@ pub struct Plan {
     pub role: Role,
     /// Waves of a workgroup; each owns `instruction.n` columns.
     pub waves: usize,
-    /// Tiles of `instruction.m` rows that are staged at a time.
+    /// Tiles that are staged at a time.
     pub row_tiles: usize,
     /// Elements of an access to global memory: 1, 2 or 4.
     pub width: usize,
@@ -113,7 +113,7 @@ impl Plan {
             } else {
                 4
             },
-            row_tiles: rows(&instruction, head_dim, role) / instruction.m,
+            row_tiles: rows(&instruction, head_dim, role) / instruction.m.max(instruction.k),
             width,
             key_sums: false,
         };
@@ -169,7 +169,7 @@ impl Plan {
 
     /// Rows that are staged at a time.
     pub fn rows(&self) -> usize {
-        self.row_tiles * self.instruction.m
+        self.row_tiles * self.tile_rows()
     }
 
     /// Columns of a workgroup.
@@ -184,7 +184,7 @@ impl Plan {
 
     /// Elements of a row, filled up so that it is whole in tiles and in fragments.
     pub fn padded(&self) -> usize {
-        let part = self.instruction.m.max(self.groups() * BLOCK);
+        let part = self.tile_rows().max(self.groups() * BLOCK);
         self.variant.head_dim.next_multiple_of(part)
     }
 
@@ -221,17 +221,26 @@ impl Plan {
 
     /// Elements from one staged row to the next: whole ones, and some that spread the rows over the banks.
     pub fn row_pitch(&self) -> usize {
-        self.padded() + self.pad(self.chunk())
+        self.padded()
+            + match self.instruction.unit {
+                // Eight lanes read 16 bytes each of two rows at a time, or sixteen 8 bytes each of four.
+                Unit::Mma => {
+                    let lanes = 4 * self.chunk();
+                    (lanes + 64 - self.padded() % 64) % 64
+                }
+                _ => self.pad(self.chunk()),
+            }
     }
 
     /// Elements from one turned row to the next.
     pub fn turned_pitch(&self) -> usize {
         self.rows()
-            + self.pad(if self.rows() % 32 == 0 {
-                2 * BLOCK
-            } else {
-                BLOCK
-            })
+            + match self.instruction.unit {
+                // Sixteen lanes read 8 bytes each of four rows at a time.
+                Unit::Mma => 16,
+                _ if self.rows() % 32 == 0 => self.pad(2 * BLOCK),
+                _ => self.pad(BLOCK),
+            }
     }
 
     fn pad(&self, turned: usize) -> usize {
@@ -272,11 +281,9 @@ fn instruction(
         (Role::KeyValue, _) | (_, Element::F32) => 64,
         _ => 128,
     };
-    // What is left in NVIDIA's D is no fragment of its B.
-    let usable = INSTRUCTIONS.iter().filter(|i| {
-        let types = (i.operand, i.accumulator) == (element, Element::F32);
-        types && i.exists_on(target) && i.unit != Unit::Mma
-    });
+    let usable = INSTRUCTIONS
+        .iter()
+        .filter(|i| (i.operand, i.accumulator) == (element, Element::F32) && i.exists_on(target));
     let fits = |i: &Instruction| i.m <= 16 || head_dim % i.m == 0 && head_dim <= most;
     usable.copied().find(fits).ok_or_else(|| {
         Error::argument(

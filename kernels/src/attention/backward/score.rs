@@ -56,7 +56,7 @@ impl Place {
     }
 }
 
-/// The owned column of a lane.
+/// An owned column of a lane.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Column {
     /// Its position in the sequence.
@@ -66,6 +66,9 @@ pub(super) struct Column {
     /// Of a query: the negated sum of dO O.
     pub(super) delta: f32,
 }
+
+/// The owned columns of a lane.
+pub(super) type Columns = cubecl::prelude::Sequence<Column>;
 
 /// Whether the streamed rows are queries.
 pub(super) fn rows_are_queries(plan: Plan) -> bool {
@@ -101,28 +104,30 @@ pub(super) fn biases<E: Numeric>(
     sum * LOG2_E
 }
 
-/// P of tile `t`, times 2^[`Plan::lift`], from the product `s` = X x.
+/// P of tile `t`, times 2^[`Plan::lift`], from the product `s` = X x: the elements of one D after the other.
 #[cube]
 pub(super) fn probabilities<E: Numeric, ND: Size>(
-    s: Vector<f32, ND>,
+    s: &Array<Vector<f32, ND>>,
     terms: &Shared<[f32]>,
     bias1: &[E],
     bias2: &[E],
     geometry: &Geometry,
     place: &Place,
-    column: &Column,
+    columns: &Columns,
     lane: &Lane,
     stage: u32,
     #[comptime] t: usize,
     #[comptime] masked: bool,
     #[comptime] plan: Plan,
 ) -> Array<f32> {
-    let n = comptime!(plan.instruction.d.elements);
-    let local = lane.first + comptime!((t * plan.instruction.m) as u32);
+    let (n, d) = comptime!((plan.tile_elements(), plan.instruction.d.elements));
+    let local = lane.first + comptime!((t * plan.tile_rows()) as u32);
     let factor = geometry.scale * LOG2_E;
     let mut p = Array::<f32>::new(n);
     #[unroll]
-    for r in 0..n {
+    for e in 0..n {
+        let (r, c) = comptime!(plan.place_of(e));
+        let column = columns.index(c);
         let at = local + comptime!(r as u32);
         let (query, key) = if comptime!(rows_are_queries(plan)) {
             (stage + at, column.position)
@@ -141,12 +146,19 @@ pub(super) fn probabilities<E: Numeric, ND: Size>(
         if comptime!(plan.has_bias(Form::Pairs)) {
             exponent += biases(bias1, bias2, geometry, place, query, key, Form::Pairs, plan);
         }
-        let mut probability = exp2(fma(s.extract(r), factor, exponent), plan.target);
+        let mut probability = exp2(
+            fma(
+                s[comptime!(e / d)].extract(comptime!(e % d)),
+                factor,
+                exponent,
+            ),
+            plan.target,
+        );
         if masked {
             let seen = visible(&place.sequence, query, key, plan.variant.causal);
             probability = select(seen, probability, 0.0);
         }
-        p[r] = probability;
+        p[e] = probability;
     }
     p
 }
@@ -154,7 +166,7 @@ pub(super) fn probabilities<E: Numeric, ND: Size>(
 /// P as V is multiplied by it: after dropout.
 #[cube]
 pub(super) fn used(p: &Array<f32>, kept: &Array<f32>, #[comptime] plan: Plan) -> Array<f32> {
-    let n = comptime!(plan.instruction.d.elements);
+    let n = comptime!(plan.tile_elements());
     let mut used = Array::<f32>::new(n);
     #[unroll]
     for r in 0..n {
@@ -171,29 +183,31 @@ pub(super) fn used(p: &Array<f32>, kept: &Array<f32>, #[comptime] plan: Plan) ->
 #[cube]
 pub(super) fn score_gradient<ND: Size>(
     p: &Array<f32>,
-    dp: Vector<f32, ND>,
+    dp: &Array<Vector<f32, ND>>,
     kept: &Array<f32>,
     terms: &Shared<[f32]>,
-    column: &Column,
+    columns: &Columns,
     lane: &Lane,
     #[comptime] t: usize,
     #[comptime] plan: Plan,
 ) -> Array<f32> {
-    let n = comptime!(plan.instruction.d.elements);
-    let deltas = lane.first + comptime!((plan.rows() + t * plan.instruction.m) as u32);
+    let (n, d) = comptime!((plan.tile_elements(), plan.instruction.d.elements));
+    let deltas = lane.first + comptime!((plan.rows() + t * plan.tile_rows()) as u32);
     let mut ds = Array::<f32>::new(n);
     #[unroll]
-    for r in 0..n {
+    for e in 0..n {
+        let (r, c) = comptime!(plan.place_of(e));
+        let dp = dp[comptime!(e / d)].extract(comptime!(e % d));
         // The negated sum of dO O.
         let delta = if comptime!(rows_are_queries(plan)) {
             terms[(deltas + comptime!(r as u32)) as usize]
         } else {
-            column.delta
+            columns.index(c).delta
         };
-        ds[r] = if comptime!(plan.variant.dropout) {
-            p[r] * fma(dp.extract(r), kept[r], delta)
+        ds[e] = if comptime!(plan.variant.dropout) {
+            p[e] * fma(dp, kept[e], delta)
         } else {
-            p[r] * (dp.extract(r) + delta)
+            p[e] * (dp + delta)
         };
     }
     ds
@@ -205,18 +219,19 @@ pub(super) fn kept(
     geometry: &Geometry,
     place: &Place,
     lane: &Lane,
-    column: &Column,
+    columns: &Columns,
     stage: u32,
     #[comptime] t: usize,
     #[comptime] plan: Plan,
 ) -> Array<f32> {
-    let row = stage + lane.first + comptime!((t * plan.instruction.m) as u32);
-    let column = column.position;
-    let n = comptime!(plan.instruction.d.elements);
+    let row = stage + lane.first + comptime!((t * plan.tile_rows()) as u32);
+    let n = comptime!(plan.tile_elements());
     let mut factors = Array::<f32>::new(n);
     if comptime!(plan.variant.dropout) {
         #[unroll]
-        for r in 0..n {
+        for e in 0..n {
+            let (r, c) = comptime!(plan.place_of(e));
+            let column = columns.index(c).position;
             if comptime!(rows_are_queries(plan)) {
                 let words = words(geometry, place, row + comptime!(r as u32), column / 4);
                 let low = select(
@@ -230,13 +245,15 @@ pub(super) fn kept(
                     words.extract(3usize),
                 );
                 let word = select(column % 4 < 2, low, high);
-                factors[r] = factor(geometry, word);
+                factors[e] = factor(geometry, word);
             } else if comptime!(r % 4 == 0) {
                 // The rows of a lane begin at a multiple of 4: a block of random words serves four of them.
                 let words = words(geometry, place, column, (row + comptime!(r as u32)) / 4);
                 #[unroll]
                 for w in 0..4usize {
-                    factors[comptime!(r + w)] = factor(geometry, words.extract(w));
+                    let (part, e) = comptime!(plan.element_at(r + w, c));
+                    let at = comptime!(part * plan.instruction.d.elements + e);
+                    factors[at] = factor(geometry, words.extract(w));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The kernels as HIP.
+//! The kernels' texts.
 
 use cubecl_core::CubeKernel;
 use cubecl_core::ir::ElemType;
@@ -78,10 +78,10 @@ impl Plan {
         })
     }
 
-    /// The kernel as HIP.
+    /// The kernel's text.
     ///
     /// # Errors
-    /// A target other than HIP, or a kernel that CubeCL cannot render.
+    /// [`Target::Portable`], or a kernel that CubeCL cannot render.
     #[rustfmt::skip] // A line for the setting, one for the buffers, one for the rest.
     pub fn source(&self) -> Result<Source> {
         let b = buffer;
@@ -104,10 +104,10 @@ impl Plan {
         }
     }
 
-    /// The kernel of the rows' statistics, as HIP.
+    /// The kernel of the rows' statistics.
     ///
     /// # Errors
-    /// A target other than HIP, or a kernel that CubeCL cannot render.
+    /// [`Target::Portable`], or a kernel that CubeCL cannot render.
     #[rustfmt::skip]
     pub fn statistics_source(&self) -> Result<Source> {
         let b = buffer;
@@ -119,10 +119,10 @@ impl Plan {
         ))
     }
 
-    /// The kernel that sums the gradient of a bias that varies along keys, as HIP.
+    /// The kernel that sums the gradient of a bias that varies along keys.
     ///
     /// # Errors
-    /// A target other than HIP, or a kernel that CubeCL cannot render.
+    /// [`Target::Portable`], or a kernel that CubeCL cannot render.
     pub fn mask_source(&self) -> Result<Source> {
         let name = format!("attention_backward_mask_{:?}", self.target).to_lowercase();
         self.emit(name, |s, _| {
@@ -146,7 +146,7 @@ impl Plan {
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
-pub fn sources() -> Result<Vec<Source>> {
+pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     let sizes = [
         (64, false),
         (64, true),
@@ -156,7 +156,7 @@ pub fn sources() -> Result<Vec<Source>> {
     ];
     let roles = [Role::KeyValue, Role::Query];
     let mut sources = Vec::new();
-    for target in [Target::Gfx90a, Target::Gfx942, Target::Gfx1100] {
+    for &target in targets {
         let wmma = target == Target::Gfx1100;
         // RDNA3 multiplies no f32, and has registers for short rows only: others spill.
         let elements = [Element::Bf16, Element::F16, Element::F32];

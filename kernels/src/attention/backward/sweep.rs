@@ -8,7 +8,7 @@ use super::super::score::UNSEEN;
 use super::layout::{Lane, feed};
 use super::plan::{Form, Plan, Role};
 use super::score::{
-    Column, Place, biases, kept, probabilities, rows_are_queries, score_gradient, used,
+    Columns, Place, biases, kept, probabilities, rows_are_queries, score_gradient, used,
 };
 use super::tiles::{Rows, Tiles, fetch, held, rows_fragment, store, turned_fragment};
 use crate::matrix::instruction::Unit;
@@ -27,11 +27,11 @@ pub(super) struct Own<E: Numeric, NB: Size> {
 /// The sums that a lane keeps, in tiles of D.
 #[derive(CubeType)]
 pub(super) struct Sums<ND: Size> {
-    /// X^T dS, a tile per `m` elements of the head dimension; dS itself, a tile per tile of rows, where pairs are owned.
+    /// X^T dS, a D per `m` elements of the head dimension; dS itself, where pairs are owned.
     pub(super) x: Array<Vector<f32, ND>>,
     /// Y^T P, where keys are owned.
     pub(super) y: Array<Vector<f32, ND>>,
-    /// dS summed over the rows, where keys are owned.
+    /// dS summed over the rows, for each of the lane's columns, where keys are owned.
     pub(super) column: Array<f32>,
 }
 
@@ -41,7 +41,7 @@ fn sums(plan: Plan) -> (usize, usize) {
     match plan.role {
         Role::KeyValue => (tiles, tiles),
         Role::Query => (tiles, 1),
-        Role::Pair => (plan.row_tiles, 1),
+        Role::Pair => (plan.row_tiles * plan.tile_parts(), 1),
     }
 }
 
@@ -60,9 +60,21 @@ impl<ND: Size> Sums<ND> {
         for i in 0..y_tiles {
             y[i] = Vector::<f32, ND>::zero();
         }
-        let mut column = Array::<f32>::new(1usize);
-        column[0] = 0.0;
-        Sums::<ND> { x, y, column }
+        let mut sums = Sums::<ND> {
+            x,
+            y,
+            column: Array::<f32>::new(comptime!(plan.lane_columns())),
+        };
+        sums.clear_columns(plan);
+        sums
+    }
+
+    /// Forgets the sums over the rows.
+    pub(super) fn clear_columns(&mut self, #[comptime] plan: Plan) {
+        #[unroll]
+        for c in 0..comptime!(plan.lane_columns()) {
+            self.column[c] = 0.0;
+        }
     }
 }
 
@@ -117,7 +129,7 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
     sums: &mut Sums<ND>,
     geometry: &Geometry,
     place: &Place,
-    column: &Column,
+    columns: &Columns,
     stages: &Stages,
     #[comptime] masked: [bool; 2],
     #[comptime] plan: Plan,
@@ -183,7 +195,7 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
                 bias2,
                 geometry,
                 place,
-                column,
+                columns,
                 &lane,
                 at * rows,
                 masked,
@@ -248,7 +260,7 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     bias2: &[E],
     geometry: &Geometry,
     place: &Place,
-    column: &Column,
+    columns: &Columns,
     lane: &Lane,
     stage: u32,
     #[comptime] masked: bool,
@@ -256,9 +268,9 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
 ) {
     if comptime!(plan.loops()) {
         for t in 0..comptime!(plan.row_tiles as u32) {
-            let lane = lane.behind(t * comptime!(plan.instruction.m as u32));
+            let lane = lane.behind(t * comptime!(plan.tile_rows() as u32));
             tile::<E, W, NA, NB, ND, P>(
-                tiles, own, sums, bias1, bias2, geometry, place, column, &lane, stage, 0usize,
+                tiles, own, sums, bias1, bias2, geometry, place, columns, &lane, stage, 0usize,
                 masked, plan,
             );
         }
@@ -267,7 +279,7 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         #[unroll]
         for t in 0..comptime!(plan.row_tiles) {
             tile::<E, W, NA, NB, ND, P>(
-                tiles, own, sums, bias1, bias2, geometry, place, column, lane, stage, t, masked,
+                tiles, own, sums, bias1, bias2, geometry, place, columns, lane, stage, t, masked,
                 plan,
             );
         }
@@ -284,7 +296,7 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     bias2: &[E],
     geometry: &Geometry,
     place: &Place,
-    column: &Column,
+    columns: &Columns,
     lane: &Lane,
     stage: u32,
     #[comptime] t: usize,
@@ -293,13 +305,13 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
 ) {
     let s = multiply::<E, W, NA, NB, ND>(&tiles.x, &own.x, lane, t, plan);
     let p = probabilities::<E, ND>(
-        s,
+        &s,
         &tiles.terms,
         bias1,
         bias2,
         geometry,
         place,
-        column,
+        columns,
         lane,
         stage,
         t,
@@ -307,28 +319,26 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         plan,
     );
     let dp = multiply::<E, W, NA, NB, ND>(&tiles.y, &own.y, lane, t, plan);
-    let kept = kept(geometry, place, lane, column, stage, t, plan);
+    let kept = kept(geometry, place, lane, columns, stage, t, plan);
     if comptime!(plan.role == Role::KeyValue) {
         let used = used(&p, &kept, plan);
         accumulate::<E, W, NA, NB, ND, P>(&tiles.y_turned, &mut sums.y, &used, lane, t, plan);
     }
-    let ds = score_gradient::<ND>(&p, dp, &kept, &tiles.terms, column, lane, t, plan);
+    let ds = score_gradient::<ND>(&p, &dp, &kept, &tiles.terms, columns, lane, t, plan);
     if comptime!(plan.role == Role::Pair) {
         add::<ND>(&mut sums.x, &ds, t, plan);
     } else {
         accumulate::<E, W, NA, NB, ND, P>(&tiles.x_turned, &mut sums.x, &ds, lane, t, plan);
     }
     if comptime!(plan.key_sums) {
-        let mut sum = sums.column[0];
         #[unroll]
-        for r in 0..comptime!(plan.instruction.d.elements) {
-            sum += ds[r];
+        for e in 0..comptime!(plan.tile_elements()) {
+            sums.column[comptime!(plan.place_of(e).1)] += ds[e];
         }
-        sums.column[0] = sum;
     }
 }
 
-/// The product of tile `t` of the staged rows with the owned columns.
+/// The product of tile `t` of the staged rows with the owned columns, one D after the other.
 #[cube]
 fn multiply<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size>(
     rows: &Shared<[Vector<E, W>]>,
@@ -336,17 +346,23 @@ fn multiply<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size>(
     lane: &Lane,
     #[comptime] t: usize,
     #[comptime] plan: Plan,
-) -> Vector<f32, ND> {
-    let mut d = Vector::<f32, ND>::zero();
+) -> Array<Vector<f32, ND>> {
+    let parts = comptime!(plan.tile_parts());
+    let mut all = Array::<Vector<f32, ND>>::new(parts);
     #[unroll]
-    for k in 0..comptime!(plan.padded() / plan.instruction.k) {
-        let a = rows_fragment::<E, W, NA>(rows, lane, t, k, plan);
-        d = product::<E, f32, NA, NB, ND>(a, own[k], d, plan.instruction);
+    for part in 0..parts {
+        let mut d = Vector::<f32, ND>::zero();
+        #[unroll]
+        for k in 0..comptime!(plan.padded() / plan.instruction.k) {
+            let a = rows_fragment::<E, W, NA>(rows, lane, comptime!(t * parts + part), k, plan);
+            d = product::<E, f32, NA, NB, ND>(a, own[k], d, plan.instruction);
+        }
+        all[part] = d;
     }
-    d
+    all
 }
 
-/// Adds the product of tile `t` of the staged rows, turned, with `values`, which are what the lanes hold of that tile of D.
+/// Adds the product of tile `t` of the staged rows, turned, with `values`, which are what the lanes hold of that tile.
 #[cube]
 fn accumulate<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     turned: &Shared<[Vector<E, W>]>,
@@ -361,7 +377,7 @@ fn accumulate<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     #[unroll]
     for dt in 0..comptime!(plan.padded() / instruction.m) {
         #[unroll]
-        for k in 0..comptime!(instruction.m / instruction.k) {
+        for k in 0..comptime!(plan.tile_rows() / instruction.k) {
             let a = turned_fragment::<E, W, NA>(turned, lane, dt, t, k, plan);
             sums[dt] = product::<E, f32, NA, NB, ND>(a, fragments[k], sums[dt], instruction);
         }
@@ -375,10 +391,15 @@ fn add<ND: Size>(
     #[comptime] t: usize,
     #[comptime] plan: Plan,
 ) {
-    let mut elements = Sequence::<f32>::new();
+    let (parts, count) = comptime!((plan.tile_parts(), plan.instruction.d.elements));
     #[unroll]
-    for r in 0..comptime!(plan.instruction.d.elements) {
-        elements.push(sums[t].extract(r) + values[r]);
+    for part in 0..parts {
+        let at = comptime!(t * parts + part);
+        let mut elements = Sequence::<f32>::new();
+        #[unroll]
+        for e in 0..count {
+            elements.push(sums[at].extract(e) + values[comptime!(part * count + e)]);
+        }
+        sums[at] = from_elements(&elements);
     }
-    sums[t] = from_elements(&elements);
 }

@@ -313,7 +313,7 @@ fn inner(plan: Plan, step: usize, e: usize) -> (usize, usize) {
     (at / chunk * chunk * plan.groups() + at % chunk, chunk)
 }
 
-/// The fragment of A that is `step` of the rows of tile `t`.
+/// The fragment of A that is `step` of the rows of D number `t`.
 #[cube]
 pub(super) fn rows_fragment<E: Numeric, W: Size, NA: Size>(
     tile: &Shared<[Vector<E, W>]>,
@@ -327,7 +327,8 @@ pub(super) fn rows_fragment<E: Numeric, W: Size, NA: Size>(
     let mut elements = Sequence::<E>::new();
     #[unroll]
     for e in 0..comptime!(instruction.a.elements) {
-        let (same, chunk) = comptime!(inner(plan, step, instruction.a.column.offset(e)));
+        let a = comptime!(instruction.a);
+        let (same, chunk) = comptime!(inner(plan, step, a.column.number(a.elements, e)));
         let row = lane.row + comptime!((t * instruction.m + instruction.a.row.offset(e)) as u32);
         // In vectors from the start, so that what is known at compile time stays an offset of the address.
         let at = row * comptime!(pitch / width as u32)
@@ -350,16 +351,16 @@ pub(super) fn turned_fragment<E: Numeric, W: Size, NA: Size>(
     #[comptime] plan: Plan,
 ) -> Vector<E, NA> {
     let instruction = comptime!(plan.instruction);
-    let m = comptime!(instruction.m);
+    let (m, tall) = comptime!((instruction.m, plan.tile_rows()));
     let mut elements = Sequence::<E>::new();
     if comptime!(plan.turned()) {
         let pitch = comptime!((plan.turned_pitch() / BLOCK) as u32);
         // One step takes either all of the tile's rows, or the lane's own in order.
-        let whole = comptime!(instruction.a.elements == m);
+        let whole = comptime!(instruction.a.elements == tall);
         let first = if comptime!(whole) {
-            comptime!((t * m / BLOCK) as u32).runtime()
+            comptime!((t * tall / BLOCK) as u32).runtime()
         } else {
-            let offset = comptime!(t * m + step * instruction.a.elements);
+            let offset = comptime!(t * tall + step * instruction.a.elements);
             lane.first / comptime!(BLOCK as u32) + comptime!((offset / BLOCK) as u32)
         };
         let at = (lane.row + comptime!((dt * m) as u32)) * pitch + first;
@@ -380,7 +381,7 @@ pub(super) fn turned_fragment<E: Numeric, W: Size, NA: Size>(
     from_elements(&elements)
 }
 
-/// The fragments of B whose column in this lane is `row` of `source`, in the order of [`rows_fragment`].
+/// The fragments of B whose first column in this lane is `row` of `source`, in the order of [`rows_fragment`].
 #[cube]
 pub(super) fn own_fragments<E: Numeric, V: Size, NB: Size>(
     source: &[Vector<E, V>],
@@ -392,15 +393,22 @@ pub(super) fn own_fragments<E: Numeric, V: Size, NB: Size>(
     let instruction = comptime!(plan.instruction);
     let steps = comptime!(plan.padded() / instruction.k);
     let lane = UNIT_POS % comptime!(instruction.lanes as u32);
-    let part = lane_part(lane, instruction.b.row) / comptime!(plan.depth() as u32);
-    let base = rows.base + min(row, rows.count - 1) * rows.stride;
+    let b = comptime!(instruction.b);
+    let part = lane_part(lane, b.row) / comptime!(b.row.scale.max(1) as u32);
+    let mut bases = Sequence::<u32>::new();
+    #[unroll]
+    for c in 0..comptime!(plan.lane_columns()) {
+        let row = row + comptime!(instruction.columns()[c] as u32);
+        bases.push(rows.base + min(row, rows.count - 1) * rows.stride);
+    }
     let mut fragments = Array::<Vector<E, NB>>::new(steps);
     #[unroll]
     for step in 0..steps {
         let mut elements = Sequence::<E>::new();
         #[unroll]
-        for e in 0..comptime!(instruction.b.elements) {
-            let (same, chunk) = comptime!(inner(plan, step, instruction.b.row.offset(e)));
+        for e in 0..comptime!(b.elements) {
+            let base = *bases.index(comptime!(b.column.number(b.elements, e)));
+            let (same, chunk) = comptime!(inner(plan, step, b.row.number(b.elements, e)));
             let at = part * comptime!(chunk as u32) + comptime!((same / width * width) as u32);
             let element = if comptime!(plan.padded() == head_dim) {
                 source[((base + at) / comptime!(width as u32)) as usize]

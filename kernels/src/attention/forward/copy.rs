@@ -27,6 +27,8 @@ pub(crate) struct Copy {
     pub width: usize,
     /// Rows of the tensor that a unit takes at a time: 4 if the tile is transposed, else 1.
     pub rows: usize,
+    /// Whether the 4 rows are two pairs, 8 apart, as NVIDIA's lane groups have them in D.
+    pub in_pairs: bool,
     /// Elements of a row that a unit takes at a time.
     pub piece: usize,
     /// Pieces of a row.
@@ -62,6 +64,14 @@ impl Copy {
             index / parts % self.rows,
             index % parts,
         )
+    }
+
+    /// How far row `row` of an item lies behind its first.
+    fn row(&self, row: usize) -> usize {
+        match self.in_pairs {
+            true => row / 2 * 8 + row % 2,
+            false => row,
+        }
     }
 
     /// 32-bit words of an access.
@@ -116,6 +126,7 @@ impl Plan {
         Copy {
             width,
             rows,
+            in_pairs: transposed && self.in_pairs(),
             piece,
             pieces,
             items: self.keys / rows * pieces,
@@ -173,6 +184,16 @@ fn elements<E: Numeric, W: Size, S: Size>(
     }
 }
 
+/// The first row of item `number` of a column of pieces.
+#[cube]
+fn first_row(number: u32, #[comptime] copy: Copy) -> u32 {
+    if comptime!(copy.in_pairs) {
+        number / 4 * 16 + number % 4 * 2
+    } else {
+        number * comptime!(copy.rows as u32)
+    }
+}
+
 /// Finds some of this unit's accesses to the tile of keys that begins at row `first`, counted from row 0. Rows beyond the last
 /// one repeat it.
 #[cube]
@@ -187,8 +208,9 @@ pub(crate) fn locate(
     for i in comptime!(accesses.0)..comptime!(accesses.1) {
         let (turn, row, access) = comptime!(copy.access(i));
         let item = UNIT_POS + comptime!((turn * copy.units) as u32);
-        let line = first + item / comptime!(copy.pieces as u32) * comptime!(copy.rows as u32);
-        let begin = short(min(line + row as u32, rows.last)) * short(rows.stride);
+        let line = first + first_row(item / comptime!(copy.pieces as u32), copy);
+        let row = comptime!(copy.row(row) as u32);
+        let begin = short(min(line + row, rows.last)) * short(rows.stride);
         let piece = item % comptime!(copy.pieces as u32) * comptime!(copy.piece as u32);
         let element = within_row(piece + comptime!((access * copy.width) as u32), copy);
         places[i] = begin + element / comptime!(copy.width as u32);

@@ -3,6 +3,8 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+use super::softmax::query_of;
+use super::state::Work;
 use super::tile::{Layout, Quad, load_quad, operand};
 use crate::attention::plan::{Plan, QUAD};
 use crate::matrix::lanes::lane_part;
@@ -40,33 +42,43 @@ pub(crate) fn lane(#[comptime] plan: Plan) -> Lane {
     }
 }
 
-/// Fragments of Q^T for the lane's query, whose row begins at vector `begin`; zeros if it is not `valid`.
+/// Fragments of Q^T for the lane's queries; zeros for those beyond the sequence. Row 0 of Q begins at element `base`.
 #[cube]
 pub(crate) fn queries<E: Numeric, W: Size, NB: Size>(
     q: &[Vector<E, W>],
-    begin: u32,
-    valid: bool,
-    group: u32,
+    base: u32,
+    stride: u32,
+    work: &Work,
     fragments: &mut Array<Vector<E, NB>>,
     #[comptime] plan: Plan,
 ) {
     let (unit, groups) = comptime!((plan.unit(), plan.groups()));
-    let count = comptime!(plan.instruction.b.elements);
+    let b = comptime!(plan.instruction.b);
+    let (count, of_a_column) = comptime!((b.elements, b.elements / plan.columns()));
     let head_dim = comptime!(plan.variant.head_dim);
+    let mut begin = Sequence::<u32>::new();
+    let mut valid = Sequence::<bool>::new();
+    #[unroll]
+    for c in 0..comptime!(plan.columns()) {
+        let query = query_of(work, c, comptime!(plan.clone()));
+        begin.push((base + query * stride) / comptime!(plan.width as u32));
+        valid.push(query < work.sequence.queries);
+    }
     #[unroll]
     for s in 0..comptime!(plan.depth() / plan.instruction.k) {
         let mut fragment = Sequence::<E>::new();
         #[unroll]
         for e in 0..count {
-            let at = comptime!(s * count + e);
-            let chunk = comptime!((at / QUAD / unit * groups) as u32) + group;
+            let column = comptime!(b.column.number(count, e));
+            let at = comptime!(s * of_a_column + b.row.number(count, e));
+            let chunk = comptime!((at / QUAD / unit * groups) as u32) + work.lane.group;
             let element = chunk * comptime!((unit * QUAD) as u32);
             let within = comptime!(at / QUAD % unit);
             let quad = load_quad(
                 q,
-                begin,
+                *begin.index(column),
                 element,
-                valid,
+                *valid.index(column),
                 within,
                 comptime!(plan.width),
                 head_dim,

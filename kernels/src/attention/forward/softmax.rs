@@ -1,4 +1,4 @@
-//! The online softmax of a wave's queries: a lane has one query, and some of its keys.
+//! The online softmax of a wave's queries: a lane has one query, or two, and some of their keys.
 
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
@@ -8,9 +8,10 @@ use crate::attention::plan::Plan;
 use crate::attention::problem::{Geometry, Variant};
 use crate::attention::score::{UNSEEN, bias, kept, visible};
 use crate::matrix::instruction::Element;
-use crate::matrix::lanes::coordinate;
+use crate::matrix::lanes::{Join, coordinate, join_column};
 use crate::matrix::math::{LOG2_E, exp2};
 use crate::matrix::narrow::{narrow, widening};
+use crate::matrix::vector::from_elements;
 
 /// Below every score: a query whose scores are lower has seen nothing. Finite, so that nothing is subtracted from itself.
 const LOWEST: f32 = -1e30;
@@ -24,28 +25,43 @@ pub(crate) fn lift(plan: &Plan) -> f32 {
     range + widening(plan.element, plan.narrowing())
 }
 
-/// What is known of a lane's query so far. Exponents are to base 2.
+/// What is known of each of a lane's queries so far. Exponents are to base 2.
 #[derive(CubeType)]
 pub(crate) struct State {
     /// The exponent that probabilities are relative to; the same in all lanes of the query.
-    pub reference: f32,
+    pub reference: Array<f32>,
     /// The greatest score that the lane has taken.
-    pub most: f32,
+    pub most: Array<f32>,
     /// Sum of the lane's probabilities with even numbers, times 2^[`lift`].
-    pub even: f32,
+    pub even: Array<f32>,
     /// Sum of those with odd numbers.
-    pub odd: f32,
+    pub odd: Array<f32>,
 }
 
 /// Before any key.
 #[cube]
-pub(crate) fn nothing_seen() -> State {
-    State {
-        reference: LOWEST.runtime(),
-        most: LOWEST.runtime(),
-        even: 0.0f32.runtime(),
-        odd: 0.0f32.runtime(),
+pub(crate) fn nothing_seen(#[comptime] plan: Plan) -> State {
+    let columns = comptime!(plan.columns());
+    let mut state = State {
+        reference: Array::new(columns),
+        most: Array::new(columns),
+        even: Array::new(columns),
+        odd: Array::new(columns),
+    };
+    #[unroll]
+    for c in 0..columns {
+        state.reference[c] = LOWEST;
+        state.most[c] = LOWEST;
+        state.even[c] = 0.0;
+        state.odd[c] = 0.0;
     }
+    state
+}
+
+/// Query of the lane's column `column`.
+#[cube]
+pub(crate) fn query_of(work: &Work, #[comptime] column: usize, #[comptime] plan: Plan) -> u32 {
+    work.query + comptime!(plan.instruction.columns()[column] as u32)
 }
 
 /// Takes some pairs of the products of Q with the tile of keys that begins at `first` as scores to base 2: scaled, with
@@ -71,11 +87,13 @@ pub(crate) fn take<E: Numeric, NB: Size, ND: Size, WK: Size, WV: Size>(
         let mut score = products[tile].extract(element) * scale;
         let row = comptime!((tile * instruction.m) as u32);
         let key = first + row + coordinate(work.lane.lane, element, instruction.d.row);
+        let column = comptime!(instruction.column_of(element));
+        let query = query_of(work, column, comptime!(plan.clone()));
         if comptime!(variant.bias[0] || variant.bias[1]) {
-            score += biases(inputs, work, key, geometry, variant) * LOG2_E;
+            score += biases(inputs, work, query, key, geometry, variant) * LOG2_E;
         }
         if comptime!(next == Next::Masked) {
-            let seen = visible(&work.sequence, work.query, key, variant.causal);
+            let seen = visible(&work.sequence, query, key, variant.causal);
             score = select(seen, score, f32::new(UNSEEN));
         }
         wave.scores[i] = score;
@@ -86,20 +104,22 @@ pub(crate) fn take<E: Numeric, NB: Size, ND: Size, WK: Size, WV: Size>(
             wave.scores[comptime!(2 * pair)],
             wave.scores[comptime!(2 * pair + 1)],
         );
-        wave.state.most = max(wave.state.most, max(even, odd));
+        let column = comptime!(instruction.column_of(2 * pair % count));
+        wave.state.most[column] = max(wave.state.most[column], max(even, odd));
     }
 }
 
-/// What is added to the score of the lane's query and `key`. Beyond the sequence, of its last places: it is masked there.
+/// What is added to the score of `query` and `key`. Beyond the sequence, of its last places: it is masked there.
 #[cube]
 fn biases<E: Numeric, WK: Size, WV: Size>(
     inputs: &Inputs<'_, E, WK, WV>,
     work: &Work,
+    query: u32,
     key: u32,
     geometry: &Geometry,
     #[comptime] variant: Variant,
 ) -> f32 {
-    let query = min(work.query, work.sequence.queries - 1);
+    let query = min(query, work.sequence.queries - 1);
     let key = min(key, work.keys.last);
     let mut sum = 0.0f32.runtime();
     if comptime!(variant.bias[0]) {
@@ -151,15 +171,17 @@ pub(crate) fn exponentials<E: Numeric, NB: Size, ND: Size>(
     #[comptime] pairs: (usize, usize),
     #[comptime] plan: Plan,
 ) {
-    let offset = comptime!(lift(&plan)) - wave.state.reference;
+    let instruction = comptime!(plan.instruction);
     #[unroll]
     for i in comptime!(2 * pairs.0)..comptime!(2 * pairs.1) {
+        let column = comptime!(instruction.column_of(i % instruction.d.elements));
+        let offset = comptime!(lift(&plan)) - wave.state.reference[column];
         let p = exp2(wave.scores[i] + offset, comptime!(plan.target));
         probabilities[i] = p;
         if comptime!(i % 2 == 0) {
-            wave.state.even += p;
+            wave.state.even[column] += p;
         } else {
-            wave.state.odd += p;
+            wave.state.odd[column] += p;
         }
         if comptime!(plan.variant.dropout) {
             probabilities[i] = select(keep[i], p, 0.0);
@@ -188,29 +210,62 @@ pub(crate) fn pack<E: Numeric, NB: Size, NP: Size>(
     }
 }
 
-/// Makes `most`, the greatest score of the query so far, the reference; returns the factor for what was accumulated
-/// relative to the one before.
+/// The greatest score of each of the lane's queries so far, of all lanes that have some of its keys.
+#[cube]
+pub(crate) fn greatest(state: &State, #[comptime] plan: Plan) -> Array<f32> {
+    let (instruction, target) = comptime!((plan.instruction, plan.target));
+    let mut most = Array::<f32>::new(comptime!(plan.columns()));
+    #[unroll]
+    for c in 0..comptime!(plan.columns()) {
+        most[c] = join_column(state.most[c], Join::Max, instruction, target);
+    }
+    most
+}
+
+/// Makes `most`, the [`greatest`] scores so far, the references; leaves the factors for what was accumulated relative to those
+/// before.
 #[cube]
 pub(crate) fn refer<E: Numeric, NB: Size, ND: Size>(
     wave: &mut Wave<E, NB, ND>,
-    most: f32,
+    most: &Array<f32>,
+    factors: &mut Array<f32>,
     #[comptime] plan: Plan,
-) -> f32 {
-    let factor = exp2(wave.state.reference - most, comptime!(plan.target));
-    wave.state.reference = most;
-    wave.state.even *= factor;
-    wave.state.odd *= factor;
-    factor
+) {
+    #[unroll]
+    for c in 0..comptime!(plan.columns()) {
+        let factor = exp2(wave.state.reference[c] - most[c], comptime!(plan.target));
+        wave.state.reference[c] = most[c];
+        wave.state.even[c] *= factor;
+        wave.state.odd[c] *= factor;
+        factors[c] = factor;
+    }
+}
+
+/// A number for each of the lane's columns, as D has them.
+#[cube]
+fn of_columns<ND: Size>(numbers: &Array<f32>, #[comptime] plan: Plan) -> Vector<f32, ND> {
+    let instruction = comptime!(plan.instruction);
+    if comptime!(plan.columns() == 1) {
+        Vector::<f32, ND>::new(numbers[0])
+    } else {
+        let mut elements = Sequence::<f32>::new();
+        #[unroll]
+        for e in 0..comptime!(instruction.d.elements) {
+            elements.push(numbers[comptime!(instruction.column_of(e))]);
+        }
+        from_elements::<f32, ND>(&elements)
+    }
 }
 
 /// Scales some tiles of the output.
 #[cube]
 pub(crate) fn scale<E: Numeric, NB: Size, ND: Size>(
     wave: &mut Wave<E, NB, ND>,
-    factor: f32,
+    factors: &Array<f32>,
     #[comptime] tiles: (usize, usize),
+    #[comptime] plan: Plan,
 ) {
-    let factors = Vector::<f32, ND>::new(factor);
+    let factors = of_columns::<ND>(factors, plan);
     #[unroll]
     for t in comptime!(tiles.0)..comptime!(tiles.1) {
         wave.output[t] *= factors;

@@ -26,7 +26,7 @@ pub(crate) enum Next {
 pub(crate) struct Work {
     /// Its batch entry.
     pub sequence: Sequence,
-    /// The lane's query.
+    /// The lane's first query.
     pub query: u32,
     /// Where the lane stands in fragments.
     pub lane: Lane,

@@ -6,13 +6,11 @@ use cubecl_core::prelude::*;
 use super::copy::{fetch, locate};
 use super::products::{Order, in_b, read};
 use super::refill::{Copying, find, late, late_part, store_items};
-use super::softmax::{exponentials, kept_of, pack, refer, scale, take};
+use super::softmax::{exponentials, greatest, kept_of, pack, refer, scale, take};
 use super::state::{Inputs, Next, Tiles, Wave, Work};
 use crate::attention::plan::Plan;
 use crate::attention::problem::Geometry;
 use crate::matrix::hint::fence;
-use crate::matrix::lanes::Join;
-use crate::matrix::lanes::join_column;
 use crate::matrix::product::product;
 
 /// Reads the first tiles, and computes the first scores. Afterwards shared memory holds tiles 0 and 1 of K and tile 0 of V;
@@ -224,14 +222,14 @@ pub(crate) fn step<
     let half = tile % 2;
     let mut products = zeros::<ND>(comptime!(plan.score_tiles()));
     let mut values = Array::<Vector<E, NA>>::new(comptime!(plan.value_order().products()));
-    let most = join_column(wave.state.most, Join::Max, comptime!(plan.instruction));
+    let most = greatest(&wave.state, comptime!(plan.clone()));
     sync_cube();
     let probabilities = score::<E, NA, NB, ND, NP, SK, SV>(
         tiles,
         wave,
         &mut products,
         &mut values,
-        most,
+        &most,
         work,
         geometry,
         tile,
@@ -334,7 +332,7 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
     wave: &mut Wave<E, NB, ND>,
     products: &mut Array<Vector<f32, ND>>,
     values: &mut Array<Vector<E, NA>>,
-    most: f32,
+    most: &Array<f32>,
     work: &Work,
     geometry: &Geometry,
     tile: u32,
@@ -353,7 +351,7 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
     );
     let mut probabilities = Array::<f32>::new(comptime!(2 * plan.pairs()));
     let mut fragments = Array::<Vector<E, NB>>::new(comptime!(plan.keys / plan.instruction.k));
-    let mut factor = 1.0f32.runtime();
+    let mut factors = Array::<f32>::new(comptime!(plan.columns()));
     // Without a next tile, only the reads of V that the second half counts on.
     let reads = comptime!(if next == Next::None { 0 } else { order.reads });
     let mut keys = Array::<Vector<E, NA>>::new(comptime!(order.products()));
@@ -398,12 +396,13 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
                     comptime!(plan.clone()),
                 );
                 if comptime!(at == late(count)) {
-                    factor = refer(wave, most, comptime!(plan.clone()));
+                    refer(wave, most, &mut factors, comptime!(plan.clone()));
                 }
                 scale(
                     wave,
-                    factor,
+                    &factors,
                     comptime!(late_part(plan.output_tiles(), count, at)),
+                    comptime!(plan.clone()),
                 );
                 let pairs = comptime!(late_part(plan.pairs(), count, at));
                 exponentials(
@@ -426,8 +425,9 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
         }
     }
     if comptime!(next == Next::None) {
-        factor = refer(wave, most, comptime!(plan.clone()));
-        scale(wave, factor, comptime!((0, plan.output_tiles())));
+        refer(wave, most, &mut factors, comptime!(plan.clone()));
+        let tiles = comptime!((0, plan.output_tiles()));
+        scale(wave, &factors, tiles, comptime!(plan.clone()));
         let pairs = comptime!((0, plan.pairs()));
         exponentials(
             wave,

@@ -23,6 +23,8 @@ pub(crate) struct Layout {
     pub unit: usize,
     /// Lane groups that take turns in reading the chunks of a line.
     pub groups: usize,
+    /// Whether they are neighbouring lanes (NVIDIA), so that eight lanes read four chunks of two lines at a time.
+    pub neighbours: bool,
 }
 
 impl Layout {
@@ -42,10 +44,20 @@ impl Layout {
         }
     }
 
+    /// What is joined by exclusive or with the chunks' numbers in `line`, of which the low bits count: eight neighbouring lines
+    /// differ, and so do the lines that the lanes of a transposing store write at a time.
+    fn mixed(&self, line: usize) -> usize {
+        let exchanged = self.exchanged().unwrap_or(1);
+        match self.neighbours {
+            true => (line % 2 * (exchanged / 2)) ^ (line / 8),
+            false => (line / (8 / exchanged)) ^ (line / 8),
+        }
+    }
+
     /// [`place`] of quad `quad` of `line`.
     fn place(&self, line: usize, quad: usize) -> usize {
         let exchanged = self.exchanged().unwrap_or(1);
-        let mixed = (line / (8 / exchanged)) ^ (line / 8);
+        let mixed = self.mixed(line);
         let chunk = (quad / self.unit) ^ (mixed % exchanged);
         line * self.stride() + chunk * self.unit + quad % self.unit
     }
@@ -64,8 +76,12 @@ pub(crate) fn place(line: u32, chunk: u32, within: u32, #[comptime] layout: Layo
     if comptime!(exchanged == 1) {
         line * stride + chunk * unit + within
     } else {
-        // Eight neighbouring lines differ, and so do the lines that the lanes of a transposing store write at a time.
-        let mixed = (line / comptime!(8 / exchanged)) ^ (line / 8);
+        // As in `Layout::mixed`.
+        let mixed = if comptime!(layout.neighbours) {
+            (line % 2 * comptime!(exchanged / 2)) ^ (line / 8)
+        } else {
+            (line / comptime!(8 / exchanged)) ^ (line / 8)
+        };
         line * stride + (chunk ^ (mixed % exchanged)) * unit + within
     }
 }
@@ -97,6 +113,7 @@ impl Plan {
             quads: length / QUAD,
             unit: self.unit(),
             groups: self.groups(),
+            neighbours: self.in_pairs(),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::hip::text;
 use crate::hip::tools::{self, compile, fingerprint, made_once, write};
 
 /// The harness: what a kernel includes, and what it is linked with.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 15] = [
     ("arithmetic.h", include_str!("../../../hip/arithmetic.h")),
     ("cpu.h", include_str!("../../../hip/cpu.h")),
     (
@@ -26,15 +26,18 @@ const FILES: [(&str, &str); 12] = [
     ("order.h", include_str!("../../../hip/order.h")),
     ("sanitizers.h", include_str!("../../../hip/sanitizers.h")),
     ("types.h", include_str!("../../../hip/types.h")),
-    // The header that a text with bf16 asks for; its types are in types.h.
+    ("cpu_cuda.h", include_str!("../../../hip/cpu_cuda.h")),
+    // The headers that a text with f16 or bf16 asks for; their types are in types.h and cpu_cuda.h.
+    ("cuda_bf16.h", "#pragma once\n"),
+    ("cuda_fp16.h", "#pragma once\n"),
     ("hip/hip_bf16.h", "#pragma once\n"),
 ];
 
 /// Every x86-64 processor since 2013: conversions of f16 are instructions, and the programs may be kept in a cache that
 /// machines share.
 const COMMON: [&str; 3] = ["-std=c++17", "-march=x86-64-v3", "-fno-exceptions"];
-/// The text is written for hipRTC, whose warnings nobody sees either.
-const KERNEL: [&str; 2] = ["-w", "-ffp-contract=on"];
+/// The text is written for hipRTC and NVRTC, whose warnings nobody sees either, and which let it read values as words.
+const KERNEL: [&str; 3] = ["-w", "-ffp-contract=on", "-fno-strict-aliasing"];
 /// A compilation takes about a second.
 const LIMIT: Duration = Duration::from_secs(300);
 
