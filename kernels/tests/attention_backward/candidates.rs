@@ -51,11 +51,6 @@ fn every_candidate_gives_the_bits_of_the_table() {
     ] {
         check(&Case::new(Target::Gfx90a, element, problem));
     }
-    check(&Case::new(
-        Target::Gfx1100,
-        Element::F16,
-        causal(41, 170, 24),
-    ));
     let mut plain = Case::new(Target::Gfx90a, Element::F32, causal(39, 70, 12));
     plain.fma = true;
     check(&plain);
@@ -97,7 +92,6 @@ fn no_candidate_spills() {
         (Target::Gfx90a, Element::Bf16, &[64, 128, 200][..]),
         (Target::Gfx90a, Element::F32, &[64, 200]),
         (Target::Gfx942, Element::Bf16, &[128]),
-        (Target::Gfx1100, Element::Bf16, &[32]),
     ];
     for (target, element, head_dims) in cases {
         for &head_dim in head_dims {

@@ -1,6 +1,7 @@
 //! Other plans that compute the same bits.
 
 use super::plan::{Plan, Plans};
+use crate::matrix::instruction::Unit;
 
 impl Plans {
     /// These plans, and others in which the kernel for dK and dV or the one for dQ has half as many waves, or stages half as
@@ -22,10 +23,16 @@ impl Plans {
 }
 
 impl Plan {
-    /// Half the waves of eight. Where the table has four, a lane's part of a stage leaves no registers for twice as much.
+    /// Half the waves of eight. Where the table has four, and on RDNA3, no registers are left for twice as large a
+    /// part of a stage.
     const fn fewer_waves(self) -> Self {
+        let rdna3 = matches!(self.instruction.unit, Unit::Wmma { .. });
         Self {
-            waves: if self.waves == 8 { 4 } else { self.waves },
+            waves: if self.waves == 8 && !rdna3 {
+                4
+            } else {
+                self.waves
+            },
             ..self
         }
     }
