@@ -140,10 +140,8 @@ fn wmma_kernels_give_the_reference() {
 #[test]
 fn nvidias_text_gives_the_reference_at_any_size() {
     for (element, head_dim, causal) in [
-        (Element::Bf16, 64, false),
-        (Element::F16, 64, true),
+        (Element::F16, 64, false),
         (Element::Bf16, 128, true),
-        (Element::F16, 40, false),
         (Element::Bf16, 20, true),
         (Element::F16, 200, false),
     ] {
@@ -152,7 +150,7 @@ fn nvidias_text_gives_the_reference_at_any_size() {
             assert_eq!(plan.instruction.unit, Unit::Mma);
             plan
         };
-        check_sizes(plan, head_dim, causal, &SIZES[..3]);
+        check_sizes(plan, head_dim, causal, &SIZES[..2]);
     }
     let plan = |p: &Problem| Plan::choose(Target::Cuda, Element::F32, p).unwrap();
     check_sizes(plan, 64, true, &SIZES[..1]);
