@@ -97,10 +97,11 @@ pub(crate) fn swiglu_gradient(x: &Tensor<3>, g: &Tensor<3>) -> Option<Tensor<3>>
             let (gate, up) = x[row * width..][..width].split_at(ffn);
             let (d_gate, d_up) = dx.split_at_mut(ffn);
             let g = &g[row * ffn..][..ffn];
-            for i in 0..ffn {
-                let s = sigmoid(gate[i]);
-                d_gate[i] = g[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
-                d_up[i] = g[i] * gate[i] * s;
+            let gradients = d_gate.iter_mut().zip(d_up).zip(g);
+            for (((d_gate, d_up), &g), (&gate, &up)) in gradients.zip(gate.iter().zip(up)) {
+                let s = sigmoid(gate);
+                *d_gate = g * up * s * (1.0 + gate * (1.0 - s));
+                *d_up = g * gate * s;
             }
         },
     );

@@ -39,9 +39,9 @@ pub(crate) fn cross_entropy(
             let most = greatest(row);
             out[0] = most;
             out[1] = sum(
-                valid,
+                [row],
                 #[inline(always)]
-                |i| exp(row[i] - most),
+                |[x]| exp(x - most),
             );
             out[2] = columns_of[token].map_or(0.0, |column| row[column]);
         },

@@ -40,17 +40,20 @@ pub fn exp(x: f32) -> f32 {
     if x < LEAST { 0.0 } else { y }
 }
 
-/// The sum of what `of` gives of each index.
+/// The sum of what `of` gives of the elements at each place of slices of one length.
 #[inline(always)]
-pub fn sum(count: usize, of: impl Fn(usize) -> f32) -> f32 {
+pub fn sum<const N: usize>(slices: [&[f32]; N], of: impl Fn([f32; N]) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
-    let whole = count - count % LANES;
-    for begin in (0..whole).step_by(LANES) {
+    // Slices of arrays, whose bounds need no check in the inner loop.
+    let chunks = slices.map(|x| x.as_chunks::<LANES>());
+    for at in 0..chunks[0].0.len() {
+        let chunk = chunks.map(|(whole, _)| &whole[at]);
         for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += of(begin + lane);
+            *sum += of(chunk.map(|x| x[lane]));
         }
     }
-    let rest: f32 = (whole..count).map(of).sum();
+    let rest = (0..chunks[0].1.len()).map(|i| of(chunks.map(|(_, rest)| rest[i])));
+    let rest: f32 = rest.sum();
     lanes.iter().sum::<f32>() + rest
 }
 
@@ -95,7 +98,7 @@ mod tests {
     fn sums_and_maxima_take_every_element() {
         for count in [0, 1, 15, 16, 17, 50] {
             let x: Vec<f32> = (0..count).map(|i| -(i as f32)).collect();
-            assert_eq!(sum(count, |i| x[i]), x.iter().sum::<f32>());
+            assert_eq!(sum([&x], |[x]| x), x.iter().sum::<f32>());
             let last = greatest(&x.iter().rev().copied().collect::<Vec<_>>());
             assert_eq!(last, if count == 0 { f32::NEG_INFINITY } else { 0.0 });
         }

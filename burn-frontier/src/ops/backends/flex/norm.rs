@@ -19,17 +19,17 @@ impl Row {
     fn of(x: &[f32], layer: bool, epsilon: f32) -> Self {
         let mean = if layer {
             mean_of(
-                x.len(),
+                [x],
                 #[inline(always)]
-                |i| x[i],
+                |[x]| x,
             )
         } else {
             0.0
         };
         let variance = mean_of(
-            x.len(),
+            [x],
             #[inline(always)]
-            |i| (x[i] - mean) * (x[i] - mean),
+            |[x]| (x - mean) * (x - mean),
         );
         Self {
             mean,
@@ -38,10 +38,10 @@ impl Row {
     }
 }
 
-/// The mean of what `of` gives of each index.
+/// The mean of what `of` gives of the elements at each place.
 #[inline(always)]
-fn mean_of(count: usize, of: impl Fn(usize) -> f32) -> f32 {
-    sum(count, of) / count as f32
+fn mean_of<const N: usize>(slices: [&[f32]; N], of: impl Fn([f32; N]) -> f32) -> f32 {
+    sum(slices, of) / slices[0].len() as f32
 }
 
 /// The layer norm (with a bias) or RMS norm (without) of x `[batch, seq, hidden]`.
@@ -105,27 +105,30 @@ fn gradients(
             let Row { mean, factor } = Row::of(x, layer, epsilon);
             let (d_weight, d_bias) = sums.split_at_mut(hidden);
             // Normalised, as long as it is needed.
-            for (i, normal) in dx.iter_mut().enumerate() {
-                *normal = (x[i] - mean) * factor;
-                d_weight[i] += g[i] * *normal;
-                d_bias[i] += g[i];
+            let sums = d_weight.iter_mut().zip(d_bias);
+            for ((normal, (x, &g)), (d_weight, d_bias)) in
+                dx.iter_mut().zip(x.iter().zip(g)).zip(sums)
+            {
+                *normal = (x - mean) * factor;
+                *d_weight += g * *normal;
+                *d_bias += g;
             }
             let along = mean_of(
-                hidden,
+                [g, weight, dx],
                 #[inline(always)]
-                |i| g[i] * weight[i] * dx[i],
+                |[g, w, normal]| g * w * normal,
             );
             let gradient = if layer {
                 mean_of(
-                    hidden,
+                    [g, weight],
                     #[inline(always)]
-                    |i| g[i] * weight[i],
+                    |[g, w]| g * w,
                 )
             } else {
                 0.0
             };
-            for (i, dx) in dx.iter_mut().enumerate() {
-                *dx = (g[i] * weight[i] - gradient - *dx * along) * factor;
+            for (dx, (&g, &w)) in dx.iter_mut().zip(g.iter().zip(weight)) {
+                *dx = (g * w - gradient - *dx * along) * factor;
             }
         },
     );

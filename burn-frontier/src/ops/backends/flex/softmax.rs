@@ -32,9 +32,9 @@ pub(crate) fn softmax(scores: Tensor<4>, causal: bool) -> Result<Tensor<4>, Box<
                 }
                 let factor = 1.0
                     / sum(
-                        scores.len(),
+                        [scores],
                         #[inline(always)]
-                        |i| scores[i],
+                        |[x]| x,
                     );
                 for x in scores {
                     *x *= factor;
@@ -62,9 +62,9 @@ pub(crate) fn softmax_gradient(
             |row, gradient| {
                 let p = &p[row * keys..][..keys];
                 let inner = sum(
-                    keys,
+                    [p, gradient],
                     #[inline(always)]
-                    |i| p[i] * gradient[i],
+                    |[p, g]| p * g,
                 );
                 for (g, p) in gradient.iter_mut().zip(p) {
                     *g = (*g - inner) * p;
