@@ -61,9 +61,10 @@ pub fn measure(machine: &Machine) -> Result<Machine> {
     device.half_tflops = device.single_tflops;
     (device.half_tiles, device.half_depth) = saturation(&rates, best);
 
-    let x = random([1 << 24]);
+    // About as large as a layer's tensors, whose memory the allocator uses again.
+    let x = random([1 << 20]);
     let copy = seconds(|| drop(x.clone().add_scalar(1.0)));
-    device.memory_gbs = 2.0 * 4.0 * (1 << 24) as f64 / copy / 1e9;
+    device.memory_gbs = 2.0 * 4.0 * (1 << 20) as f64 / copy / 1e9;
     let small = random([64]);
     device.kernel_us = 1e6 * seconds(|| drop(small.clone().add_scalar(1.0)));
     device.launch_us = 0.0;
