@@ -49,6 +49,21 @@ pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
 /// `machine` with the present device's time of a layer's slice.
 fn with_measured_shard(options: &Options, job: &Job, machine: &Machine) -> Result<Machine> {
     let device = device::choose(options.device.as_deref())?;
+    let need = shard::layer_bytes(job, &Machine::load("laptop")?)?;
+    if let Some(free) = free_bytes().filter(|free| device.is_processor() && need > *free) {
+        bail!(
+            "a layer's slice (tp {}, micro-batch {}) needs {:.1} GiB, and this machine has {:.1} GiB free; use a larger --tp, or plan without --shard-bench",
+            job.layout.tp,
+            job.micro_batch,
+            gib(need),
+            gib(free),
+        );
+    }
+    eprintln!(
+        "timing a layer's slice on {}: a warm-up and {} passes forward and back",
+        device.name(),
+        shard::TIMED
+    );
     let seconds = shard::time_layer(job, &device.of_rank(0))?;
     let modelled = time::layer_seconds(job, machine)?;
     println!(
@@ -156,7 +171,6 @@ pub fn refuse_what_does_not_fit(settings: &Settings, model: &GptConfig) -> Resul
     if need <= free {
         return Ok(());
     }
-    let gib = |bytes: f64| bytes / 2f64.powi(30);
     let remedy = match search::nearest(&job, &machine)? {
         Some(near) => format!("the nearest layout that fits: {}", flags(&near.job)),
         None => smaller_model(settings, model, free),
@@ -169,6 +183,10 @@ pub fn refuse_what_does_not_fit(settings: &Settings, model: &GptConfig) -> Resul
         gib(need),
         gib(free),
     )
+}
+
+fn gib(bytes: f64) -> f64 {
+    bytes / 2f64.powi(30)
 }
 
 fn smaller_model(settings: &Settings, model: &GptConfig, free: f64) -> String {

@@ -37,7 +37,7 @@ fn seconds(mut work: impl FnMut()) -> f64 {
     best
 }
 
-fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+fn ones<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::ones(shape, (&BurnDevice::flex(), DType::F32))
 }
 
@@ -48,7 +48,7 @@ pub fn measure(machine: &Machine) -> Result<Machine> {
     let rates: Vec<_> = PRODUCTS
         .iter()
         .map(|&(m, n, k)| {
-            let (a, b) = (random([m, k]), random([k, n]));
+            let (a, b) = (ones([m, k]), ones([k, n]));
             let time = seconds(|| drop(a.clone().matmul(b.clone()).into_data()));
             let rate = 2.0 * (m * n * k) as f64 / time;
             eprintln!("product {m} x {n} x {k}: {:.1} GFLOP/s", rate / 1e9);
@@ -62,10 +62,10 @@ pub fn measure(machine: &Machine) -> Result<Machine> {
     (device.half_tiles, device.half_depth) = saturation(&rates, best);
 
     // About as large as a layer's tensors, whose memory the allocator uses again.
-    let x = random([1 << 20]);
+    let x = ones([1 << 20]);
     let copy = seconds(|| drop(x.clone().add_scalar(1.0)));
     device.memory_gbs = 2.0 * 4.0 * (1 << 20) as f64 / copy / 1e9;
-    let small = random([64]);
+    let small = ones([64]);
     device.kernel_us = 1e6 * seconds(|| drop(small.clone().add_scalar(1.0)));
     device.launch_us = 0.0;
     eprintln!(

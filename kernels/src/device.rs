@@ -13,13 +13,23 @@ pub struct Choice {
     pub reason: String,
 }
 
+/// The first compute capability that has `mma.sync.m16n8k16`, times ten.
+const MMA_SINCE: u32 = 80;
+
+/// An NVIDIA GPU's compute capability times ten: what CubeCL writes behind `sm`, `ptx_sm90` for instance.
+fn capability(fingerprint: &str) -> Option<u32> {
+    let (_, number) = fingerprint.split_once("sm")?;
+    let end = number.find(|c: char| !c.is_ascii_digit());
+    number[..end.unwrap_or(number.len())].parse().ok()
+}
+
 /// The target of a device.
 pub fn choose(client: &Client) -> Choice {
     let identity = &client.properties().identity;
     of(client.name(), &identity.name, &identity.fingerprint)
 }
 
-/// `runtime` is CubeCL's name of it; the fingerprint of an AMD GPU names its architecture.
+/// `runtime` is CubeCL's name of it; the fingerprint names the architecture.
 fn of(runtime: &str, device: &str, fingerprint: &str) -> Choice {
     let has = |arch: &str| fingerprint.contains(arch);
     let (target, why) = match runtime {
@@ -30,7 +40,11 @@ fn of(runtime: &str, device: &str, fingerprint: &str) -> Choice {
             Target::Portable,
             "an AMD GPU whose matrix instructions are not in the table: plain multiply-adds",
         ),
-        "cuda" => (Target::Cuda, "NVIDIA: warp of 32"),
+        "cuda" if capability(fingerprint).is_some_and(|it| it < MMA_SINCE) => (
+            Target::Portable,
+            "NVIDIA before compute capability 8.0, which lacks the matrix instructions that the kernels take: plain multiply-adds",
+        ),
+        "cuda" => (Target::Cuda, "NVIDIA: mma.sync instructions, warp of 32"),
         _ => (
             Target::Portable,
             "nothing is assumed of it: plain multiply-adds, no plane operations",
@@ -53,7 +67,10 @@ mod tests {
             ("hip", "hip-kernel_gfx942:sramecc+", Target::Gfx942),
             ("hip", "hip-kernel_gfx1100", Target::Gfx1100),
             ("hip", "hip-kernel_gfx1030", Target::Portable),
-            ("cuda", "sm_90", Target::Cuda),
+            ("cuda", "ptx_sm90", Target::Cuda),
+            ("cuda", "ptx_sm100", Target::Cuda),
+            ("cuda", "ptx_sm80", Target::Cuda),
+            ("cuda", "ptx_sm75", Target::Portable),
             ("wgpu<spirv>", "llvmpipe", Target::Portable),
         ] {
             let choice = of(runtime, "a GPU", fingerprint);

@@ -3,7 +3,6 @@
 use super::job;
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::pipeline::schedule::Kind;
-use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::memory::{self, StageMemory};
 use burn_frontier::plan::{Job, Machine, time};
 use proptest::prelude::*;
@@ -115,9 +114,8 @@ proptest! {
         prop_assert!(zero(1) <= zero(0) * (1.0 + 1e-6));
         let larger = with(&|job: &mut Job| { job.micro_batch *= 2; job.global_batch *= 2; });
         prop_assert!(larger >= peak(&job, &machine) * (1.0 - 1e-12));
-        let single = with(&|job: &mut Job| job.precision = Precision::Fp32);
         let gpipe = with(&|job: &mut Job| job.schedule = Kind::GPipe);
-        prop_assert!(gpipe >= peak(&job, &machine) && single.is_finite());
+        prop_assert!(gpipe >= peak(&job, &machine));
     }
 }
 

@@ -245,12 +245,10 @@ fn probabilities(
 
 /// The softmax of the last dimension; zeros where all of a row is -inf.
 fn softmax(mut scores: Tensor<4>, causal: bool, biased: bool) -> Tensor<4> {
-    let [_, _, seq, keys] = scores.dims();
+    let [batch, heads, seq, keys] = scores.dims();
     if causal {
         let hidden = causal_mask(seq, keys, &scores.device());
-        scores = scores
-            .clone()
-            .mask_fill(hidden.expand(scores.dims()), f64::NEG_INFINITY);
+        scores = scores.mask_fill(hidden.expand([batch, heads, seq, keys]), f64::NEG_INFINITY);
     }
     // Where all scores of a row may be -inf, a plain softmax would give NaN.
     match causal && seq > keys || biased {

@@ -204,8 +204,8 @@ impl<'a> Pieces<'a> {
             let mlp = (up + activated) * self.inside;
             return recomputed + mlp.max(temporary + scores) + 2.0 * self.between;
         }
-        // Ours has three tensors of the activation's size at once when its output has been let go; attention has copies of
-        // queries, keys and values when the whole feed-forward block has been.
+        // Ours writes the gradient of the activation's argument over that of its value (SwiGLU's is larger) when the value has
+        // been let go; attention has copies of queries, keys and values when the whole feed-forward block has been.
         let mlp = (up - activated) * self.inside + 2.0 * self.between;
         let freed = (up + activated - 2.5) * self.inside;
         let attention = temporary + scores - freed;
@@ -225,7 +225,7 @@ impl<'a> Pieces<'a> {
             Precision::Fp32 => 0.0,
             Precision::Fp16 | Precision::Bf16 => 4.0,
         };
-        let columns = self.logits() / self.job.micro_batch_tokens() as f64;
+        let columns = self.logits() / self.what_if.tokens() as f64;
         let weight = match self.ours() {
             true => columns * self.job.model.hidden as f64 * self.element,
             false => 0.0,

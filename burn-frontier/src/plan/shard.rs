@@ -8,14 +8,16 @@ use burn::tensor::{DType, Device, Distribution, Shape, Tensor};
 
 use super::job::Job;
 use super::machine::{Machine, Observation, Precision};
-use super::time;
+use super::{memory, time};
 use crate::comm::{Buffer, Communicator, Reduction, Traffic};
 use crate::error::{Error, Result};
+use crate::mesh::Layout;
 use crate::parameter::ParameterContext;
 use crate::pipeline::part::{MicroBatch, Output, PipelinePart, Seed, StepContext};
+use crate::pipeline::schedule::Kind;
 
-/// Passes that are timed, after one that warms up; the median counts.
-const TIMED: usize = 3;
+/// Passes that [`time_layer`] times, after one that warms up; the median counts.
+pub const TIMED: usize = 3;
 /// Weight of the measurement, in runs: it is of the very passes that are planned.
 const RUNS: usize = 25;
 
@@ -76,6 +78,24 @@ pub fn time_layer(job: &Job, device: &Device) -> Result<f64> {
     let mut times = times.split_off(1);
     times.sort_by(f64::total_cmp);
     Ok(times[TIMED / 2])
+}
+
+/// Bytes that [`time_layer`] allocates on the device, as the planner reckons them: parameters, gradients, what the forward pass
+/// keeps and what the backward pass needs besides.
+///
+/// # Errors
+/// A job that cannot run.
+pub fn layer_bytes(job: &Job, machine: &Machine) -> Result<f64> {
+    job.validate()?;
+    let mut alone = job.clone();
+    alone.model.layers = 3;
+    alone.layout = Layout::new(job.layout.tp, 3, 1)?;
+    alone.schedule = Kind::OneForwardOneBackward;
+    alone.global_batch = job.micro_batch;
+    alone.zero = 0;
+    let stages = memory::stages(&alone, machine)?;
+    let layer = &stages[1];
+    Ok(layer.weights + layer.gradients + layer.activations + layer.working)
 }
 
 /// Waits until the device has computed `x`, by asking for one element.
@@ -202,7 +222,6 @@ impl Communicator for Alone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mesh::Layout;
     use crate::models::gpt::GptConfig;
     use crate::observe::flops::Recompute;
 
@@ -225,5 +244,24 @@ mod tests {
             let ratio = step(&slower).gemm / step(&machine).gemm;
             assert!(ratio > 1.2, "{ratio}");
         }
+    }
+
+    #[test]
+    fn a_slice_needs_its_weights_and_gradients_at_least_and_less_the_more_ranks_share_it() {
+        let machine = Machine::load("laptop").unwrap();
+        let bytes = |tp, pp| {
+            let model = GptConfig::new(8, 64, 4, 300, 32);
+            let job = Job::new(model, Layout::new(tp, pp, 1).unwrap());
+            layer_bytes(&job, &machine).unwrap()
+        };
+        // 12 h^2 weights of two bytes, and gradients in f32.
+        let least = 12.0 * 64.0 * 64.0 * (2.0 + 4.0);
+        assert!(
+            (least..2.0 * least).contains(&bytes(1, 1)),
+            "{}",
+            bytes(1, 1)
+        );
+        assert!(bytes(2, 1) < bytes(1, 1));
+        assert_eq!(bytes(1, 4), bytes(1, 1));
     }
 }

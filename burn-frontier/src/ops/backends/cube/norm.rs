@@ -43,9 +43,9 @@ pub(crate) fn add_norm(
     let y = saved.forward(&x, Some(&residual), Some(&sum), parameters)?;
     taken("add_norm");
     let backward = move |g, d_sum| {
-        let gradients = saved.backward(g, d_sum);
+        let gradients = saved.backward(g, d_sum)?;
         taken("add_norm_backward");
-        gradients
+        Some(gradients)
     };
     Some(([sum.tensor(), y.tensor()], Box::new(backward)))
 }
