@@ -20,7 +20,7 @@ use burn_frontier::pipeline::part::{MicroBatch, StepContext};
 use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::zero::ZeroConfig;
-use burn_frontier::{Layout, Result};
+use burn_frontier::{Error, Layout, Result};
 
 const BATCH: usize = 4;
 const STEP: AdamWStep = AdamWStep {
@@ -136,13 +136,10 @@ impl Plain {
         };
         let start = Instant::now();
         let leaves = self.model.leaves();
-        let Some((x, head)) = leaves
-            .activations(None, batch, &pass)
-            .zip(leaves.head.as_ref())
-        else {
-            return Ok(Vec::new());
-        };
-        let losses = head.loss(x, &batch.targets);
+        let x = leaves.activations(None, batch, &pass)?;
+        let missing = || Error::Internal("the only part has no head".into());
+        let head = leaves.head.as_ref().ok_or_else(missing)?;
+        let losses = head.loss(x, &batch.targets)?;
         let count = losses.dims()[0];
         let forward = start.elapsed();
 

@@ -106,7 +106,7 @@ fn the_evoformers_attention_and_its_five_gradients_are_the_golden_ones() {
         let [q, k, v] = [1, 2, 3].map(|seed| leaf(seed, [b, n, s, h, d], &at));
         let (mask, pair) = (leaf(4, [b, n, 1, 1, s], &at), leaf(5, [b, 1, h, s, s], &at));
         let [x, y, z] = [&q, &k, &v].map(Clone::clone);
-        let o = evoformer_attention(x, y, z, Some(mask.clone()), Some(pair.clone()));
+        let o = evoformer_attention(x, y, z, Some(mask.clone()), Some(pair.clone())).unwrap();
         let weights = tensor(numbers(6, b * n * s * h * d), [b, n, s, h, d], &at).autodiff();
         let gradients = (o.clone() * weights).sum().backward();
         let gradient = |x: &Tensor<5>| values(x.grad(&gradients).unwrap());
@@ -159,7 +159,8 @@ fn biases_of_any_broadcast_and_their_gradients_equal_the_composition() {
         };
         let expected = run(&composition, &(Device::flex(), DType::F64));
         for (device, dtype, limit) in places() {
-            let own = |q, k, v, biases| attention_with_biases(q, k, v, biases, &options(false));
+            let own =
+                |q, k, v, biases| attention_with_biases(q, k, v, biases, &options(false)).unwrap();
             let found = run(&own, &(device, dtype));
             for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 // The inputs are rounded to halves, the reference's are not.
@@ -177,7 +178,7 @@ fn queries_that_see_nothing_give_zeros_and_no_gradient() {
         let at = (device, dtype);
         // More queries than keys: the first two see none.
         let [q, k, v] = [(1, 6), (2, 4), (3, 4)].map(|(seed, n)| leaf(seed, [1, 2, n, 8], &at));
-        let y = attention(q.clone(), k.clone(), v.clone(), &options(true));
+        let y = attention(q.clone(), k.clone(), v.clone(), &options(true)).unwrap();
         let all = with_gradients(y, &at, &[&q, &k, &v]);
         assert!(all.iter().flatten().all(|x| x.is_finite()), "{dtype:?}");
         for (row, output) in all[0].chunks(8).enumerate() {
@@ -193,7 +194,8 @@ fn queries_that_see_nothing_give_zeros_and_no_gradient() {
         let mask = tensor(mask.collect(), [2, 1, 1, 5], &at);
         let [q, k, v] = [1, 2, 3].map(|seed| leaf(seed, [2, 1, 5, 8], &at));
         let biases = [Some(mask), None];
-        let y = attention_with_biases(q.clone(), k.clone(), v.clone(), biases, &options(false));
+        let y = attention_with_biases(q.clone(), k.clone(), v.clone(), biases, &options(false))
+            .unwrap();
         let all = with_gradients(y, &at, &[&q, &k, &v]);
         for x in &all {
             assert!(x[..40].iter().all(|x| x.is_finite()), "{dtype:?}");
@@ -215,7 +217,8 @@ fn a_row_masked_by_a_large_number_is_the_mean_of_the_values_and_has_finite_gradi
         // Scores that are lost beside the mask in f32.
         let q_small = q.clone().mul_scalar(1e-20);
         let biases = [Some(mask), None];
-        let y = attention_with_biases(q_small, k.clone(), v.clone(), biases, &options(false));
+        let y =
+            attention_with_biases(q_small, k.clone(), v.clone(), biases, &options(false)).unwrap();
         let mean = values(v.clone().mean_dim(2)).repeat(5);
         let all = with_gradients(y, &at, &[&q, &k, &v]);
         assert_close(&format!("{dtype:?}"), &all[0], &mean, limit.max(1e-7));
@@ -245,7 +248,7 @@ fn dropout_is_the_same_on_every_device_and_in_both_directions() {
             dropout: Some(site(vec![3, 7], [2, 10, 10])),
             ..options(true)
         };
-        let y = attention(q.clone(), k.clone(), v.clone(), &options);
+        let y = attention(q.clone(), k.clone(), v.clone(), &options).unwrap();
         with_gradients(y, at, &[&q, &k, &v])
     };
     let expected = run(&(Device::flex(), DType::F64));
@@ -286,13 +289,15 @@ fn packed_sequences_are_attended_each_by_itself() {
                 part(&v, k0, kn),
                 &options,
             )
+            .unwrap()
         };
         let y = Tensor::cat(vec![one(0, [0, 3], [0, 5]), one(2, [3, 7], [6, 7])], 2);
         let expected = with_gradients(y, &reference, &[&q, &k, &v]);
         for (device, dtype, limit) in places() {
             let at = (device, dtype);
             let [q, k, v] = leaves(&at);
-            let y = packed_attention(q.clone(), k.clone(), v.clone(), &sequences, &options);
+            let y =
+                packed_attention(q.clone(), k.clone(), v.clone(), &sequences, &options).unwrap();
             let found = with_gradients(y, &at, &[&q, &k, &v]);
             let limit = if dtype == DType::F16 { 4e-3 } else { limit };
             for (found, expected) in found.iter().zip(&expected) {
@@ -320,7 +325,8 @@ fn gradients_are_the_same_under_gradient_checkpointing() {
                 v.clone().exp(),
                 [Some(pair), None],
                 &options(true),
-            );
+            )
+            .unwrap();
             let gradients = y.tanh().sum().backward();
             [q, k, v, bias].map(|x| values(x.grad(&gradients).unwrap()))
         };

@@ -103,6 +103,7 @@ fn compare(dtype: DType, tolerance: f64, gradient_tolerance: f64) {
         .as_ref()
         .unwrap()
         .logits(x)
+        .unwrap()
         .into_data_dtype(DType::F64);
     let logits = logits.try_to_vec::<f64>().unwrap();
     let sum: f64 = logits.iter().sum();

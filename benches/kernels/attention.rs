@@ -84,11 +84,9 @@ fn scaled_dot_product(shape: &[usize], causal: bool, pass: Pass, place: &Place) 
         flops: products(pairs, head_dim, pass),
         bytes: place.bytes(elements),
     };
-    let options = AttentionOptions {
-        causal,
-        scale: 1.0 / (head_dim as f64).sqrt(),
-        recompute: false,
-        dropout: None,
+    let options = match causal {
+        true => AttentionOptions::causal(head_dim),
+        false => AttentionOptions::full(head_dim),
     };
     Ok(Case::of(pass, place, work, move |take| {
         attention(take.of(&q), take.of(&k), take.of(&v), &options)

@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::rc::Rc;
 
+use anyhow::Result;
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use burn_frontier::ops::gradient::seed;
 
@@ -49,12 +50,12 @@ pub enum Pass {
 }
 
 /// What lies between two readings of the clock.
-pub type Timed = Box<dyn FnOnce()>;
+pub type Timed = Box<dyn FnOnce() -> Result<()>>;
 
 pub struct Case {
     pub work: Work,
     /// Makes ready what one run needs, untimed.
-    pub prepare: Box<dyn FnMut() -> Timed>,
+    pub prepare: Box<dyn FnMut() -> Result<Timed>>,
 }
 
 /// How an operation takes its inputs: as constants, or as leaves of a graph.
@@ -76,22 +77,28 @@ impl Case {
         pass: Pass,
         place: &Place,
         work: Work,
-        function: impl Fn(Take) -> Tensor<D> + 'static,
+        function: impl Fn(Take) -> burn_frontier::Result<Tensor<D>> + 'static,
     ) -> Self {
         let function = Rc::new(function);
-        let prepare: Box<dyn FnMut() -> Timed> = match pass {
+        let prepare: Box<dyn FnMut() -> Result<Timed>> = match pass {
             Pass::Forward => Box::new(move || {
                 let function = function.clone();
-                Box::new(move || _ = black_box(function(Take(Pass::Forward))))
+                Ok(Box::new(move || {
+                    black_box(function(Take(Pass::Forward))?);
+                    Ok(())
+                }))
             }),
             Pass::Backward => {
                 let mut gradient = None;
                 let place = place.clone();
                 Box::new(move || {
-                    let y = function(Take(Pass::Backward));
+                    let y = function(Take(Pass::Backward))?;
                     let like = || place.tensor_of(y.dims(), y.dtype());
                     let gradient = gradient.get_or_insert_with(like).clone();
-                    Box::new(move || _ = black_box(seed(y, gradient).backward()))
+                    Ok(Box::new(move || {
+                        black_box(seed(y, gradient).backward());
+                        Ok(())
+                    }))
                 })
             }
         };

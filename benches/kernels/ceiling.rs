@@ -83,7 +83,10 @@ fn product(place: &Place, clock: &Clock, n: usize) -> Result<Best> {
     };
     let timing = clock.time(work.bytes, &mut || {
         let (a, b) = (a.clone(), b.clone());
-        Box::new(move || _ = black_box(a.matmul(b)))
+        Ok(Box::new(move || {
+            black_box(a.matmul(b));
+            Ok(())
+        }))
     })?;
     Ok(Best {
         shape: format!("{n}x{n}x{n}"),
@@ -115,7 +118,11 @@ fn copy(place: &Place, clock: &Clock, elements: usize, in_place: bool) -> Result
     };
     let timing = clock.time(work.bytes, &mut || {
         let step = step.clone();
-        Box::new(step) as Timed
+        let run: Timed = Box::new(move || {
+            step();
+            Ok(())
+        });
+        Ok(run)
     })?;
     let how = if in_place {
         "in place"

@@ -37,7 +37,7 @@ impl Clock {
     }
 
     /// Repeats what `prepare` gives. A run's tensors are `bytes` large together, about.
-    pub fn time(&self, bytes: f64, prepare: &mut dyn FnMut() -> Timed) -> Result<Timing> {
+    pub fn time(&self, bytes: f64, prepare: &mut dyn FnMut() -> Result<Timed>) -> Result<Timing> {
         let once = self.warm_up(prepare)?;
         let wanted = (BATCH.as_secs_f64() / once).ceil();
         let batch = wanted.min(HELD / bytes).clamp(1.0, 100.0) as usize;
@@ -61,7 +61,7 @@ impl Clock {
     }
 
     /// The first runs compile kernels and try out their variants. Gives the time of the last one in seconds.
-    fn warm_up(&self, prepare: &mut dyn FnMut() -> Timed) -> Result<f64> {
+    fn warm_up(&self, prepare: &mut dyn FnMut() -> Result<Timed>) -> Result<f64> {
         self.batch(1, prepare)?;
         let start = Instant::now();
         loop {
@@ -72,11 +72,11 @@ impl Clock {
         }
     }
 
-    fn batch(&self, runs: usize, prepare: &mut dyn FnMut() -> Timed) -> Result<Duration> {
-        let runs: Vec<Timed> = (0..runs).map(|_| prepare()).collect();
+    fn batch(&self, runs: usize, prepare: &mut dyn FnMut() -> Result<Timed>) -> Result<Duration> {
+        let runs: Vec<Timed> = (0..runs).map(|_| prepare()).collect::<Result<_>>()?;
         self.wait()?;
         let start = Instant::now();
-        runs.into_iter().for_each(|run| run());
+        runs.into_iter().try_for_each(|run| run())?;
         self.wait()?;
         Ok(start.elapsed())
     }

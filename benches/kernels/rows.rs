@@ -174,13 +174,15 @@ fn update(shape: &[usize], _: Pass, place: &Place) -> Result<Case> {
     };
     let prepare = move || {
         let (state, gradient) = (state.clone(), gradient.clone());
-        Box::new(move || {
+        let run: Timed = Box::new(move || {
             if let Some(before) = state.take() {
                 let (after, weights) = adamw(before, gradient, &numbers, weights);
                 black_box(weights);
                 state.replace(Some(after));
             }
-        }) as Timed
+            Ok(())
+        });
+        Ok(run)
     };
     Ok(Case {
         work,

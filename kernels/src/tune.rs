@@ -121,8 +121,9 @@ impl Tuner {
         }
         if let Some(found) = self.read(&text, &question.candidates) {
             let mut state = self.state();
-            state.counts.found += 1;
-            state.chosen.insert(text, found);
+            // Ranks that are threads may have read the file at the same time.
+            let new = state.chosen.insert(text, found).is_none();
+            state.counts.found += usize::from(new);
             return found;
         }
         let Some(chosen) = self.time(client, &text, question, prepare()) else {
@@ -130,9 +131,10 @@ impl Tuner {
         };
         let written = self.write(&text, &question.candidates[chosen]);
         let mut state = self.state();
-        state.counts.timed += 1;
-        state.counts.lost += usize::from(written.is_err());
-        state.chosen.insert(text, chosen);
+        if state.chosen.insert(text, chosen).is_none() {
+            state.counts.timed += 1;
+            state.counts.lost += usize::from(written.is_err());
+        }
         chosen
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backends;
 use super::gradient::with_gradient;
+use crate::error::{Error, Result};
 
 /// The nonlinearity between the two matrices of the feed-forward block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,11 +18,11 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// The nonlinearity of x: [`gelu`] or [`swiglu`].
-    pub fn forward(self, x: Tensor<3>) -> Tensor<3> {
+    /// The nonlinearity of x, which has an even number of columns for SwiGLU.
+    pub(super) fn apply(self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Gelu => gelu(x),
-            Self::Swiglu => swiglu(x),
+            Self::Swiglu => gated(x),
         }
     }
 }
@@ -65,7 +66,21 @@ fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 ///
 /// # Shapes
 /// x `[batch, seq, 2 * ffn]` with gate and up side by side; gives `[batch, seq, ffn]`.
-pub fn swiglu(x: Tensor<3>) -> Tensor<3> {
+///
+/// # Errors
+/// An odd last axis.
+pub fn swiglu(x: Tensor<3>) -> Result<Tensor<3>> {
+    match x.dims()[2] {
+        columns if !columns.is_multiple_of(2) => Err(Error::config(
+            format!("swiglu: x has {columns} columns, which are no pairs"),
+            "give it the gate's columns and as many more",
+        )),
+        _ => Ok(gated(x)),
+    }
+}
+
+/// [`swiglu`] of an even number of columns.
+fn gated(x: Tensor<3>) -> Tensor<3> {
     let inner = x.clone().without_autodiff();
     let y = backends::swiglu(&inner).unwrap_or_else(|| {
         let (gate, up) = halves(inner.clone());

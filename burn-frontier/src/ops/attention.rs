@@ -1,10 +1,17 @@
 //! Scaled dot-product attention with a gradient of its own.
 
+mod check;
+mod packed;
+
+pub use packed::{Sequences, packed_attention};
+
 use burn::tensor::{Bool, DType, Device, FloatDType, Tensor, activation};
 
 use super::backends::{self, AttentionGradients};
 use super::dropout::Dropout;
 use super::gradient::with_gradient;
+use super::shape::expect;
+use crate::error::Result;
 
 /// What attention does besides the two matrix products.
 #[derive(Debug, Clone)]
@@ -20,6 +27,26 @@ pub struct AttentionOptions {
     pub dropout: Option<Dropout>,
 }
 
+impl AttentionOptions {
+    /// Every query sees every key; the scale is `1 / sqrt(head_dim)`; nothing is dropped or computed again.
+    pub fn full(head_dim: usize) -> Self {
+        Self {
+            causal: false,
+            scale: 1.0 / (head_dim as f64).sqrt(),
+            recompute: false,
+            dropout: None,
+        }
+    }
+
+    /// [`Self::full`], where a query sees keys up to its own position only.
+    pub fn causal(head_dim: usize) -> Self {
+        Self {
+            causal: true,
+            ..Self::full(head_dim)
+        }
+    }
+}
+
 /// Additive biases of the scores, each `[n, heads or 1, seq or 1, keys]`, where `n` divides the batch: entry `b` of the batch
 /// has bias `b * n / batch`, so that 1 is one bias for all, and `batch` one for each.
 pub type Biases = [Option<Tensor<4>>; 2];
@@ -33,12 +60,15 @@ pub type Biases = [Option<Tensor<4>>; 2];
 /// # Shapes
 /// query `[batch, heads, seq, head_dim]`; key and value `[batch, kv_heads, keys, head_dim]` with heads a multiple of
 /// kv_heads (grouped-query attention, arXiv 2305.13245); gives `[batch, heads, seq, head_dim]`.
+///
+/// # Errors
+/// Other shapes, empty tensors, or tensors of different types.
 pub fn attention(
     query: Tensor<4>,
     key: Tensor<4>,
     value: Tensor<4>,
     options: &AttentionOptions,
-) -> Tensor<4> {
+) -> Result<Tensor<4>> {
     attention_with_biases(query, key, value, [None, None], options)
 }
 
@@ -46,10 +76,23 @@ pub fn attention(
 ///
 /// # Shapes
 /// Those of [`attention`] and of [`Biases`].
+///
+/// # Errors
+/// Those of [`attention`], and biases of other shapes.
 pub fn attention_with_biases(
     query: Tensor<4>,
     key: Tensor<4>,
     value: Tensor<4>,
+    biases: Biases,
+    options: &AttentionOptions,
+) -> Result<Tensor<4>> {
+    check::attention([&query, &key, &value], &biases, options)?;
+    Ok(checked([query, key, value], biases, options))
+}
+
+/// [`attention_with_biases`] of what fits.
+fn checked(
+    [query, key, value]: [Tensor<4>; 3],
     biases: Biases,
     options: &AttentionOptions,
 ) -> Tensor<4> {
@@ -94,110 +137,58 @@ pub fn attention_with_biases(
 /// # Shapes
 /// query, key and value `[batch, n, seq, heads, head_dim]`, mask `[batch, n, 1, 1, seq]`, pair `[batch, 1, heads, seq, seq]`;
 /// gives `[batch, n, seq, heads, head_dim]`.
+///
+/// # Errors
+/// Other shapes, empty tensors, or tensors of different types.
 pub fn evoformer_attention(
     query: Tensor<5>,
     key: Tensor<5>,
     value: Tensor<5>,
     mask: Option<Tensor<5>>,
     pair: Option<Tensor<5>>,
-) -> Tensor<5> {
-    let [batch, n, seq, heads, head_dim] = query.dims();
+) -> Result<Tensor<5>> {
+    let shape = query.dims();
+    let [batch, n, seq, heads, head_dim] = shape;
+    let (rows, mask_rows, pair_rows) = (shape, [batch, n, 1, 1, seq], [batch, 1, heads, seq, seq]);
+    for (what, x, expected, axes) in [
+        (
+            "the key",
+            Some(&key),
+            rows,
+            "[batch, n, seq, heads, head_dim]",
+        ),
+        (
+            "the value",
+            Some(&value),
+            rows,
+            "[batch, n, seq, heads, head_dim]",
+        ),
+        (
+            "the mask",
+            mask.as_ref(),
+            mask_rows,
+            "[batch, n, 1, 1, seq]",
+        ),
+        (
+            "the pair bias",
+            pair.as_ref(),
+            pair_rows,
+            "[batch, 1, heads, seq, seq]",
+        ),
+    ] {
+        if let Some(x) = x {
+            expect("evoformer_attention", what, x.dims(), expected, axes)?;
+        }
+    }
     let entries = batch * n;
     let rows = |x: Tensor<5>| x.reshape([entries, seq, heads, head_dim]).swap_dims(1, 2);
     let biases = [
         mask.map(|x| x.reshape([entries, 1, 1, seq])),
         pair.map(|x| x.reshape([batch, heads, seq, seq])),
     ];
-    let options = AttentionOptions {
-        causal: false,
-        scale: 1.0 / (head_dim as f64).sqrt(),
-        recompute: false,
-        dropout: None,
-    };
-    attention_with_biases(rows(query), rows(key), rows(value), biases, &options)
-        .swap_dims(1, 2)
-        .reshape([batch, n, seq, heads, head_dim])
-}
-
-/// Sequences that lie one after the other in tensors of batch 1: where each begins, and at last where all end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sequences {
-    /// In the queries; one number more than there are sequences, none below the one before.
-    pub queries: Vec<u32>,
-    /// In the keys and values, as many.
-    pub keys: Vec<u32>,
-}
-
-/// [`attention`] of each of several sequences by itself, without padding. The dropout's `samples` are one a sequence.
-///
-/// # Shapes
-/// query `[1, heads, total, head_dim]`, key and value `[1, kv_heads, total keys, head_dim]`; gives the query's.
-pub fn packed_attention(
-    query: Tensor<4>,
-    key: Tensor<4>,
-    value: Tensor<4>,
-    sequences: &Sequences,
-    options: &AttentionOptions,
-) -> Tensor<4> {
-    let [q, k, v] = [&query, &key, &value].map(|x| x.clone().without_autodiff());
-    let fused = backends::attention([&q, &k, &v], &[None, None], Some(sequences), options);
-    if let Some((output, fused)) = fused {
-        let inputs = [
-            query.into_dispatch(),
-            key.into_dispatch(),
-            value.into_dispatch(),
-        ];
-        let (sequences, options) = (sequences.clone(), options.clone());
-        return with_gradient(inputs, output, move |g| {
-            let gradients = fused(g.clone()).map(|gradients| gradients.inputs);
-            let gradients = gradients
-                .unwrap_or_else(|| one_by_one_gradients([q, k, v], g, &sequences, &options));
-            gradients.map(|x| Some(x.into_dispatch()))
-        });
-    }
-    one_by_one([query, key, value], sequences, options)
-}
-
-/// Packed attention, a sequence at a time.
-fn one_by_one(
-    [query, key, value]: [Tensor<4>; 3],
-    sequences: &Sequences,
-    options: &AttentionOptions,
-) -> Tensor<4> {
-    let part = |x: &Tensor<4>, bounds: &[u32]| {
-        let (from, to) = (bounds[0] as usize, bounds[1] as usize);
-        (to > from).then(|| x.clone().narrow(2, from, to - from))
-    };
-    let bounds = sequences.queries.windows(2).zip(sequences.keys.windows(2));
-    let outputs = bounds.enumerate().filter_map(|(i, (queries, keys))| {
-        let q = part(&query, queries)?;
-        let Some((k, v)) = part(&key, keys).zip(part(&value, keys)) else {
-            return Some(q.zeros_like());
-        };
-        let mut options = options.clone();
-        if let Some(site) = &mut options.dropout {
-            site.samples = vec![site.samples[i]];
-            site.len = [q.dims()[1], q.dims()[2], k.dims()[2]];
-        }
-        Some(attention(q, k, v, &options))
-    });
-    Tensor::cat(outputs.collect(), 2)
-}
-
-/// The gradients of [`one_by_one`], from that of the output.
-fn one_by_one_gradients(
-    inputs: [Tensor<4>; 3],
-    gradient: Tensor<4>,
-    sequences: &Sequences,
-    options: &AttentionOptions,
-) -> [Tensor<4>; 3] {
-    let leaves = inputs.map(|x| x.autodiff().require_grad());
-    let output = one_by_one(leaves.clone(), sequences, options);
-    let gradients = (output * gradient.autodiff()).sum().backward();
-    leaves.map(|x| {
-        x.grad(&gradients)
-            .unwrap_or_else(|| x.without_autodiff().zeros_like())
-    })
+    let options = AttentionOptions::full(head_dim);
+    let output = attention_with_biases(rows(query), rows(key), rows(value), biases, &options)?;
+    Ok(output.swap_dims(1, 2).reshape(shape))
 }
 
 /// Probabilities `[batch, heads, seq, keys]` before dropout, and its mask.
@@ -422,7 +413,9 @@ mod tests {
                 len: [4, 5, 5],
             }),
         };
-        let run = |f: &dyn Fn(Tensor<4>, Tensor<4>, Tensor<4>, &AttentionOptions) -> Tensor<4>| {
+        type Function = fn(Tensor<4>, Tensor<4>, Tensor<4>, &AttentionOptions) -> Tensor<4>;
+        let own: Function = |q, k, v, options| attention(q, k, v, options).unwrap();
+        let run = |f: Function| {
             let q = leaf([2, 4, 5, 6], 1);
             let (k, v) = (leaf([2, kv_heads, 5, 6], 2), leaf([2, kv_heads, 5, 6], 3));
             let y = f(q.clone(), k.clone(), v.clone(), &options);
@@ -439,7 +432,7 @@ mod tests {
             }
             all
         };
-        for (own, plain) in run(&attention).into_iter().zip(run(&reference)) {
+        for (own, plain) in run(own).into_iter().zip(run(reference)) {
             assert!((own - plain).abs() < 1e-12, "{own} {plain}");
         }
     }

@@ -7,6 +7,7 @@ use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
 use super::backends::{self, CrossEntropyBackward, TokenStatistics};
 use super::exchange::{Exchange, Group, apply, maximum};
 use super::gradient::with_gradient;
+use crate::error::{Error, Result};
 
 /// `log sum exp(logits) - logits[target]` of every token; zero where the target is negative (ignored).
 ///
@@ -16,25 +17,33 @@ use super::gradient::with_gradient;
 ///
 /// # Communication
 /// All-reduce over `group` of one maximum and of two sums a token, forward only (arXiv 1909.08053, section 3).
+///
+/// # Errors
+/// Another number of targets than tokens, or more ids than columns.
 pub fn cross_entropy(
     logits: Tensor<2>,
     targets: &[i64],
     ids: Range<usize>,
     group: &Group,
-) -> Tensor<1> {
+) -> Result<Tensor<1>> {
+    let [tokens, columns] = logits.dims();
+    if targets.len() != tokens || ids.len() > columns {
+        return Err(Error::config(
+            format!(
+                "cross_entropy: logits [{tokens}, {columns}] for {} targets and {} ids",
+                targets.len(),
+                ids.len()
+            ),
+            "give a target for every row of the logits, and at most one id a column",
+        ));
+    }
     let x = logits.clone().without_autodiff();
     if let Some((statistics, backward)) = backends::cross_entropy(&x, targets, &ids) {
-        return fused(
-            logits,
-            statistics,
-            backward,
-            Targets::new(targets, &ids),
-            group,
-        );
+        let targets = Targets::new(targets, &ids);
+        return Ok(fused(logits, statistics, backward, targets, group));
     }
     let dtype = logits.dtype();
     let x = mask_padding(full_precision(x), ids.len());
-    let [tokens, _] = x.dims();
     let targets = Targets::new(targets, &ids);
     let [index, here, valid] = targets.columns(&x);
     let index = index.int();
@@ -50,10 +59,11 @@ pub fn cross_entropy(
     let sum = sums.clone().narrow(1, 0, 1);
     let loss = (sum.clone().log() - sums.narrow(1, 1, 1)) * valid;
 
-    with_gradient([logits.into_dispatch()], loss.reshape([tokens]), move |g| {
+    let loss = loss.reshape([tokens]);
+    Ok(with_gradient([logits.into_dispatch()], loss, move |g| {
         let d = targets.gradient(exp / sum, g.reshape([tokens, 1]));
         [Some(d.cast(dtype).into_dispatch())]
-    })
+    }))
 }
 
 /// From a rank's statistics, which are combined as in the paper, to the loss.
@@ -202,7 +212,7 @@ mod tests {
             )
             .autodiff()
             .require_grad();
-            let loss = cross_entropy(x.clone(), &TARGETS, ids.clone(), &group);
+            let loss = cross_entropy(x.clone(), &TARGETS, ids.clone(), &group)?;
             let gradients = loss.clone().sum().backward();
             for (own, expected) in loss
                 .into_data()

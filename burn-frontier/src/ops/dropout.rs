@@ -6,6 +6,8 @@ use rayon::prelude::*;
 
 use super::backends;
 use super::gradient::with_gradient;
+use super::shape::{expect, expect_type};
+use crate::error::Result;
 use crate::random::Philox;
 
 /// The mask of one dropout site for a part of a global tensor `[sample, d0, d1, d2]`.
@@ -72,7 +74,47 @@ impl Dropout {
 /// Drops elements of `x` `[batch, seq, hidden]`; `site` describes it as `[sample, 1, seq, hidden]`.
 ///
 /// A GPU computes what is dropped where it is needed; elsewhere the host writes a mask.
-pub fn dropout(x: Tensor<3>, site: Option<&Dropout>) -> Tensor<3> {
+///
+/// # Errors
+/// A site of another shape than x.
+pub fn dropout(x: Tensor<3>, site: Option<&Dropout>) -> Result<Tensor<3>> {
+    check_site("dropout", &x, None, site)?;
+    Ok(dropped(x, site))
+}
+
+/// Fails unless residual and site are of x.
+pub(super) fn check_site(
+    operation: &str,
+    x: &Tensor<3>,
+    residual: Option<&Tensor<3>>,
+    site: Option<&Dropout>,
+) -> Result<()> {
+    let [batch, seq, hidden] = x.dims();
+    if let Some(residual) = residual {
+        expect(
+            operation,
+            "the residual",
+            residual.dims(),
+            x.dims(),
+            "of x's shape",
+        )?;
+        expect_type(operation, "the residual", residual, x.dtype())?;
+    }
+    let Some(site) = site else { return Ok(()) };
+    let axes = "[samples, 1, seq, hidden] of x [batch, seq, hidden]";
+    let [len0, len1, len2] = site.len;
+    let found = [site.samples.len(), len0, len1, len2];
+    expect(
+        operation,
+        "the dropout's site",
+        found,
+        [batch, 1, seq, hidden],
+        axes,
+    )
+}
+
+/// [`dropout`] of a site that is of x's shape.
+pub(super) fn dropped(x: Tensor<3>, site: Option<&Dropout>) -> Tensor<3> {
     let Some(site) = site else { return x };
     let x0 = x.clone().without_autodiff();
     let Some(y) = backends::dropout(&x0, None, site) else {
@@ -86,20 +128,24 @@ pub fn dropout(x: Tensor<3>, site: Option<&Dropout>) -> Tensor<3> {
 }
 
 /// `residual + dropout(x)`, as [`dropout`].
-pub fn add_dropout(x: Tensor<3>, residual: Tensor<3>, site: Option<&Dropout>) -> Tensor<3> {
+///
+/// # Errors
+/// A residual or a site of another shape than x.
+pub fn add_dropout(x: Tensor<3>, residual: Tensor<3>, site: Option<&Dropout>) -> Result<Tensor<3>> {
+    check_site("add_dropout", &x, Some(&residual), site)?;
     let plain = [&x, &residual].map(|x| x.clone().without_autodiff());
     let fused = site.and_then(|site| {
         let sum = backends::dropout(&plain[0], Some(&plain[1]), site)?;
         Some((sum, site.clone()))
     });
     let Some((sum, site)) = fused else {
-        return residual + dropout(x, site);
+        return Ok(residual + dropped(x, site));
     };
-    with_gradient(
+    Ok(with_gradient(
         [x.into_dispatch(), residual.into_dispatch()],
         sum,
         move |g| [gradient(g.clone(), &site), g].map(|g| Some(g.into_dispatch())),
-    )
+    ))
 }
 
 /// The gradient of x from that of what is left of it.

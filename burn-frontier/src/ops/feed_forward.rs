@@ -6,7 +6,8 @@ use super::activation::{self, Activation};
 use super::backends::{self, FeedForwardGradients};
 use super::gradient::with_gradient;
 use super::gradient_sum::LinearSums;
-use super::linear::{composition, gradients};
+use super::linear::{check, composition, gradients};
+use crate::error::{Error, Result};
 
 /// Parameters of the block.
 #[derive(Debug, Clone)]
@@ -34,6 +35,27 @@ impl FeedForward {
             down_bias: vector(&self.down_bias),
         }
     }
+
+    fn check(&self, x: &Tensor<3>) -> Result<()> {
+        let (hidden, dtype, operation) = (x.dims()[2], x.dtype(), "feed_forward");
+        let bias = self.up_bias.as_ref();
+        check(operation, "the weight up", (hidden, dtype), &self.up, bias)?;
+        let columns = self.up.dims()[1];
+        let ffn = match self.activation {
+            Activation::Gelu => columns,
+            Activation::Swiglu => columns / 2,
+        };
+        if self.activation == Activation::Swiglu && !columns.is_multiple_of(2) {
+            return Err(Error::config(
+                format!(
+                    "{operation}: SwiGLU takes pairs of columns, and the weight up has {columns}"
+                ),
+                "give it the gate's columns and as many more",
+            ));
+        }
+        let bias = self.down_bias.as_ref();
+        check(operation, "the weight down", (ffn, dtype), &self.down, bias)
+    }
 }
 
 /// `activation(x U + u) D + d`.
@@ -43,20 +65,27 @@ impl FeedForward {
 ///
 /// # Shapes
 /// x `[batch, seq, hidden]`; gives `[batch, seq, out]`.
-pub fn feed_forward(x: Tensor<3>, layers: FeedForward) -> Tensor<3> {
+///
+/// # Errors
+/// Others, or parameters of another type than x.
+pub fn feed_forward(x: Tensor<3>, layers: FeedForward) -> Result<Tensor<3>> {
     feed_forward_with_sums(x, layers, &Default::default())
 }
 
 /// [`feed_forward`], whose backward pass may add the gradients of the parameters to sums, those of `up` first, rather than to
 /// the graph's.
+///
+/// # Errors
+/// Those of [`feed_forward`].
 pub fn feed_forward_with_sums(
     x: Tensor<3>,
     layers: FeedForward,
     sums: &[LinearSums; 2],
-) -> Tensor<3> {
+) -> Result<Tensor<3>> {
     let (x0, plain) = (x.clone().without_autodiff(), layers.without_autodiff());
+    plain.check(&x0)?;
     let Some((y, fused)) = backends::feed_forward(&x0, &plain, sums) else {
-        return by_layers(x, layers);
+        return Ok(by_layers(x, layers));
     };
     let constant = || x0.clone().into_dispatch();
     let inputs = [
@@ -68,7 +97,7 @@ pub fn feed_forward_with_sums(
             .down_bias
             .map_or_else(constant, Tensor::into_dispatch),
     ];
-    with_gradient(inputs, y, move |g| {
+    Ok(with_gradient(inputs, y, move |g| {
         let found = fused(g.clone()).unwrap_or_else(|| by_hand(x0, plain, g));
         [
             Some(found.x.into_dispatch()),
@@ -77,13 +106,13 @@ pub fn feed_forward_with_sums(
             found.down.0.map(Tensor::into_dispatch),
             found.down.1.map(Tensor::into_dispatch),
         ]
-    })
+    }))
 }
 
 /// The definition.
 fn by_layers(x: Tensor<3>, layers: FeedForward) -> Tensor<3> {
     let argument = composition(x, layers.up, layers.up_bias);
-    let value = layers.activation.forward(argument);
+    let value = layers.activation.apply(argument);
     composition(value, layers.down, layers.down_bias)
 }
 
@@ -91,7 +120,7 @@ fn by_layers(x: Tensor<3>, layers: FeedForward) -> Tensor<3> {
 fn by_hand(x: Tensor<3>, layers: FeedForward, g: Tensor<3>) -> FeedForwardGradients {
     let (up_bias, down_bias) = (layers.up_bias.is_some(), layers.down_bias.is_some());
     let argument = composition(x.clone(), layers.up.clone(), layers.up_bias);
-    let value = layers.activation.forward(argument.clone());
+    let value = layers.activation.apply(argument.clone());
     let (g, down) = gradients(value, layers.down, down_bias, g);
     let g = match layers.activation {
         Activation::Gelu => activation::gelu_gradient(argument, g),
@@ -139,7 +168,7 @@ mod tests {
                 down_bias: plain.down_bias.map(leaf),
             };
             let x = leaf(x);
-            let y = feed_forward(x.clone(), tracked.clone());
+            let y = feed_forward(x.clone(), tracked.clone()).unwrap();
             let all = (y * g).sum().backward();
             let close = |own: TensorData, expected: TensorData| {
                 for (own, expected) in own.iter::<f64>().zip(expected.iter::<f64>()) {

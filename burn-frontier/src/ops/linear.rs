@@ -1,10 +1,12 @@
 //! Matrix product with bias over the last dimension.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::backends::{self, ParameterGradients};
 use super::gradient::with_gradient;
 use super::gradient_sum::{GradientSum, LinearSums};
+use super::shape::{expect, expect_type};
+use crate::error::Result;
 
 /// `x W + b`.
 ///
@@ -12,17 +14,23 @@ use super::gradient_sum::{GradientSum, LinearSums};
 ///
 /// # Shapes
 /// x `[batch, seq, in]`, weight `[in, out]`, bias `[out]`; gives `[batch, seq, out]`.
-pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+///
+/// # Errors
+/// Others, or parameters of another type than x.
+pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Result<Tensor<3>> {
     layer(x, (weight, false), bias, &LinearSums::default())
 }
 
 /// [`linear`], whose backward pass may add the gradients of weight and bias to `sums` rather than to the graph's.
+///
+/// # Errors
+/// Those of [`linear`].
 pub fn linear_with_sums(
     x: Tensor<3>,
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
     sums: &LinearSums,
-) -> Tensor<3> {
+) -> Result<Tensor<3>> {
     layer(x, (weight, false), bias, sums)
 }
 
@@ -30,7 +38,10 @@ pub fn linear_with_sums(
 ///
 /// # Shapes
 /// x `[batch, seq, in]`; gives `[batch, seq, out]`.
-pub fn projection(x: Tensor<3>, table: Tensor<2>, sum: Option<&GradientSum>) -> Tensor<3> {
+///
+/// # Errors
+/// Others, or a table of another type than x.
+pub fn projection(x: Tensor<3>, table: Tensor<2>, sum: Option<&GradientSum>) -> Result<Tensor<3>> {
     let sums = LinearSums {
         weight: sum.cloned(),
         bias: None,
@@ -44,7 +55,7 @@ fn layer(
     (weight, transposed): (Tensor<2>, bool),
     bias: Option<Tensor<1>>,
     sums: &LinearSums,
-) -> Tensor<3> {
+) -> Result<Tensor<3>> {
     let oriented = move |weight: Tensor<2>| match transposed {
         true => weight.transpose(),
         false => weight,
@@ -52,8 +63,15 @@ fn layer(
     let x0 = x.clone().without_autodiff();
     let w0 = oriented(weight.clone().without_autodiff());
     let b0 = bias.as_ref().map(|bias| bias.clone().without_autodiff());
+    check(
+        "linear",
+        "the weight",
+        (x.dims()[2], x.dtype()),
+        &w0,
+        bias.as_ref(),
+    )?;
     let Some((y, fused)) = backends::linear(&x0, &w0, b0.as_ref(), (sums, transposed)) else {
-        return composition(x, oriented(weight), bias);
+        return Ok(composition(x, oriented(weight), bias));
     };
     let has_bias = bias.is_some();
     let inputs = [
@@ -61,7 +79,7 @@ fn layer(
         weight.into_dispatch(),
         bias.map_or_else(|| x0.clone().into_dispatch(), Tensor::into_dispatch),
     ];
-    with_gradient(inputs, y, move |g| {
+    Ok(with_gradient(inputs, y, move |g| {
         let (x, (weight, bias)) = match fused(g.clone()) {
             Some(fused) => (fused.x, fused.parameters),
             None => gradients(x0, w0, has_bias, g),
@@ -71,7 +89,25 @@ fn layer(
             weight.map(|weight| oriented(weight).into_dispatch()),
             bias.map(Tensor::into_dispatch),
         ]
-    })
+    }))
+}
+
+/// Fails unless rows of so many numbers, of that type, can be multiplied by the weight `[in, out]` and have the bias added.
+pub(super) fn check(
+    operation: &str,
+    what: &str,
+    (width, dtype): (usize, DType),
+    weight: &Tensor<2>,
+    bias: Option<&Tensor<1>>,
+) -> Result<()> {
+    let [_, output] = weight.dims();
+    let axes = "[in, out], in being the last axis of what it multiplies";
+    expect(operation, what, weight.dims(), [width, output], axes)?;
+    expect_type(operation, what, weight, dtype)?;
+    let Some(bias) = bias else { return Ok(()) };
+    let what = format!("the bias behind {what}");
+    expect(operation, &what, bias.dims(), [output], "[out]")?;
+    expect_type(operation, &what, bias, dtype)
 }
 
 /// The same by Burn's own operations, which differentiates them.
@@ -129,7 +165,7 @@ mod tests {
             w.autodiff().require_grad(),
             b.autodiff().require_grad(),
         );
-        let y = linear(x.clone(), w.clone(), Some(b.clone()));
+        let y = linear(x.clone(), w.clone(), Some(b.clone())).unwrap();
         let all = (y * g).sum().backward();
         let close = |own: TensorData, expected: TensorData| {
             for (own, expected) in own.iter::<f64>().zip(expected.iter::<f64>()) {

@@ -3,6 +3,8 @@
 //! An operation computes its value with ordinary tensors and hands [`gradient::with_gradient`] a function for the way
 //! back. That function is the crate's one Burn backend extension, so an operation is written once and runs wherever
 //! Burn does; a backend with a faster way is asked first, inside the operation's file.
+//!
+//! Shapes and types are checked first: what does not fit is an error, and no kernel reads beyond a tensor.
 
 pub mod activation;
 pub mod adamw;
@@ -17,5 +19,8 @@ pub mod gradient_sum;
 pub mod linear;
 pub mod norm;
 pub mod rotary;
+mod shape;
 pub mod sum_squares;
 pub mod tuning;
+
+pub use attention::attention;

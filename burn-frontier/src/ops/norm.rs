@@ -4,8 +4,10 @@
 use burn::tensor::{Tensor, module};
 
 use super::backends::{self, NormGradients};
-use super::dropout::{Dropout, add_dropout, dropout};
+use super::dropout::{Dropout, add_dropout, check_site, dropped};
 use super::gradient::{with_gradient, with_gradients};
+use super::shape::{expect, expect_type};
+use crate::error::Result;
 
 /// Scale, shift and epsilon of a norm, without autodiff: a layer norm with a bias, an RMS norm without.
 pub(crate) struct NormParameters {
@@ -21,16 +23,51 @@ pub(crate) struct NormParameters {
 ///
 /// # Shapes
 /// x `[batch, seq, hidden]`, weight and bias `[hidden]`.
-pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<3> {
-    norm(x, weight, Some(bias), epsilon)
+///
+/// # Errors
+/// Others, or parameters of another type than x.
+pub fn layer_norm(
+    x: Tensor<3>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f64,
+) -> Result<Tensor<3>> {
+    check("layer_norm", &x, &weight, Some(&bias))?;
+    Ok(norm(x, weight, Some(bias), epsilon))
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * weight`.
 ///
 /// # Shapes
 /// x `[batch, seq, hidden]`, weight `[hidden]`.
-pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, epsilon: f64) -> Tensor<3> {
-    norm(x, weight, None, epsilon)
+///
+/// # Errors
+/// Others, or a weight of another type than x.
+pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, epsilon: f64) -> Result<Tensor<3>> {
+    check("rms_norm", &x, &weight, None)?;
+    Ok(norm(x, weight, None, epsilon))
+}
+
+fn check(
+    operation: &str,
+    x: &Tensor<3>,
+    weight: &Tensor<1>,
+    bias: Option<&Tensor<1>>,
+) -> Result<()> {
+    let hidden = [x.dims()[2]];
+    for (what, parameter) in [("the weight", Some(weight)), ("the bias", bias)] {
+        if let Some(parameter) = parameter {
+            expect(
+                operation,
+                what,
+                parameter.dims(),
+                hidden,
+                "[hidden], as the last axis of x",
+            )?;
+            expect_type(operation, what, parameter, x.dtype())?;
+        }
+    }
+    Ok(())
 }
 
 fn norm(x: Tensor<3>, weight: Tensor<1>, bias: Option<Tensor<1>>, epsilon: f64) -> Tensor<3> {
@@ -67,6 +104,9 @@ fn norm(x: Tensor<3>, weight: Tensor<1>, bias: Option<Tensor<1>>, epsilon: f64) 
 /// # Shapes
 /// x, residual and the results `[batch, seq, hidden]`, weight and bias `[hidden]`; `site` describes x as
 /// `[sample, 1, seq, hidden]`.
+///
+/// # Errors
+/// Other shapes, or a residual or parameters of another type than x.
 pub fn add_norm(
     x: Tensor<3>,
     residual: Tensor<3>,
@@ -74,12 +114,14 @@ pub fn add_norm(
     weight: Tensor<1>,
     bias: Option<Tensor<1>>,
     epsilon: f64,
-) -> (Tensor<3>, Tensor<3>) {
+) -> Result<(Tensor<3>, Tensor<3>)> {
+    check("add_norm", &x, &weight, bias.as_ref())?;
+    check_site("add_norm", &x, Some(&residual), site)?;
     let parameters = NormParameters::new(&weight, bias.as_ref(), epsilon);
     let plain = [&x, &residual].map(|x| x.clone().without_autodiff());
     let Some((outputs, fused)) = backends::add_norm(plain.each_ref(), site, &parameters) else {
-        let sum = add_dropout(x, residual, site);
-        return (sum.clone(), norm(sum, weight, bias, epsilon));
+        let sum = add_dropout(x, residual, site)?;
+        return Ok((sum.clone(), norm(sum, weight, bias, epsilon)));
     };
     let (site, kept) = (site.cloned(), outputs[0].clone());
     let inputs = [
@@ -96,7 +138,7 @@ pub fn add_norm(
                 Some(d_sum) => norm.x + d_sum,
                 None => norm.x,
             };
-            norm.x = dropout(residual.clone(), site.as_ref());
+            norm.x = dropped(residual.clone(), site.as_ref());
             (residual, norm)
         });
         [
@@ -106,7 +148,7 @@ pub fn add_norm(
             norm.bias.map(Tensor::into_dispatch),
         ]
     });
-    (sum, normed)
+    Ok((sum, normed))
 }
 
 impl NormParameters {
@@ -206,8 +248,8 @@ mod tests {
         let run = |own: bool| {
             let (x, w, b) = (leaf([2, 3, 5], 1), leaf([5], 2), leaf([5], 3));
             let y = match (own, with_bias) {
-                (true, true) => layer_norm(x.clone(), w.clone(), b.clone(), 1e-5),
-                (true, false) => rms_norm(x.clone(), w.clone(), 1e-5),
+                (true, true) => layer_norm(x.clone(), w.clone(), b.clone(), 1e-5).unwrap(),
+                (true, false) => rms_norm(x.clone(), w.clone(), 1e-5).unwrap(),
                 (false, _) => reference(x.clone(), w.clone(), with_bias.then(|| b.clone()), 1e-5),
             };
             let g = leaf([2, 3, 5], 4);
@@ -260,7 +302,7 @@ mod tests {
             let [x, residual, g] = leaves.clone();
             let (weight, b) = (leaf([5], 4), bias.then(|| leaf([5], 5)));
             let (sum, normed) = if own {
-                add_norm(x, residual, Some(&site), weight.clone(), b.clone(), 1e-5)
+                add_norm(x, residual, Some(&site), weight.clone(), b.clone(), 1e-5).unwrap()
             } else {
                 let mask = site.mask(&Device::flex(), DType::F64).reshape([2, 3, 5]);
                 let sum = residual + x * mask;

@@ -4,6 +4,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::backends;
 use super::gradient::with_gradient;
+use crate::error::{Error, Result};
 
 /// Cosines and sines of the angles by which every position is rotated.
 #[derive(Debug, Clone)]
@@ -59,17 +60,30 @@ impl RotaryTable {
 ///
 /// # Shapes
 /// x `[batch, heads, seq, head_dim]` with an even head_dim; positions are `0..seq`, and the table has them.
-pub fn rotary(x: Tensor<4>, table: &RotaryTable) -> Tensor<4> {
-    let table = table.first(x.dims()[2]);
+///
+/// # Errors
+/// A table of other heads, or of fewer positions.
+pub fn rotary(x: Tensor<4>, table: &RotaryTable) -> Result<Tensor<4>> {
+    let ([_, _, seq, head_dim], [positions, half]) = (x.dims(), table.cos.dims());
+    if seq > positions || head_dim != 2 * half {
+        return Err(Error::config(
+            format!(
+                "rotary: x has {seq} positions of {head_dim} numbers, and the table {positions} of {}",
+                2 * half
+            ),
+            "make the table for x's head dimension (even), and for as many positions at least",
+        ));
+    }
+    let table = table.first(seq);
     let x0 = x.clone().without_autodiff();
     let Some(y) = backends::rotary(&x0, &table, false) else {
-        return composition(x, &table);
+        return Ok(composition(x, &table));
     };
-    with_gradient([x.into_dispatch()], y, move |g| {
+    Ok(with_gradient([x.into_dispatch()], y, move |g| {
         let d =
             backends::rotary(&g, &table, true).unwrap_or_else(|| composition(g, &table.inverse()));
         [Some(d.into_dispatch())]
-    })
+    }))
 }
 
 /// The definition.
@@ -96,7 +110,7 @@ mod tests {
         let data = TensorData::new(row.repeat(6), [1, 1, 6, 8]);
         let x = Tensor::<4>::from_data(data, (&Device::flex(), DType::F64));
         let table = RotaryTable::new(6, 8, 10_000.0, (&x.device(), x.dtype()));
-        let y = rotary(x, &table);
+        let y = rotary(x, &table).unwrap();
         let products = y
             .clone()
             .matmul(y.swap_dims(2, 3))
@@ -118,7 +132,10 @@ mod tests {
         let place = (&Device::flex(), DType::F64);
         let table = RotaryTable::new(4, 6, 10_000.0, place);
         let x = Tensor::<4>::from_data(TensorData::new(values, [1, 2, 3, 6]), place);
-        let back = composition(rotary(x.clone(), &table), &table.first(3).inverse());
+        let back = composition(
+            rotary(x.clone(), &table).unwrap(),
+            &table.first(3).inverse(),
+        );
         let worst = (back - x).abs().max().into_scalar::<f64>();
         assert!(worst < 1e-14, "{worst}");
     }

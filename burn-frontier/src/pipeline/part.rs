@@ -93,7 +93,7 @@ pub trait PipelinePart: Module {
     /// Goes forward. `input` is `[batch, seq, hidden]` from the previous part, none for the first.
     ///
     /// # Errors
-    /// No input for a part that needs one.
+    /// No input for a part that needs one, or a micro-batch that is not of the model's shape.
     fn forward(
         &self,
         input: Option<Tensor<3>>,
@@ -141,25 +141,31 @@ pub enum Seed {
 
 impl Tape {
     /// Goes back, handing each piece's parameter gradients to `sink` as they come. Gives the gradient of the part's input.
+    ///
+    /// # Errors
+    /// Those of `sink`, and of the pieces that are computed again.
     pub fn backward(
         self,
         seed: Seed,
-        sink: &mut dyn FnMut(Vec<ParameterGradient>),
-    ) -> Option<Tensor<3>> {
+        sink: &mut dyn FnMut(Vec<ParameterGradient>) -> Result<()>,
+    ) -> Result<Option<Tensor<3>>> {
         let mut gradient = match (seed, self.loss) {
             (Seed::Activation(gradient), _) => Some(gradient),
             (Seed::Losses(gradient), Some(loss)) => {
-                let SegmentGradients { input, parameters } = loss(gradient);
-                sink(parameters);
+                let SegmentGradients { input, parameters } = loss(gradient)?;
+                sink(parameters)?;
                 input
             }
             (Seed::Losses(_), None) => None,
         };
         for segment in self.segments.into_iter().rev() {
-            let SegmentGradients { input, parameters } = segment(gradient?);
-            sink(parameters);
+            let Some(above) = gradient else {
+                return Ok(None);
+            };
+            let SegmentGradients { input, parameters } = segment(above)?;
+            sink(parameters)?;
             gradient = input;
         }
-        gradient
+        Ok(gradient)
     }
 }

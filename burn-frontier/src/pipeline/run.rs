@@ -267,16 +267,11 @@ impl<P: PipelinePart> Pipeline<P> {
         } else {
             Seed::Activation(self.input(key, state).ok_or_else(|| missing(&key))?)
         };
-        let mut failed = None;
-        let gradient = tape.backward(seed, &mut |gradients| {
-            if let Err(error) = reducer.add(gradients, last) {
-                failed.get_or_insert(error);
-            }
-        });
+        let gradient = tape.backward(seed, &mut |gradients| reducer.add(gradients, last))?;
         if let Some(gradient) = gradient {
             state.produced.insert(key, gradient);
         }
-        failed.map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// What a part needs: received from a neighbour, or left by the neighbouring chunk of this only stage.

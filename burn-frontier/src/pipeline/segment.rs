@@ -3,6 +3,7 @@
 
 use burn::tensor::Tensor;
 
+use crate::error::Result;
 use crate::ops::gradient::seed;
 use crate::parameter::{Module, ParameterGradient};
 
@@ -15,51 +16,54 @@ pub struct SegmentGradients {
 }
 
 /// The way back through a piece, from the gradient of its output of rank `O`.
-pub type BackwardFn<const O: usize> = Box<dyn FnOnce(Tensor<O>) -> SegmentGradients>;
+pub type BackwardFn<const O: usize> = Box<dyn FnOnce(Tensor<O>) -> Result<SegmentGradients>>;
 
 /// Runs `f(module, input)` and gives its value, without autodiff, with the way back.
 ///
 /// `recompute` keeps the input only and runs `f` again in the backward pass (arXiv 1604.06174). Both ways run the same
 /// operations on the same numbers, so their results agree bit for bit.
+///
+/// # Errors
+/// Those of `f`.
 pub fn segment<M, const O: usize>(
     module: &M,
     input: Option<Tensor<3>>,
     recompute: bool,
-    f: impl Fn(&M, Option<Tensor<3>>) -> Tensor<O> + 'static,
-) -> (Tensor<O>, BackwardFn<O>)
+    f: impl Fn(&M, Option<Tensor<3>>) -> Result<Tensor<O>> + 'static,
+) -> Result<(Tensor<O>, BackwardFn<O>)>
 where
     M: Module + 'static,
 {
     if !recompute {
         return tracked(module, input, &f);
     }
-    let value = f(module, input.clone());
+    let value = f(module, input.clone())?;
     let module = module.clone();
     let backward = move |gradient| {
-        let (_, backward) = tracked(&module, input, &f);
+        let (_, backward) = tracked(&module, input, &f)?;
         backward(gradient)
     };
-    (value, Box::new(backward))
+    Ok((value, Box::new(backward)))
 }
 
 fn tracked<M, const O: usize>(
     module: &M,
     input: Option<Tensor<3>>,
-    f: &impl Fn(&M, Option<Tensor<3>>) -> Tensor<O>,
-) -> (Tensor<O>, BackwardFn<O>)
+    f: &impl Fn(&M, Option<Tensor<3>>) -> Result<Tensor<O>>,
+) -> Result<(Tensor<O>, BackwardFn<O>)>
 where
     M: Module + 'static,
 {
     let leaves = module.leaves();
     let input = input.map(|x| x.autodiff().require_grad());
-    let output = f(&leaves, input.clone());
+    let output = f(&leaves, input.clone())?;
     let value = output.clone().without_autodiff();
     let backward = move |gradient| {
         let mut gradients = seed(output, gradient).backward();
-        SegmentGradients {
+        Ok(SegmentGradients {
             input: input.and_then(|x| x.grad_remove(&mut gradients)),
             parameters: leaves.take_gradients(&mut gradients),
-        }
+        })
     };
-    (value, Box::new(backward))
+    Ok((value, Box::new(backward)))
 }

@@ -71,7 +71,10 @@ pub fn time_layer(job: &Job, device: &Device) -> Result<f64> {
         }
         let mut gradients = Vec::new();
         let seed = Seed::Activation(gradient);
-        let back = forward.tape.backward(seed, &mut |g| gradients.extend(g));
+        let back = forward.tape.backward(seed, &mut |g| {
+            gradients.extend(g);
+            Ok(())
+        })?;
         back.map_or(Ok(()), |gradient| wait(&gradient))?;
         times.push(start.elapsed().as_secs_f64());
     }

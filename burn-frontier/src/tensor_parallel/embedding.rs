@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::maps;
+use crate::error::{Error, Result};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::exchange::{Exchange, Group, apply};
 use crate::ops::linear::projection;
@@ -67,10 +68,20 @@ impl VocabularyParallel {
     ///
     /// # Communication
     /// Over tp: forward all-reduce of the output (reduce-scatter under sequence parallelism, all-gather of the gradient).
-    pub fn embed(&self, tokens: &[i64], batch: usize) -> Tensor<3> {
+    ///
+    /// # Errors
+    /// Tokens that are not in the vocabulary, or not as many for every sample.
+    pub fn embed(&self, tokens: &[i64], batch: usize) -> Result<Tensor<3>> {
+        if batch == 0 || !tokens.len().is_multiple_of(batch) {
+            return Err(Error::config(
+                format!("{} tokens for {batch} samples", tokens.len()),
+                "give every sample as many tokens",
+            ));
+        }
+        self.check_tokens(tokens)?;
         let weight = self.weight.value.clone();
         let (device, dtype) = (weight.device().without_autodiff(), weight.dtype());
-        let seq = tokens.len() / batch.max(1);
+        let seq = tokens.len() / batch;
         let hidden = weight.dims()[1];
         let ids = self.ids();
         let here = |&token: &i64| usize::try_from(token).is_ok_and(|id| ids.contains(&id));
@@ -87,7 +98,7 @@ impl VocabularyParallel {
         let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [tokens.len()]), &device);
         let x = weight.select(0, rows).reshape([batch, seq, hidden]);
         if self.tp.size() == 1 {
-            return x;
+            return Ok(x);
         }
         let mask: Vec<f32> = tokens
             .iter()
@@ -95,10 +106,23 @@ impl VocabularyParallel {
             .collect();
         let mask = Tensor::<3>::from_data(TensorData::new(mask, [batch, seq, 1]), (&device, dtype));
         let x = x * mask;
-        if self.sequence_parallel {
+        Ok(if self.sequence_parallel {
             maps::reduce_scatter_to_sp(x, &self.tp)
         } else {
             maps::reduce_from_tp(x, &self.tp)
+        })
+    }
+
+    /// Fails at a token that is not in the vocabulary.
+    fn check_tokens<'a>(&self, tokens: impl IntoIterator<Item = &'a i64>) -> Result<()> {
+        let vocabulary = self.weight.spec.shape[0];
+        let known = |token: i64| usize::try_from(token).is_ok_and(|token| token < vocabulary);
+        match tokens.into_iter().find(|&&token| !known(token)) {
+            None => Ok(()),
+            Some(token) => Err(Error::config(
+                format!("token {token} is not in the vocabulary of {vocabulary}"),
+                "use the tokenizer that the model is made for, or enlarge its vocabulary",
+            )),
         }
     }
 
@@ -109,34 +133,41 @@ impl VocabularyParallel {
     ///
     /// # Communication
     /// As [`super::linear::ColumnParallelLinear::forward`].
-    fn local_logits(&self, x: Tensor<3>) -> Tensor<2> {
+    fn local_logits(&self, x: Tensor<3>) -> Result<Tensor<2>> {
         let x = if self.sequence_parallel {
             maps::gather_from_sp(x, &self.tp)
         } else {
             maps::copy_to_tp(x, &self.tp)
         };
         let [batch, seq, _] = x.dims();
-        let logits = projection(x, self.weight.value.clone(), self.weight.sum.as_ref());
+        let logits = projection(x, self.weight.value.clone(), self.weight.sum.as_ref())?;
         let columns = logits.dims()[2];
-        logits.reshape([batch * seq, columns])
+        Ok(logits.reshape([batch * seq, columns]))
     }
 
     /// Cross entropy of every token against `targets` (row-major `[batch, seq]`; negative: ignored). Gives `[batch * seq]`.
     ///
     /// # Communication
     /// Of the logits' inputs as a column-parallel linear; then as [`cross_entropy`].
-    pub fn loss(&self, x: Tensor<3>, targets: &[i64]) -> Tensor<1> {
-        cross_entropy(self.local_logits(x), targets, self.ids(), &self.tp)
+    ///
+    /// # Errors
+    /// Targets that are not in the vocabulary, or not as many as tokens; another width than the table's.
+    pub fn loss(&self, x: Tensor<3>, targets: &[i64]) -> Result<Tensor<1>> {
+        self.check_tokens(targets.iter().filter(|&&target| target >= 0))?;
+        cross_entropy(self.local_logits(x)?, targets, self.ids(), &self.tp)
     }
 
     /// All logits, for generation and tests: `[batch * seq, vocabulary]`, without padding.
     ///
     /// # Communication
     /// All-gather of the local logits over tp.
-    pub fn logits(&self, x: Tensor<3>) -> Tensor<2> {
-        let local = self.local_logits(x).without_autodiff();
+    ///
+    /// # Errors
+    /// Another width than the table's.
+    pub fn logits(&self, x: Tensor<3>) -> Result<Tensor<2>> {
+        let local = self.local_logits(x)?.without_autodiff();
         // Padding lies at the end of the last ranks' rows, so it ends up behind the vocabulary.
         let all = apply(local, &self.tp, Exchange::AllGather(1));
-        all.narrow(1, 0, self.weight.spec.shape[0])
+        Ok(all.narrow(1, 0, self.weight.spec.shape[0]))
     }
 }

@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::maps;
+use crate::error::Result;
 use crate::ops::activation::Activation;
 use crate::ops::exchange::Group;
 use crate::ops::feed_forward::{FeedForward, feed_forward_with_sums};
@@ -140,7 +141,10 @@ impl ColumnParallelLinear {
     ///
     /// # Communication
     /// Over tp: backward all-reduce of x's gradient; under sequence parallelism all-gather of x, reduce-scatter of its gradient.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    ///
+    /// # Errors
+    /// Another width, or another type than the weight's.
+    pub fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>> {
         let (weight, bias) = (self.weight.value.clone(), value(&self.bias));
         linear_with_sums(self.enter(x), weight, bias, &sums(&self.weight, &self.bias))
     }
@@ -163,14 +167,13 @@ impl RowParallelLinear {
     ///
     /// # Communication
     /// Over tp: forward all-reduce of the output; under sequence parallelism reduce-scatter, and all-gather of the gradient.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    ///
+    /// # Errors
+    /// Another width, or another type than the weight's.
+    pub fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>> {
         let (weight, bias) = (self.weight.value.clone(), self.early_bias());
-        self.leave(linear_with_sums(
-            x,
-            weight,
-            bias,
-            &sums(&self.weight, &self.bias),
-        ))
+        let y = linear_with_sums(x, weight, bias, &sums(&self.weight, &self.bias))?;
+        Ok(self.leave(y))
     }
 
     /// The bias, where nothing is added between the product and it.
@@ -199,12 +202,15 @@ impl RowParallelLinear {
 ///
 /// # Communication
 /// Of [`ColumnParallelLinear::forward`] and [`RowParallelLinear::forward`].
+///
+/// # Errors
+/// Shapes or types that do not fit.
 pub fn feed_forward(
     x: Tensor<3>,
     up: &ColumnParallelLinear,
     activation: Activation,
     down: &RowParallelLinear,
-) -> Tensor<3> {
+) -> Result<Tensor<3>> {
     let layers = FeedForward {
         up: up.weight.value.clone(),
         up_bias: value(&up.bias),
@@ -213,7 +219,8 @@ pub fn feed_forward(
         down_bias: down.early_bias(),
     };
     let sums = [sums(&up.weight, &up.bias), sums(&down.weight, &down.bias)];
-    down.leave(feed_forward_with_sums(up.enter(x), layers, &sums))
+    let y = feed_forward_with_sums(up.enter(x), layers, &sums)?;
+    Ok(down.leave(y))
 }
 
 /// Where a layer's backward pass may add its parameters' gradients.

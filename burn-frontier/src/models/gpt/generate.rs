@@ -96,12 +96,13 @@ fn last_logits(
                 &device,
             )?)
         };
-        let x = part
-            .activations(input, &batch, &pass)
-            .ok_or_else(|| Error::Internal("a part was given no input".into()))?;
+        let x = part.activations(input, &batch, &pass)?;
         match &part.head {
             Some(head) => {
-                let row = head.logits(x).narrow(0, seen.len() - 1, 1).cast(DType::F32);
+                let row = head
+                    .logits(x)?
+                    .narrow(0, seen.len() - 1, 1)
+                    .cast(DType::F32);
                 groups.world.failure().map_or(Ok(()), Err)?;
                 return to_buffer(row)?.into_f32().map(Some);
             }

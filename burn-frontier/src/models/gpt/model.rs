@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::{GptConfig, NormKind};
+use crate::error::{Error, Result};
 use crate::ops::attention::{AttentionOptions, attention};
 use crate::ops::dropout::{Dropout, add_dropout, dropout};
 use crate::ops::norm::{add_norm, layer_norm, rms_norm};
@@ -46,11 +47,18 @@ crate::module!(Embedding { token, position });
 
 impl Embedding {
     /// tokens row-major `[batch, seq]`; gives `[batch, seq, hidden]`.
-    pub fn forward(&self, tokens: &[i64], batch: usize, pass: &Pass) -> Tensor<3> {
-        let x = self.token.embed(tokens, batch);
+    pub fn forward(&self, tokens: &[i64], batch: usize, pass: &Pass) -> Result<Tensor<3>> {
+        let x = self.token.embed(tokens, batch)?;
         let x = match &self.position {
             Some(table) => {
                 let (first, seq) = (self.slice.token, x.dims()[1]);
+                let [positions, _] = table.value.dims();
+                if first + seq > positions {
+                    return Err(Error::config(
+                        format!("a sample of more tokens than the model's {positions} positions"),
+                        "shorten the samples, or give the model a longer sequence",
+                    ));
+                }
                 x + table.value.clone().narrow(0, first, seq).unsqueeze()
             }
             None => x,
@@ -78,11 +86,12 @@ crate::module!(Block {
 
 impl Block {
     /// x `[batch, seq, hidden]`.
-    pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
-        let y = self.attention.forward(self.norm1.forward(x.clone()), pass);
+    pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Result<Tensor<3>> {
+        let normed = self.norm1.forward(x.clone())?;
+        let y = self.attention.forward(normed, pass)?;
         let site = self.attention.site(&y, pass);
-        let (h, normed) = self.norm2.add(y, x, site.as_ref());
-        let y = self.mlp.forward(normed);
+        let (h, normed) = self.norm2.add(y, x, site.as_ref())?;
+        let y = self.mlp.forward(normed)?;
         let site = self.mlp.site(&y, pass);
         add_dropout(y, h, site.as_ref())
     }
@@ -101,7 +110,7 @@ crate::module!(Norm { weight, bias });
 
 impl Norm {
     /// x `[batch, seq, hidden]`.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>> {
         let weight = self.weight.value.clone();
         match (self.kind, &self.bias) {
             (NormKind::Layer, Some(bias)) => {
@@ -117,7 +126,7 @@ impl Norm {
         x: Tensor<3>,
         residual: Tensor<3>,
         site: Option<&Dropout>,
-    ) -> (Tensor<3>, Tensor<3>) {
+    ) -> Result<(Tensor<3>, Tensor<3>)> {
         let bias = self.bias.as_ref().map(|bias| bias.value.clone());
         let bias = bias.filter(|_| self.kind == NormKind::Layer);
         let weight = self.weight.value.clone();
@@ -141,9 +150,9 @@ crate::module!(Attention { qkv, output });
 
 impl Attention {
     /// x `[batch, seq, hidden]`; the output is not dropped out yet.
-    pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Result<Tensor<3>> {
         let d = self.config.head_dim();
-        let qkv = self.qkv.forward(x); // [batch, seq, (heads + 2 kv_heads) head_dim]
+        let qkv = self.qkv.forward(x)?; // [batch, seq, (heads + 2 kv_heads) head_dim]
         let [batch, seq, width] = qkv.dims();
         let kv_heads =
             width / d * self.config.kv_heads / (self.config.heads + 2 * self.config.kv_heads);
@@ -160,10 +169,10 @@ impl Attention {
             split(heads + kv_heads, kv_heads),
         );
         let (q, k) = match &self.rotary {
-            Some(table) => (rotary(q, table), rotary(k, table)),
+            Some(table) => (rotary(q, table)?, rotary(k, table)?),
             None => (q, k),
         };
-        let context = attention(q, k, v, &self.options(heads, seq, pass))
+        let context = attention(q, k, v, &self.options(heads, seq, pass))?
             .swap_dims(1, 2)
             .reshape([batch, seq, heads * d]);
         self.output.forward(context)
@@ -176,8 +185,6 @@ impl Attention {
 
     fn options(&self, heads: usize, seq: usize, pass: &Pass) -> AttentionOptions {
         AttentionOptions {
-            causal: true,
-            scale: 1.0 / (self.config.head_dim() as f64).sqrt(),
             recompute: pass.recompute_attention,
             dropout: site(
                 format!("{}.probabilities", self.name),
@@ -187,6 +194,7 @@ impl Attention {
                 &self.config,
                 pass,
             ),
+            ..AttentionOptions::causal(self.config.head_dim())
         }
     }
 }
@@ -205,7 +213,7 @@ crate::module!(Mlp { up, down });
 
 impl Mlp {
     /// x `[batch, seq, hidden]`; the output is not dropped out yet.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>) -> Result<Tensor<3>> {
         feed_forward(x, &self.up, self.config.activation, &self.down)
     }
 
@@ -226,13 +234,13 @@ crate::module!(Head { norm, projection });
 
 impl Head {
     /// Cross entropy of every token `[batch * seq]`; x `[batch, seq, hidden]`, targets row-major, negative: ignored.
-    pub fn loss(&self, x: Tensor<3>, targets: &[i64]) -> Tensor<1> {
-        self.projection.loss(self.norm.forward(x), targets)
+    pub fn loss(&self, x: Tensor<3>, targets: &[i64]) -> Result<Tensor<1>> {
+        self.projection.loss(self.norm.forward(x)?, targets)
     }
 
     /// All logits `[batch * seq, vocabulary]`.
-    pub fn logits(&self, x: Tensor<3>) -> Tensor<2> {
-        self.projection.logits(self.norm.forward(x))
+    pub fn logits(&self, x: Tensor<3>) -> Result<Tensor<2>> {
+        self.projection.logits(self.norm.forward(x)?)
     }
 }
 

@@ -11,22 +11,21 @@ use crate::pipeline::segment::segment;
 
 impl GptPart {
     /// Activations behind the last block, or in front of the head.
+    ///
+    /// # Errors
+    /// No input for a part without embedding, or a micro-batch that is not of the model's shape.
     pub fn activations(
         &self,
         input: Option<Tensor<3>>,
         batch: &MicroBatch,
         pass: &Pass,
-    ) -> Option<Tensor<3>> {
-        let embedded = self
-            .embedding
-            .as_ref()
-            .map(|embedding| embedding.forward(&batch.tokens, batch.batch, pass));
-        let x = embedded.or(input)?;
-        Some(
-            self.blocks
-                .iter()
-                .fold(x, |x, block| block.forward(x, pass)),
-        )
+    ) -> Result<Tensor<3>> {
+        let x = match &self.embedding {
+            Some(embedding) => embedding.forward(&batch.tokens, batch.batch, pass)?,
+            None => needed(input)?,
+        };
+        let mut blocks = self.blocks.iter();
+        blocks.try_fold(x, |x, block| block.forward(x, pass))
     }
 
     /// Device of the parameters.
@@ -44,6 +43,10 @@ impl GptPart {
     }
 }
 
+fn needed(input: Option<Tensor<3>>) -> Result<Tensor<3>> {
+    input.ok_or_else(|| Error::Internal("a part or a piece of it was given no input".into()))
+}
+
 impl PipelinePart for GptPart {
     fn forward(
         &self,
@@ -59,17 +62,16 @@ impl PipelinePart for GptPart {
             let (tokens, n, pass) = (batch.tokens.clone(), batch.batch, pass.clone());
             let (y, back) = segment(embedding, None, false, move |embedding, _| {
                 embedding.forward(&tokens, n, &pass)
-            });
+            })?;
             segments.push(back);
             x = Some(y);
         }
-        let mut x = x.ok_or_else(|| Error::Internal("a later part was given no input".into()))?;
+        let mut x = needed(x)?;
         for block in &self.blocks {
             let pass = pass.clone();
-            let (y, back) = segment(block, Some(x.clone()), full, move |block, x| match x {
-                Some(x) => block.forward(x, &pass),
-                None => unreachable!("a block's segment is given its input"),
-            });
+            let (y, back) = segment(block, Some(x.clone()), full, move |block, x| {
+                block.forward(needed(x)?, &pass)
+            })?;
             segments.push(back);
             x = y;
         }
@@ -85,10 +87,9 @@ impl PipelinePart for GptPart {
             });
         };
         let targets = batch.targets.clone();
-        let (losses, back) = segment(head, Some(x), false, move |head, x| match x {
-            Some(x) => head.loss(x, &targets),
-            None => unreachable!("the head's segment is given its input"),
-        });
+        let (losses, back) = segment(head, Some(x), false, move |head, x| {
+            head.loss(needed(x)?, &targets)
+        })?;
         let tape = Tape {
             segments,
             loss: Some(back),

@@ -327,7 +327,7 @@ mod tests {
             let weight = place.leaf([input, output], 2);
             (weight.clone(), weight)
         };
-        let y = ops_linear::linear(x.clone(), used, Some(bias.clone()));
+        let y = ops_linear::linear(x.clone(), used, Some(bias.clone())).unwrap();
         let gradients = seed(y.clone(), place.constant([2, rows, output], 4)).backward();
         [
             numbers(y),
@@ -370,7 +370,7 @@ mod tests {
             let x = place.constant([2, 5, 70], 10 + batch).autodiff();
             let (w, b) = (weight.clone(), bias.clone());
             let y = match transposed {
-                true => ops_linear::projection(x, w, sums.weight.as_ref()) + b.unsqueeze(),
+                true => ops_linear::projection(x, w, sums.weight.as_ref()).unwrap() + b.unsqueeze(),
                 false => ops_linear::linear_with_sums(x, w, Some(b), sums),
             };
             let gradients = seed(y, place.constant([2, 5, 33], 20 + batch)).backward();
@@ -446,7 +446,7 @@ mod tests {
         let [rows, hidden, _] = sizes;
         let layers = block(sizes, activation, bias, place);
         let x = place.leaf([2, rows, hidden], 1);
-        let y = ops_feed_forward::feed_forward(x.clone(), layers.clone());
+        let y = ops_feed_forward::feed_forward(x.clone(), layers.clone()).unwrap();
         let gradients = seed(y.clone(), place.constant([2, rows, hidden], 6)).backward();
         let mut all = vec![numbers(y), numbers(x.grad(&gradients).unwrap())];
         all.extend([layers.up, layers.down].map(|w| numbers(w.grad(&gradients).unwrap())));

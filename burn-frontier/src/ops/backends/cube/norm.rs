@@ -204,8 +204,8 @@ mod tests {
         let x = place.leaf([2, 3, 37], 1);
         let (weight, bias) = (place.leaf([37], 2), place.leaf([37], 3));
         let y = match layer {
-            true => layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-5),
-            false => rms_norm(x.clone(), weight.clone(), 1e-5) + bias.clone().unsqueeze(),
+            true => layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-5).unwrap(),
+            false => rms_norm(x.clone(), weight.clone(), 1e-5).unwrap() + bias.clone().unsqueeze(),
         };
         let gradients = seed(y.clone(), place.constant([2, 3, 37], 4)).backward();
         [
@@ -266,7 +266,8 @@ mod tests {
             weight.clone(),
             bias.clone(),
             1e-5,
-        );
+        )
+        .unwrap();
         let mut all = vec![numbers(sum.clone()), numbers(y.clone())];
         let mut loss = seed(y, place.constant([2, 3, 37], 5));
         if goes_on {

@@ -63,7 +63,7 @@ mod tests {
 
     fn results(heads: usize, head_dim: usize, place: &Place) -> [Vec<f64>; 2] {
         let qkv = place.leaf([2, SEQ, 3 * heads * head_dim], 1);
-        let y = operation::rotary(keys(&qkv, heads, head_dim), &table(head_dim, place));
+        let y = operation::rotary(keys(&qkv, heads, head_dim), &table(head_dim, place)).unwrap();
         let g = place.constant([2, heads, SEQ, head_dim], 2);
         let gradients = seed(y.clone(), g).backward();
         [numbers(y), numbers(qkv.grad(&gradients).unwrap())]
