@@ -11,7 +11,7 @@ use super::multiply::multiply;
 use super::order::interleave;
 use super::plan::Plan;
 use super::product::{Job, Place};
-use super::side::{Side, bring, bring_edge, put, side, take};
+use super::side::{Side, bring, bring_edge, put, side, take, take_at};
 use super::stage::add_elements;
 use super::tile::Role;
 
@@ -45,20 +45,94 @@ pub fn accumulate<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, N
     put(&mut b, Role::Columns, plan);
     add_operand(&a.brought, &b.brought, operand_sums, plan);
     sync_cube();
-    take(&mut a, 0usize, Role::Rows, plan);
-    take(&mut b, 0usize, Role::Columns, plan);
+    if comptime!(plan.loops()) {
+        in_loops::<E, WA, WB, V, NA, NB, ND>(
+            left,
+            right,
+            job,
+            &mut a,
+            &mut b,
+            sums,
+            operand_sums,
+            plan,
+        );
+    } else {
+        pipelined::<E, WA, WB, V, NA, NB, ND>(
+            left,
+            right,
+            job,
+            &mut a,
+            &mut b,
+            sums,
+            operand_sums,
+            plan,
+        );
+    }
+}
+
+/// The products of all tiles, of which the last is in shared memory: one text for the products of all places along K. The next
+/// tile is on its way during those of the one before.
+#[cube]
+fn in_loops<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
+    left: &[Vector<E, WA>],
+    right: &[Vector<E, WB>],
+    job: &Job,
+    a: &mut Side<E, WA, V>,
+    b: &mut Side<E, WB, V>,
+    sums: &mut Array<Vector<f32, ND>>,
+    operand_sums: &mut Array<f32>,
+    #[comptime] plan: Plan,
+) {
+    for t in 0..job.count {
+        let more = t + 1 < job.count;
+        if more {
+            let k = (job.first + t) * comptime!(plan.tiling.depth as u32);
+            bring(a, left, &job.a, k, Role::Rows, plan);
+            bring(b, right, &job.b, k, Role::Columns, plan);
+        }
+        for r in 0..comptime!(plan.reads() as u32) {
+            take_at(a, r, Role::Rows, plan);
+            take_at(b, r, Role::Columns, plan);
+            let steps = comptime!((0, plan.steps()));
+            products::<E, V, NA, NB, ND>(&a.taken, &b.taken, sums, 0usize, steps, plan);
+        }
+        sync_cube();
+        if more {
+            put(a, Role::Rows, plan);
+            put(b, Role::Columns, plan);
+            add_operand(&a.brought, &b.brought, operand_sums, plan);
+        }
+        sync_cube();
+    }
+}
+
+/// As [`in_loops`], with the products of a tile written out, so that the matrix unit is fed across both barriers.
+#[cube]
+fn pipelined<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
+    left: &[Vector<E, WA>],
+    right: &[Vector<E, WB>],
+    job: &Job,
+    a: &mut Side<E, WA, V>,
+    b: &mut Side<E, WB, V>,
+    sums: &mut Array<Vector<f32, ND>>,
+    operand_sums: &mut Array<f32>,
+    #[comptime] plan: Plan,
+) {
+    let depth = comptime!(plan.tiling.depth as u32);
+    take(a, 0usize, Role::Rows, plan);
+    take(b, 0usize, Role::Columns, plan);
     for t in 0..job.count - 1 {
         let k = (job.first + t) * depth;
-        bring(&mut a, left, &job.a, k, Role::Rows, plan);
-        bring(&mut b, right, &job.b, k, Role::Columns, plan);
-        turn::<E, WA, WB, V, NA, NB, ND>(&mut a, &mut b, sums, operand_sums, plan);
+        bring(a, left, &job.a, k, Role::Rows, plan);
+        bring(b, right, &job.b, k, Role::Columns, plan);
+        turn::<E, WA, WB, V, NA, NB, ND>(a, b, sums, operand_sums, plan);
         interleave(plan);
     }
     #[unroll]
     for r in 0..comptime!(plan.reads()) {
         if comptime!(r + 1 < plan.reads()) {
-            take(&mut a, comptime!(r + 1), Role::Rows, plan);
-            take(&mut b, comptime!(r + 1), Role::Columns, plan);
+            take(a, comptime!(r + 1), Role::Rows, plan);
+            take(b, comptime!(r + 1), Role::Columns, plan);
         }
         products::<E, V, NA, NB, ND>(
             &a.taken,

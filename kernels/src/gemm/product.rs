@@ -191,16 +191,34 @@ pub fn work<E: Numeric, O: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: S
     }
     let own = own_place(plan);
     accumulate::<E, WA, WB, V, NA, NB, ND>(left, right, job, &own, &mut sums, operand_sums, plan);
+    if comptime!(plan.loops()) {
+        // One text.
+        write::<E, O, ND>(&sums, out, bias, other, saved, job, &own, scale, true, plan);
+    } else {
+        write_quickly::<E, O, ND>(&sums, out, bias, other, saved, job, &own, scale, plan);
+    }
+}
+
+/// [`write`], where whether the tile lies within C is decided once for all its elements.
+#[cube]
+fn write_quickly<E: Numeric, O: Numeric, ND: Size>(
+    sums: &Array<Vector<f32, ND>>,
+    out: &mut [O],
+    bias: &ComptimeOption<&[E]>,
+    other: &ComptimeOption<&[E]>,
+    saved: &mut ComptimeOption<&mut [E]>,
+    job: &Job,
+    own: &Place,
+    scale: f32,
+    #[comptime] plan: Plan,
+) {
     let (rows, columns) = comptime!(plan.result_tile());
-    // Decided once for all elements of the tile.
     let within = job.row + comptime!(rows as u32) <= job.results.m
         && job.column + comptime!(columns as u32) <= job.results.n;
     if within {
-        write::<E, O, ND>(
-            &sums, out, bias, other, saved, job, &own, scale, false, plan,
-        );
+        write::<E, O, ND>(sums, out, bias, other, saved, job, own, scale, false, plan);
     } else {
-        write::<E, O, ND>(&sums, out, bias, other, saved, job, &own, scale, true, plan);
+        write::<E, O, ND>(sums, out, bias, other, saved, job, own, scale, true, plan);
     }
 }
 
