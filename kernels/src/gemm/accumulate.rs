@@ -10,37 +10,73 @@ use cubecl_core::prelude::*;
 use super::multiply::multiply;
 use super::order::interleave;
 use super::plan::Plan;
-use super::product::{Job, Place};
-use super::side::{Side, bring, bring_edge, put, side, take, take_at};
+use super::product::{Factors, Place};
+use super::side::{Side, bring, bring_edge, memory, put, side, take, take_at};
 use super::stage::add_elements;
 use super::tile::Role;
 
-/// Adds to `sums` the product of the job's rows of A and columns of B over its tiles of K, of which only the last may reach
-/// beyond K.
+/// Adds to `sums` the product of some rows of A and columns of B over tiles of K, of which only the last may reach beyond K.
 #[cube]
 pub fn accumulate<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
     left: &[Vector<E, WA>],
     right: &[Vector<E, WB>],
-    job: &Job,
+    factors: &Factors,
     own: &Place,
     sums: &mut Array<Vector<f32, ND>>,
     operand_sums: &mut Array<f32>,
     #[comptime] plan: Plan,
 ) {
-    let depth = comptime!(plan.tiling.depth as u32);
-    let mut a = side::<E, WA, V>(&job.a, job.row, own.row, own.lane, Role::Rows, plan);
+    let tile_a = memory::<E, V>(Role::Rows, plan);
+    let tile_b = memory::<E, V>(Role::Columns, plan);
+    accumulate_in::<E, WA, WB, V, NA, NB, ND>(
+        left,
+        right,
+        factors,
+        own,
+        tile_a,
+        tile_b,
+        sums,
+        operand_sums,
+        plan,
+    );
+}
+
+/// As [`accumulate`], in given shared memory: that of an operand's tile each. Free again at the end only if the products of a
+/// tile are a loop.
+#[cube]
+pub fn accumulate_in<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
+    left: &[Vector<E, WA>],
+    right: &[Vector<E, WB>],
+    factors: &Factors,
+    own: &Place,
+    tile_a: Shared<[Vector<E, V>]>,
+    tile_b: Shared<[Vector<E, V>]>,
+    sums: &mut Array<Vector<f32, ND>>,
+    operand_sums: &mut Array<f32>,
+    #[comptime] plan: Plan,
+) {
+    let mut a = side::<E, WA, V>(
+        &factors.a,
+        factors.row,
+        own.row,
+        own.lane,
+        tile_a,
+        Role::Rows,
+        plan,
+    );
     let mut b = side::<E, WB, V>(
-        &job.b,
-        job.column,
+        &factors.b,
+        factors.column,
         own.column,
         own.lane,
+        tile_b,
         Role::Columns,
         plan,
     );
     // The last tile first, so that the loop checks nothing.
-    let last = (job.first + job.count - 1) * depth;
-    bring_edge(&mut a, left, &job.a, last, Role::Rows, plan);
-    bring_edge(&mut b, right, &job.b, last, Role::Columns, plan);
+    let last = (factors.first + factors.count - 1) * comptime!(plan.tiling.depth as u32);
+    bring_edge(&mut a, left, &factors.a, last, Role::Rows, plan);
+    bring_edge(&mut b, right, &factors.b, last, Role::Columns, plan);
     put(&mut a, Role::Rows, plan);
     put(&mut b, Role::Columns, plan);
     add_operand(&a.brought, &b.brought, operand_sums, plan);
@@ -49,7 +85,7 @@ pub fn accumulate<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, N
         in_loops::<E, WA, WB, V, NA, NB, ND>(
             left,
             right,
-            job,
+            factors,
             &mut a,
             &mut b,
             sums,
@@ -60,7 +96,7 @@ pub fn accumulate<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, N
         pipelined::<E, WA, WB, V, NA, NB, ND>(
             left,
             right,
-            job,
+            factors,
             &mut a,
             &mut b,
             sums,
@@ -76,19 +112,19 @@ pub fn accumulate<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, N
 fn in_loops<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
     left: &[Vector<E, WA>],
     right: &[Vector<E, WB>],
-    job: &Job,
+    factors: &Factors,
     a: &mut Side<E, WA, V>,
     b: &mut Side<E, WB, V>,
     sums: &mut Array<Vector<f32, ND>>,
     operand_sums: &mut Array<f32>,
     #[comptime] plan: Plan,
 ) {
-    for t in 0..job.count {
-        let more = t + 1 < job.count;
+    for t in 0..factors.count {
+        let more = t + 1 < factors.count;
         if more {
-            let k = (job.first + t) * comptime!(plan.tiling.depth as u32);
-            bring(a, left, &job.a, k, Role::Rows, plan);
-            bring(b, right, &job.b, k, Role::Columns, plan);
+            let k = (factors.first + t) * comptime!(plan.tiling.depth as u32);
+            bring(a, left, &factors.a, k, Role::Rows, plan);
+            bring(b, right, &factors.b, k, Role::Columns, plan);
         }
         for r in 0..comptime!(plan.reads() as u32) {
             take_at(a, r, Role::Rows, plan);
@@ -111,7 +147,7 @@ fn in_loops<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Siz
 fn pipelined<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Size>(
     left: &[Vector<E, WA>],
     right: &[Vector<E, WB>],
-    job: &Job,
+    factors: &Factors,
     a: &mut Side<E, WA, V>,
     b: &mut Side<E, WB, V>,
     sums: &mut Array<Vector<f32, ND>>,
@@ -121,10 +157,10 @@ fn pipelined<E: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: Size, ND: Si
     let depth = comptime!(plan.tiling.depth as u32);
     take(a, 0usize, Role::Rows, plan);
     take(b, 0usize, Role::Columns, plan);
-    for t in 0..job.count - 1 {
-        let k = (job.first + t) * depth;
-        bring(a, left, &job.a, k, Role::Rows, plan);
-        bring(b, right, &job.b, k, Role::Columns, plan);
+    for t in 0..factors.count - 1 {
+        let k = (factors.first + t) * depth;
+        bring(a, left, &factors.a, k, Role::Rows, plan);
+        bring(b, right, &factors.b, k, Role::Columns, plan);
         turn::<E, WA, WB, V, NA, NB, ND>(a, b, sums, operand_sums, plan);
         interleave(plan);
     }

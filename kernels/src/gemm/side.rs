@@ -25,13 +25,23 @@ pub struct Side<E: Numeric, W: Size, V: Size> {
     pub taken: Sequence<Array<Vector<E, V>>>,
 }
 
-/// The side of a workgroup whose tile begins at `first`, for a lane whose wave begins at `wave` of it.
+/// Shared memory for an operand's tile.
+#[cube]
+pub fn memory<E: Numeric, V: Size>(
+    #[comptime] role: Role,
+    #[comptime] plan: Plan,
+) -> Shared<[Vector<E, V>]> {
+    Shared::<[Vector<E, V>]>::new_slice(comptime!(plan.operand(role).chunks()))
+}
+
+/// The side of a workgroup whose tile begins at `first` and is staged in `tile`, for a lane whose wave begins at `wave` of it.
 #[cube]
 pub fn side<E: Numeric, W: Size, V: Size>(
     matrix: &Matrix,
     first: u32,
     wave: u32,
     lane: u32,
+    tile: Shared<[Vector<E, V>]>,
     #[comptime] role: Role,
     #[comptime] plan: Plan,
 ) -> Side<E, W, V> {
@@ -45,7 +55,7 @@ pub fn side<E: Numeric, W: Size, V: Size>(
         first,
         distances: distances(matrix, first, operand),
         brought: Array::<Vector<E, W>>::new(comptime!(operand.turns() * operand.accesses())),
-        tile: Shared::<[Vector<E, V>]>::new_slice(comptime!(operand.chunks())),
+        tile,
         reader: reader(wave, lane, role, plan),
         taken,
     }
