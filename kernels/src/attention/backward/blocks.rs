@@ -4,7 +4,9 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
-use super::super::blocks::{Blocks, Memory, Rows, accumulate, multiply, of_lane, write, zeros};
+use super::super::blocks::{
+    Blocks, Memory, Quad, Rows, accumulate, first_row, join, multiply, of_lane, write, zeros,
+};
 use super::super::problem::Geometry;
 use super::super::score::{self, UNSEEN, visible};
 use super::ends::{GradientStrides, key_rows, query_rows};
@@ -12,10 +14,9 @@ use super::kernels::{key_stages, query_stages};
 use super::plan::{Form, Plan};
 use super::score::{Place, biases, rows_are_queries, words};
 use crate::gemm::product::{Place as Lane, own_place};
+use crate::matrix::lanes::Join;
 use crate::matrix::math::{LOG2_E, exp2};
 use crate::matrix::vector::from_elements;
-
-type Quad = Vector<f32, Const<4>>;
 
 /// What the kernels read.
 #[derive(CubeType)]
@@ -101,7 +102,7 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size>(
     let stages = key_stages(sequence, first, plan);
     for block in stages.from..stages.to {
         let at = block * comptime!(blocks.streamed() as u32);
-        let s = multiply::<E, V, W, NA, NB, ND>(
+        let s = multiply::<E, V, V, W, NA, NB, ND>(
             inputs.q,
             inputs.k,
             &q,
@@ -122,7 +123,7 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size>(
             Dropped::Marked,
             plan,
         );
-        let dp = multiply::<E, V, W, NA, NB, ND>(
+        let dp = multiply::<E, V, V, W, NA, NB, ND>(
             inputs.o_gradient,
             inputs.v,
             &g,
@@ -255,12 +256,12 @@ fn key_pass<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size>(
     }
     for block in stages.from..stages.to {
         let at = block * comptime!(blocks.streamed() as u32);
-        let s = multiply::<E, V, W, NA, NB, ND>(
+        let s = multiply::<E, V, V, W, NA, NB, ND>(
             inputs.k, inputs.q, &k, &q, first, at, memory, &here.own, blocks,
         );
         probabilities(&s, memory, inputs, &here, geometry, at, dropped, plan);
         if comptime!(of_k) {
-            let dp = multiply::<E, V, W, NA, NB, ND>(
+            let dp = multiply::<E, V, V, W, NA, NB, ND>(
                 inputs.v,
                 inputs.o_gradient,
                 &v,
@@ -593,39 +594,23 @@ fn write_rows<E: Numeric, W: Size>(
     let blocks = comptime!(plan.blocks());
     // The last block's values may still be read.
     sync_cube();
+    let joined = join(rows, memory, &here.own, Join::Sum, blocks);
+    let sequence = &here.place.sequence;
+    let heads = CUBE_COUNT_Y * geometry.group;
+    let base = (sequence.batch * heads + here.place.head) * geometry.keys;
+    let (_, _, column) = of_lane(&here.own, 0usize, 0u32, blocks);
     #[unroll]
     for i in 0..comptime!(blocks.runs().0) {
-        let (place, _, _) = of_lane(&here.own, i, 0u32, blocks);
-        memory.values[place as usize] = rows[i];
-    }
-    sync_cube();
-    let row = UNIT_POS;
-    let key = here.first + row;
-    let sequence = &here.place.sequence;
-    if row < comptime!(blocks.owned() as u32) && key < sequence.keys {
-        let mut sum = f32::new(0.0);
-        for lane in 0..comptime!(blocks.lanes() as u32) {
-            let line = lane_column(lane, blocks) * comptime!(blocks.pitch() as u32);
-            let values = memory.values[(line + row / 4) as usize];
-            let low = select(row % 2 == 0, values.extract(0usize), values.extract(1usize));
-            let high = select(row % 2 == 0, values.extract(2usize), values.extract(3usize));
-            sum += select(row % 4 < 2, low, high);
+        let run = here.first + first_row(&here.own, i, blocks);
+        #[unroll]
+        for e in 0..4usize {
+            let key = run + comptime!(e as u32);
+            if column == 0 && key < sequence.keys {
+                key_sums[(base + key) as usize] =
+                    joined[i].extract(e) * comptime!((-plan.lift()).exp2());
+            }
         }
-        let heads = CUBE_COUNT_Y * geometry.group;
-        let at = (sequence.batch * heads + here.place.head) * geometry.keys + key;
-        key_sums[at as usize] = sum * comptime!((-plan.lift()).exp2());
     }
-    sync_cube();
-}
-
-/// The first streamed row, of a block, of the lane that is number `lane` of those that share a row.
-#[cube]
-fn lane_column(lane: u32, #[comptime] blocks: Blocks) -> u32 {
-    let (n, columns) = comptime!((
-        blocks.scores.instruction.n as u32,
-        blocks.scores.wave_tile().1 as u32
-    ));
-    lane / n * columns + lane % n
 }
 
 /// The same factor for each owned row.

@@ -72,7 +72,7 @@ impl Blocks {
     }
 
     /// Vectors from one streamed row's values to the next in shared memory: odd, so that lanes write to different banks.
-    pub(crate) const fn pitch(&self) -> usize {
+    pub(super) const fn pitch(&self) -> usize {
         self.owned() / QUAD + 1
     }
 
@@ -82,13 +82,13 @@ impl Blocks {
     }
 
     /// Lanes that share a row of sums.
-    pub(crate) const fn lanes(&self) -> usize {
+    pub(super) const fn sharing(&self) -> usize {
         self.scores.tiling.waves.1 * self.scores.instruction.n
     }
 
     /// Vectors of a row of sums that a lane has.
-    pub(super) const fn parts(&self) -> usize {
-        self.head_dim.div_ceil(QUAD).div_ceil(self.lanes())
+    pub(crate) const fn parts(&self) -> usize {
+        self.head_dim.div_ceil(QUAD).div_ceil(self.sharing())
     }
 
     /// Shared memory, bytes.

@@ -9,4 +9,6 @@ mod layout;
 mod pass;
 
 pub(crate) use layout::Blocks;
-pub(crate) use pass::{Memory, Rows, accumulate, multiply, of_lane, write, zeros};
+pub(crate) use pass::{
+    Memory, Quad, Rows, accumulate, first_row, join, multiply, of_lane, write, zeros,
+};

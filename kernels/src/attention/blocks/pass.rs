@@ -9,6 +9,7 @@ use crate::gemm::product::{Factors, Place};
 use crate::gemm::side;
 use crate::gemm::stage::Matrix;
 use crate::gemm::tile::Role;
+use crate::matrix::lanes::Join;
 use crate::matrix::vector::from_elements;
 
 /// Four numbers.
@@ -63,7 +64,7 @@ pub(crate) fn of_lane(
 
 /// The first row of a lane's run `i`, counted from the workgroup's first.
 #[cube]
-fn first_row(own: &Place, #[comptime] i: usize, #[comptime] blocks: Blocks) -> u32 {
+pub(crate) fn first_row(own: &Place, #[comptime] i: usize, #[comptime] blocks: Blocks) -> u32 {
     let (m, n) = comptime!((
         blocks.scores.instruction.m as u32,
         blocks.scores.instruction.n as u32
@@ -74,9 +75,9 @@ fn first_row(own: &Place, #[comptime] i: usize, #[comptime] blocks: Blocks) -> u
 /// The products of the owned rows from `row` on with the streamed rows from `column` on, those of a run of owned rows as a vector:
 /// `runs().1` streamed rows for each. Ends with a barrier, and has one before the first write to shared memory's values.
 #[cube]
-pub(crate) fn multiply<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size>(
-    owned: &[Vector<E, V>],
-    streamed: &[Vector<E, V>],
+pub(crate) fn multiply<E: Numeric, VA: Size, VB: Size, W: Size, NA: Size, NB: Size, ND: Size>(
+    owned: &[Vector<E, VA>],
+    streamed: &[Vector<E, VB>],
     owned_rows: &Rows,
     streamed_rows: &Rows,
     row: u32,
@@ -100,7 +101,7 @@ pub(crate) fn multiply<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Siz
         b: matrix(streamed_rows, blocks),
     };
     let mut none = Array::<f32>::new(1usize);
-    accumulate_in::<E, V, V, W, NA, NB, ND>(
+    accumulate_in::<E, VA, VB, W, NA, NB, ND>(
         owned,
         streamed,
         &factors,
@@ -112,6 +113,47 @@ pub(crate) fn multiply<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Siz
         blocks.scores,
     );
     sums
+}
+
+/// What the lanes that share owned rows have of each, joined: the same in all of them. Overwrites values.
+#[cube]
+pub(crate) fn join<E: Numeric, W: Size>(
+    rows: &Array<Quad>,
+    memory: &mut Memory<E, W>,
+    own: &Place,
+    #[comptime] how: Join,
+    #[comptime] blocks: Blocks,
+) -> Array<Quad> {
+    let runs = comptime!(blocks.runs().0);
+    #[unroll]
+    for i in 0..runs {
+        let (place, _, _) = of_lane(own, i, 0u32, blocks);
+        memory.values[place as usize] = rows[i];
+    }
+    sync_cube();
+    let (n, columns) = comptime!((
+        blocks.scores.instruction.n as u32,
+        blocks.scores.wave_tile().1 as u32
+    ));
+    let mut joined = Array::<Quad>::new(runs);
+    #[unroll]
+    for i in 0..runs {
+        joined[i] = memory.values[(first_row(own, i, blocks) / comptime!(QUAD as u32)) as usize];
+    }
+    for lane in 1..comptime!(blocks.sharing() as u32) {
+        let line = (lane / n * columns + lane % n) * comptime!(blocks.pitch() as u32);
+        #[unroll]
+        for i in 0..runs {
+            let at = line + first_row(own, i, blocks) / comptime!(QUAD as u32);
+            let other = memory.values[at as usize];
+            joined[i] = match how {
+                Join::Sum => joined[i] + other,
+                Join::Max => max(joined[i], other),
+            };
+        }
+    }
+    sync_cube();
+    joined
 }
 
 /// Rows as a product takes them.
@@ -145,7 +187,7 @@ fn chunk(own: &Place, #[comptime] part: usize, #[comptime] blocks: Blocks) -> u3
         blocks.scores.instruction.n as u32,
         blocks.scores.wave_tile().1 as u32
     ));
-    own.column / columns * n + own.lane % n + comptime!((part * blocks.lanes()) as u32)
+    own.column / columns * n + own.lane % n + comptime!((part * blocks.sharing()) as u32)
 }
 
 /// Adds to `sums` the streamed rows from `first` on, each times its values of the lane's owned rows.
