@@ -286,6 +286,9 @@ impl Plan {
 
     /// Shared memory of a workgroup, bytes.
     pub fn shared_memory(&self) -> usize {
+        if self.in_blocks() {
+            return self.blocks().shared_memory();
+        }
         let natural = 2 * self.rows() * self.row_pitch();
         let turned = self.turned_tensors() * self.padded() * self.turned_pitch();
         (natural + turned) * self.element.bytes() + 2 * self.rows() * size_of::<f32>()
@@ -304,8 +307,8 @@ fn instruction(
         (Role::KeyValue, _) | (_, Element::F32) => 64,
         _ => 128,
     };
-    // Without matrix instructions rows are taken in blocks, except where pairs are owned.
-    let blocks = target == Target::Portable && role != Role::Pair;
+    // Without matrix instructions rows are taken in blocks.
+    let blocks = target == Target::Portable;
     let usable = INSTRUCTIONS
         .iter()
         .filter(|i| (i.operand, i.accumulator) == (element, Element::F32) && i.exists_on(target))

@@ -92,8 +92,7 @@ impl Blocks {
     }
 
     /// Shared memory, bytes.
-    #[cfg(test)]
-    fn shared_memory(&self) -> usize {
+    pub const fn shared_memory(&self) -> usize {
         self.scores.shared_memory() + self.values() * QUAD * size_of::<f32>()
     }
 }
