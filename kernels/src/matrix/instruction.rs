@@ -271,7 +271,11 @@ const fn mma(operand: Element) -> Instruction {
 /// group, D feeds B as in MFMA; with four, the lanes of a wave share A and B about equally, and read the least of both.
 const fn fma(operand: Element, groups: usize) -> Instruction {
     let side = 32 / groups;
-    let rows = Axis::lanes(side, groups, if groups == 1 { 0 } else { 4 }).elements(4, 4, 0);
+    let rows = match groups {
+        1 => Axis::lanes(1, 1, 0),
+        _ => Axis::lanes(side, groups, 4),
+    };
+    let rows = rows.elements(4, 4, 0);
     let none = Axis::lanes(1, 1, 0);
     let columns = Axis::lanes(1, side, 1);
     Instruction {
