@@ -5,6 +5,7 @@
 //! exponentials of the tile before; while it accumulates that, it looks for the greatest of the new scores. K and V each have
 //! one tile in shared memory, which is refilled from registers while the other is read.
 
+mod blocks;
 mod copy;
 mod products;
 mod refill;
@@ -77,7 +78,14 @@ pub(crate) fn forward<
         variant,
     );
     let first = position(CUBE_POS_X, CUBE_COUNT_X, comptime!(variant.causal)) * block;
-    if first < sequence.queries {
+    if comptime!(plan.in_blocks()) {
+        if first < sequence.queries {
+            let inputs = inputs::<E, WK, WV>(k, v, bias1, bias2);
+            blocks::attend::<E, NA, NB, ND, WQ, WK, WV, WO, SK>(
+                q, &inputs, o, lse, sequence, first, samples, &geometry, plan,
+            );
+        }
+    } else if first < sequence.queries {
         let work = place(sequence, first, &geometry, samples, comptime!(plan.clone()));
         let mut wave = wave::<E, NB, ND>(comptime!(plan.clone()));
         let seen = keys_seen_below(&work.sequence, first + block, comptime!(variant.causal));

@@ -15,6 +15,8 @@ mod launch;
 
 // CubeCL's macros write public items beside each function and structure, without documentation.
 #[allow(missing_docs)]
+mod blocks;
+#[allow(missing_docs)]
 mod forward;
 #[allow(missing_docs)]
 mod problem;

@@ -1,5 +1,6 @@
 //! How a forward kernel is laid out for a target.
 
+use super::blocks::Blocks;
 use super::problem::{BiasStrides, Problem, Variant};
 use crate::error::{Error, Result};
 use crate::hip::emit::Source;
@@ -44,7 +45,12 @@ impl Plan {
         };
         let width = problem.vector_width(most, &tensors);
         let instruction = instruction(target, element, variant.head_dim)?;
-        let (waves, keys) = shape(&instruction, variant.head_dim);
+        let (waves, keys) = if Blocks::take(&instruction) {
+            let blocks = Blocks::new(target, instruction, width, variant.head_dim);
+            (blocks.waves(), blocks.streamed())
+        } else {
+            shape(&instruction, variant.head_dim)
+        };
         Ok(Self {
             target,
             instruction,
@@ -63,7 +69,21 @@ impl Plan {
 
     /// Queries of a workgroup.
     pub fn queries(&self) -> usize {
-        self.waves * self.instruction.n
+        match self.in_blocks() {
+            true => self.blocks().owned(),
+            false => self.waves * self.instruction.n,
+        }
+    }
+
+    /// Whether queries and keys are taken in [`Blocks`].
+    pub(crate) fn in_blocks(&self) -> bool {
+        Blocks::take(&self.instruction)
+    }
+
+    /// The blocks, where queries and keys are taken in such.
+    pub(crate) fn blocks(&self) -> Blocks {
+        let head_dim = self.variant.head_dim;
+        Blocks::new(self.target, self.instruction, self.width, head_dim)
     }
 
     /// The kernel's text.
@@ -177,6 +197,13 @@ impl Plan {
     pub(crate) fn sizes(&self) -> [usize; 10] {
         let Instruction { a, b, d, .. } = self.instruction;
         let pairs = (b.elements / 2).max(1);
+        if self.in_blocks() {
+            let (width, staged) = (self.width, self.blocks().scores.chunk());
+            return [
+                a.elements, b.elements, d.elements, pairs, width, width, width, width, staged,
+                staged,
+            ];
+        }
         let (key, value) = (self.key_copy(), self.value_copy());
         [
             a.elements,
@@ -229,7 +256,10 @@ fn shape(instruction: &Instruction, head_dim: usize) -> (usize, usize) {
 
 /// The instruction with the least padding of `head_dim`, the larger one of two.
 fn instruction(target: Target, element: Element, head_dim: usize) -> Result<Instruction> {
-    let usable = |i: &&Instruction| i.operand == element && i.exists_on(target);
+    // Without matrix instructions, in blocks.
+    let blocks = target == Target::Portable;
+    let usable =
+        |i: &&Instruction| i.operand == element && i.exists_on(target) && Blocks::take(i) == blocks;
     // With 32 queries a wave, long rows would not fit in registers.
     let fits = |i: &&Instruction| head_dim <= 128 || i.n <= 16 || i.unit == Unit::Fma;
     let padded = |i: &&Instruction| match i.unit {

@@ -234,8 +234,14 @@ pub(crate) fn kept(
     keep
 }
 
+/// The random words of the four keys among which `key` is.
 #[cube]
-fn words(site: &Site, query: u32, key: u32, geometry: &Geometry) -> Vector<u32, Const<4>> {
+pub(crate) fn words(
+    site: &Site,
+    query: u32,
+    key: u32,
+    geometry: &Geometry,
+) -> Vector<u32, Const<4>> {
     philox_block(
         key / 4,
         query,

@@ -212,7 +212,13 @@ fn choose_instruction(target: Target, element: Element) -> Result<Instruction> {
     let fits = |i: &&Instruction| {
         i.operand == element && i.accumulator == Element::F32 && i.exists_on(target)
     };
-    INSTRUCTIONS.iter().find(fits).copied().ok_or_else(|| {
+    let mut usable = INSTRUCTIONS.iter().filter(fits);
+    let found = match target {
+        // The last is the one whose lanes share A and B about equally.
+        Target::Portable => usable.next_back(),
+        _ => usable.next(),
+    };
+    found.copied().ok_or_else(|| {
         Error::argument(
             "gemm",
             format!("no kernel for {element:?}"),
@@ -246,6 +252,13 @@ fn choose_tiling(target: Target, instruction: &Instruction, shape: &Shape) -> Ti
             waves: if small { (2, 2) } else { (2, 4) },
             tiles: if small { (4, 2) } else { (8, 2) },
             depth: 64,
+        },
+        // A lane has 8 x 8 elements of C, of which it reads 16 vectors for 256 multiply-adds. 64 x 64 elements a workgroup, or
+        // 128 x 128 from 16 KiB of shared memory.
+        (Unit::Fma, _) if instruction.m > 4 => Tiling {
+            waves: if small { (2, 1) } else { (4, 2) },
+            tiles: (2, 8),
+            depth: if half { 32 } else { 16 },
         },
         // 4 x 32 elements an instruction, 16 KiB of shared memory.
         (Unit::Fma, _) => Tiling {

@@ -7,7 +7,7 @@ use cubecl_core::prelude::*;
 use super::epilogue::Results;
 use super::plan::Plan;
 use super::problem::Layout;
-use super::product::{Job, tile_of, work};
+use super::product::{Factors, Job, tile_of, work};
 use super::stage::Matrix;
 use super::tile::Role;
 use crate::error::{Error, Result};
@@ -159,21 +159,23 @@ fn job(table: &[u32], entry: u32, #[comptime] plan: Plan) -> Job {
         n * comptime!(plan.columns(1) as u32)
     };
     Job {
-        row: row * rows,
-        column: column * columns,
-        first: 0,
-        count: max(k.div_ceil(comptime!(plan.tiling.depth as u32)), 1),
-        a: Matrix {
-            start: table[(entry + 3) as usize] / wide_a,
-            stride: stride_a / wide_a,
-            outer: m,
-            inner: k,
-        },
-        b: Matrix {
-            start: table[(entry + 4) as usize] / wide_b,
-            stride: stride_b / wide_b,
-            outer: n,
-            inner: k,
+        factors: Factors {
+            row: row * rows,
+            column: column * columns,
+            first: 0,
+            count: max(k.div_ceil(comptime!(plan.tiling.depth as u32)), 1),
+            a: Matrix {
+                start: table[(entry + 3) as usize] / wide_a,
+                stride: stride_a / wide_a,
+                outer: m,
+                inner: k,
+            },
+            b: Matrix {
+                start: table[(entry + 4) as usize] / wide_b,
+                stride: stride_b / wide_b,
+                outer: n,
+                inner: k,
+            },
         },
         results: Results {
             m,

@@ -21,7 +21,7 @@ pub mod tuned;
 
 // CubeCL's macros write public items beside each function and structure, without documentation.
 #[allow(missing_docs)]
-mod accumulate;
+pub(crate) mod accumulate;
 #[allow(missing_docs)]
 mod epilogue;
 #[allow(missing_docs)]
@@ -31,14 +31,14 @@ mod multiply;
 #[allow(missing_docs)]
 mod order;
 #[allow(missing_docs)]
-mod product;
+pub(crate) mod product;
 #[allow(missing_docs)]
 mod reduce;
 mod request;
 #[allow(missing_docs)]
-mod side;
+pub(crate) mod side;
 #[allow(missing_docs)]
-mod stage;
+pub(crate) mod stage;
 
 pub use plan::Plan;
 pub use problem::{Activation, Epilogue, Layout, Shape};

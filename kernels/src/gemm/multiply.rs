@@ -66,6 +66,32 @@ pub fn read<E: Numeric, V: Size>(
     }
 }
 
+/// As [`read`], where `number` is known at run time only: all lanes take the same places along K.
+#[cube]
+pub fn read_at<E: Numeric, V: Size>(
+    tile: &Shared<[Vector<E, V>]>,
+    from: &Reader,
+    chunks: &mut Array<Vector<E, V>>,
+    number: u32,
+    #[comptime] role: Role,
+    #[comptime] plan: Plan,
+) {
+    let (operand, fragment) = comptime!((plan.operand(role), plan.fragment(role)));
+    let (tiles, side) = comptime!(plan.tiles(role));
+    let outers = comptime!(fragment.outers.len());
+    #[unroll]
+    for c in 0..comptime!(fragment.chunks) {
+        let chunk = from.group ^ (number * comptime!(fragment.chunks as u32) + c as u32);
+        #[unroll]
+        for i in 0..comptime!(tiles * outers) {
+            let outer = comptime!(i / outers * side + fragment.outers[i % outers]);
+            let permuted = chunk ^ comptime!(operand.swizzle(outer) as u32);
+            let place = from.row + permuted + comptime!((outer * operand.row()) as u32);
+            chunks[comptime!(i * fragment.chunks + c)] = tile[place as usize];
+        }
+    }
+}
+
 /// The fragment of tile `i` for step `step` of a read.
 #[cube]
 fn pick<E: Numeric, V: Size, N: Size>(

@@ -2,7 +2,7 @@
 
 use super::problem::{Epilogue, Layout, Shape};
 use super::tile::{BLOCK, Fragment, Operand, Role, Tiling};
-use crate::matrix::instruction::{Element, Instruction, Target};
+use crate::matrix::instruction::{Element, Instruction, Target, Unit};
 
 /// What a GEMM kernel is generated from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +70,12 @@ impl Plan {
         } else {
             n
         }
+    }
+
+    /// Whether the products of a tile of K are a loop at run time, so that the text is short: CubeCL's passes take a time that is
+    /// quadratic in its length, and plain multiply-adds are many.
+    pub const fn loops(&self) -> bool {
+        matches!(self.instruction.unit, Unit::Fma) && self.instruction.m > 4
     }
 
     /// Rows and columns of sums that a wave has.

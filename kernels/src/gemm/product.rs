@@ -11,9 +11,9 @@ use super::stage::{Matrix, write_sums};
 use super::tile::Role;
 use crate::matrix::lanes::coordinate;
 
-/// A workgroup's work.
+/// What a workgroup multiplies.
 #[derive(CubeType)]
-pub struct Job {
+pub struct Factors {
     /// First row of C.
     pub row: u32,
     /// First column of C.
@@ -26,6 +26,13 @@ pub struct Job {
     pub a: Matrix,
     /// B.
     pub b: Matrix,
+}
+
+/// A workgroup's work.
+#[derive(CubeType)]
+pub struct Job {
+    /// What it multiplies.
+    pub factors: Factors,
     /// C.
     pub results: Results,
 }
@@ -43,7 +50,7 @@ pub struct Place {
 
 /// This unit's place.
 #[cube]
-fn own_place(#[comptime] plan: Plan) -> Place {
+pub fn own_place(#[comptime] plan: Plan) -> Place {
     let lanes = comptime!(plan.instruction.lanes as u32);
     let columns = comptime!(plan.tiling.waves.1 as u32);
     let wave = UNIT_POS / lanes;
@@ -108,21 +115,23 @@ pub fn gemm<E: Numeric, O: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: S
         batch * m * n
     };
     let job = Job {
-        row: row * rows,
-        column: column * columns,
-        first,
-        count: min(part, tiles - first),
-        a: Matrix {
-            start: batch * a_batch,
-            stride: a_row,
-            outer: m,
-            inner: k,
-        },
-        b: Matrix {
-            start: batch * b_batch,
-            stride: b_row,
-            outer: n,
-            inner: k,
+        factors: Factors {
+            row: row * rows,
+            column: column * columns,
+            first,
+            count: min(part, tiles - first),
+            a: Matrix {
+                start: batch * a_batch,
+                stride: a_row,
+                outer: m,
+                inner: k,
+            },
+            b: Matrix {
+                start: batch * b_batch,
+                stride: b_row,
+                outer: n,
+                inner: k,
+            },
         },
         results: Results {
             m,
@@ -152,9 +161,9 @@ pub fn gemm<E: Numeric, O: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: S
         let role = comptime!(plan.sums_of.unwrap_or(Role::Rows));
         // Those who have the operand's first tile of the other dimension write.
         let (along, other, extent) = if comptime!(role == Role::Rows) {
-            (job.row, job.column, m)
+            (job.factors.row, job.factors.column, m)
         } else {
-            (job.column, job.row, n)
+            (job.factors.column, job.factors.row, n)
         };
         if other == 0 {
             write_sums(
@@ -190,17 +199,43 @@ pub fn work<E: Numeric, O: Numeric, WA: Size, WB: Size, V: Size, NA: Size, NB: S
         sums[i] = Vector::<f32, ND>::zero();
     }
     let own = own_place(plan);
-    accumulate::<E, WA, WB, V, NA, NB, ND>(left, right, job, &own, &mut sums, operand_sums, plan);
-    let (rows, columns) = comptime!(plan.result_tile());
-    // Decided once for all elements of the tile.
-    let within = job.row + comptime!(rows as u32) <= job.results.m
-        && job.column + comptime!(columns as u32) <= job.results.n;
-    if within {
-        write::<E, O, ND>(
-            &sums, out, bias, other, saved, job, &own, scale, false, plan,
-        );
-    } else {
+    accumulate::<E, WA, WB, V, NA, NB, ND>(
+        left,
+        right,
+        &job.factors,
+        &own,
+        &mut sums,
+        operand_sums,
+        plan,
+    );
+    if comptime!(plan.loops()) {
+        // One text.
         write::<E, O, ND>(&sums, out, bias, other, saved, job, &own, scale, true, plan);
+    } else {
+        write_quickly::<E, O, ND>(&sums, out, bias, other, saved, job, &own, scale, plan);
+    }
+}
+
+/// [`write`], where whether the tile lies within C is decided once for all its elements.
+#[cube]
+fn write_quickly<E: Numeric, O: Numeric, ND: Size>(
+    sums: &Array<Vector<f32, ND>>,
+    out: &mut [O],
+    bias: &ComptimeOption<&[E]>,
+    other: &ComptimeOption<&[E]>,
+    saved: &mut ComptimeOption<&mut [E]>,
+    job: &Job,
+    own: &Place,
+    scale: f32,
+    #[comptime] plan: Plan,
+) {
+    let (rows, columns) = comptime!(plan.result_tile());
+    let within = job.factors.row + comptime!(rows as u32) <= job.results.m
+        && job.factors.column + comptime!(columns as u32) <= job.results.n;
+    if within {
+        write::<E, O, ND>(sums, out, bias, other, saved, job, own, scale, false, plan);
+    } else {
+        write::<E, O, ND>(sums, out, bias, other, saved, job, own, scale, true, plan);
     }
 }
 
@@ -240,11 +275,11 @@ fn write<E: Numeric, O: Numeric, ND: Size>(
             let other_sum = sums[comptime!(i * columns + j + second)];
             #[unroll]
             for e in 0..comptime!(instruction.d.elements) {
-                let row = job.row
+                let row = job.factors.row
                     + own.row
                     + comptime!((i * instruction.m) as u32)
                     + coordinate(own.lane, e, instruction.d.row);
-                let column = job.column
+                let column = job.factors.column
                     + own_column
                     + comptime!((j * instruction.n) as u32)
                     + coordinate(own.lane, e, instruction.d.column);

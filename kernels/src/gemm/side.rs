@@ -3,7 +3,7 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
-use super::multiply::{Reader, read, reader};
+use super::multiply::{Reader, read, read_at, reader};
 use super::plan::Plan;
 use super::stage::{Matrix, corner, distances, fetch, fetch_edge, place};
 use super::tile::Role;
@@ -21,31 +21,41 @@ pub struct Side<E: Numeric, W: Size, V: Size> {
     tile: Shared<[Vector<E, V>]>,
     /// Where this lane reads in it.
     reader: Reader,
-    /// The chunks of two reads: those being multiplied and those to come.
+    /// The chunks of two reads: those being multiplied and, unless they are a loop, those to come.
     pub taken: Sequence<Array<Vector<E, V>>>,
 }
 
-/// The side of a workgroup whose tile begins at `first`, for a lane whose wave begins at `wave` of it.
+/// Shared memory for an operand's tile.
+#[cube]
+pub fn memory<E: Numeric, V: Size>(
+    #[comptime] role: Role,
+    #[comptime] plan: Plan,
+) -> Shared<[Vector<E, V>]> {
+    Shared::<[Vector<E, V>]>::new_slice(comptime!(plan.operand(role).chunks()))
+}
+
+/// The side of a workgroup whose tile begins at `first` and is staged in `tile`, for a lane whose wave begins at `wave` of it.
 #[cube]
 pub fn side<E: Numeric, W: Size, V: Size>(
     matrix: &Matrix,
     first: u32,
     wave: u32,
     lane: u32,
+    tile: Shared<[Vector<E, V>]>,
     #[comptime] role: Role,
     #[comptime] plan: Plan,
 ) -> Side<E, W, V> {
     let operand = comptime!(plan.operand(role));
     let mut taken = Sequence::<Array<Vector<E, V>>>::new();
     #[unroll]
-    for _ in 0..2usize {
+    for _ in 0..comptime!(if plan.loops() { 1usize } else { 2 }) {
         taken.push(Array::<Vector<E, V>>::new(comptime!(plan.held(role))));
     }
     Side::<E, W, V> {
         first,
         distances: distances(matrix, first, operand),
         brought: Array::<Vector<E, W>>::new(comptime!(operand.turns() * operand.accesses())),
-        tile: Shared::<[Vector<E, V>]>::new_slice(comptime!(operand.chunks())),
+        tile,
         reader: reader(wave, lane, role, plan),
         taken,
     }
@@ -123,4 +133,16 @@ pub fn take<E: Numeric, W: Size, V: Size>(
         role,
         plan,
     );
+}
+
+/// Takes read `number` of the tile, known at run time only, into the first buffer.
+#[cube]
+pub fn take_at<E: Numeric, W: Size, V: Size>(
+    side: &mut Side<E, W, V>,
+    number: u32,
+    #[comptime] role: Role,
+    #[comptime] plan: Plan,
+) {
+    let chunks = side.taken.index_mut(0usize);
+    read_at(&side.tile, &side.reader, chunks, number, role, plan);
 }

@@ -267,16 +267,22 @@ const fn mma(operand: Element) -> Instruction {
     }
 }
 
-/// Plain multiply-adds: a lane has a column of B and D, and four rows of A that all lanes share.
-const fn fma(operand: Element) -> Instruction {
-    let rows = Axis::lanes(1, 1, 0).elements(4, 4, 0);
+/// Plain multiply-adds: a lane has a column of B and D, and four rows of A that it shares with its group, of `groups`. With one
+/// group, D feeds B as in MFMA; with four, the lanes of a wave share A and B about equally, and read the least of both.
+const fn fma(operand: Element, groups: usize) -> Instruction {
+    let side = 32 / groups;
+    let rows = match groups {
+        1 => Axis::lanes(1, 1, 0),
+        _ => Axis::lanes(side, groups, 4),
+    };
+    let rows = rows.elements(4, 4, 0);
     let none = Axis::lanes(1, 1, 0);
-    let columns = Axis::lanes(1, 32, 1);
+    let columns = Axis::lanes(1, side, 1);
     Instruction {
         unit: Unit::Fma,
         lanes: 32,
-        m: 4,
-        n: 32,
+        m: 4 * groups,
+        n: side,
         k: 1,
         operand,
         accumulator: Element::F32,
@@ -294,7 +300,7 @@ const I8: (Element, Element) = (Element::I8, Element::I32);
 
 /// The instructions that kernels may use; of those that a target has, the larger tile stands first.
 #[rustfmt::skip] // A table: one instruction a line.
-pub const INSTRUCTIONS: [Instruction; 18] = [
+pub const INSTRUCTIONS: [Instruction; 21] = [
     mfma("__builtin_amdgcn_mfma_f32_32x32x8f16", 32, 8, F16, (Some(16), Some(8))),
     mfma("__builtin_amdgcn_mfma_f32_16x16x16f16", 16, 16, F16, (Some(8), Some(4))),
     mfma("__builtin_amdgcn_mfma_f32_32x32x8bf16_1k", 32, 8, BF16, (Some(16), Some(8))),
@@ -310,9 +316,12 @@ pub const INSTRUCTIONS: [Instruction; 18] = [
     wmma("__builtin_amdgcn_wmma_f32_16x16x16_bf16_w32", Element::Bf16),
     mma(Element::F16),
     mma(Element::Bf16),
-    fma(Element::F16),
-    fma(Element::Bf16),
-    fma(Element::F32),
+    fma(Element::F16, 1),
+    fma(Element::Bf16, 1),
+    fma(Element::F32, 1),
+    fma(Element::F16, 4),
+    fma(Element::Bf16, 4),
+    fma(Element::F32, 4),
 ];
 
 #[cfg(test)]

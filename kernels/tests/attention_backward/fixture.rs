@@ -25,6 +25,8 @@ pub struct Case {
     pub o_gradient: Vec<f64>,
     /// Plain multiply-adds instead of the target's matrix instructions.
     pub fma: bool,
+    /// By the portable plans, which take rows in blocks.
+    pub portable: bool,
     pub lane_order: u64,
     pub sanitizer: Sanitizer,
     /// The results have elements that belong to no row.
@@ -167,6 +169,7 @@ impl Case {
             o_gradient: draw(queries(p.o)),
             inputs,
             fma: false,
+            portable: false,
             lane_order: 0,
             sanitizer: Sanitizer::None,
             gaps: false,
@@ -175,14 +178,21 @@ impl Case {
 
     /// The plans of the table.
     pub fn plans(&self) -> Plans {
+        let table = match self.portable {
+            true => Target::Portable,
+            false => self.target,
+        };
         let mut plans = Plans::choose(
-            self.target,
+            table,
             self.element,
             &self.problem,
             &self.gradient,
             [true; 2],
         )
         .unwrap();
+        for plan in [&mut plans.key_value, &mut plans.query, &mut plans.pair] {
+            plan.target = self.target;
+        }
         if self.fma {
             let fma = INSTRUCTIONS
                 .iter()

@@ -1,6 +1,7 @@
 //! Biases, masked rows, packed sequences, dropout.
 
 use frontier_kernels::attention::{BiasStrides, Dropout, Problem};
+use frontier_kernels::hip::run::Sanitizer;
 use frontier_kernels::matrix::instruction::{Element, Target};
 
 use super::fixture::Case;
@@ -159,5 +160,17 @@ fn plain_multiply_adds_take_every_switch() {
     problem.dropout = dropout();
     let mut case = Case::new(Target::Gfx90a, Element::F32, problem);
     case.fma = true;
+    case.check();
+    // In blocks, of which there are several.
+    let (queries, keys) = (41, 70);
+    let mut problem = Problem::new(2, 2, queries, keys, 8)
+        .kv_heads(1)
+        .causal(true);
+    problem.bias = [Some(mask(1, keys)), Some(pairs(2, 2, queries, keys))];
+    problem.dropout = dropout();
+    let mut case = Case::new(Target::Gfx90a, Element::F32, problem);
+    case.portable = true;
+    case.check();
+    case.sanitizer = Sanitizer::Thread;
     case.check();
 }

@@ -103,6 +103,21 @@ fn plain_multiply_adds_give_the_same_gradients() {
 }
 
 #[test]
+fn blocks_of_plain_multiply_adds_give_the_gradients() {
+    for (element, queries, keys, head_dim) in [
+        (Element::F32, 19, 45, 12),
+        (Element::F16, 70, 37, 64),
+        (Element::Bf16, 37, 70, 100),
+        (Element::F32, 33, 66, 200),
+        (Element::F32, 5, 9, 33),
+    ] {
+        let mut case = Case::new(Target::Gfx90a, element, causal(queries, keys, head_dim));
+        case.portable = true;
+        case.check();
+    }
+}
+
+#[test]
 fn no_order_of_lanes_and_no_sanitizer_finds_fault() {
     let mut case = Case::new(Target::Gfx90a, Element::Bf16, causal(70, 150, 32));
     for lane_order in [1, 42] {

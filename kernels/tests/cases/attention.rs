@@ -2,7 +2,7 @@
 
 use frontier_kernels::attention::reference::{Inputs, forward};
 use frontier_kernels::attention::{BiasStrides, Dropout, Plan, Problem, Strides};
-use frontier_kernels::matrix::instruction::{Element, INSTRUCTIONS, Target, Unit};
+use frontier_kernels::matrix::instruction::{Element, INSTRUCTIONS, Instruction, Target, Unit};
 
 use super::{draw, limit};
 
@@ -73,12 +73,11 @@ pub fn packed(element: Element, problem: &mut Problem, lengths: &[[u32; 2]], see
     }
 }
 
-/// The plan of plain multiply-adds.
+/// The plan of plain multiply-adds, in blocks.
 pub fn fma(target: Target, element: Element, problem: &Problem) -> Plan {
     let chosen = Plan::choose(Target::Portable, element, problem).unwrap();
-    let plain = |i: &&_| matches!(i, &&frontier_kernels::matrix::instruction::Instruction { unit: Unit::Fma, operand, .. } if operand == element);
-    let instruction = *INSTRUCTIONS.iter().find(plain).unwrap();
-    assert_eq!(chosen.instruction, instruction);
+    let plain = |i: &&Instruction| i.unit == Unit::Fma && i.operand == element;
+    assert_eq!(INSTRUCTIONS.iter().rfind(plain), Some(&chosen.instruction));
     Plan { target, ..chosen }
 }
 

@@ -152,6 +152,28 @@ fn the_16x16_forms_give_the_product() {
 }
 
 #[test]
+fn plain_multiply_adds_in_loops_give_the_product_with_tails() {
+    for (element, layout, shape) in [
+        (Element::F32, Layout::Nt, (72, 136, 104)),
+        (Element::F16, Layout::Nn, (67, 31, 129)),
+        (Element::Bf16, Layout::Tn, (136, 72, 200)),
+        (Element::F32, Layout::Tn, (3, 131, 5)),
+    ] {
+        let form = INSTRUCTIONS.iter().rfind(|i| i.operand == element);
+        let (m, n, k) = shape;
+        let shape = Shape::contiguous(layout, 1, m, n, k, false);
+        check(
+            Target::Gfx90a,
+            *form.unwrap(),
+            element,
+            layout,
+            Epilogue::default(),
+            shape,
+        );
+    }
+}
+
+#[test]
 fn batches_and_strides_are_followed() {
     let instruction = instruction(Target::Gfx90a, Element::F16, false);
     // A of rows that are parts of longer ones; one B for all batches.

@@ -6,6 +6,7 @@ use cubecl_core::prelude::*;
 
 use super::super::problem::{BiasStrides, Geometry};
 use super::super::score::{bias_base, sequence};
+use super::blocks;
 use super::ends::{GradientStrides, column, key_columns, own_keys, query_stream};
 use super::layout::Lane;
 use super::plan::Plan;
@@ -92,6 +93,57 @@ pub(super) fn pair<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P: 
     #[comptime] plan: Plan,
     #[define(E)] _element: ElemType,
     #[define(V, W, NA, NB, ND, P)] _sizes: [usize; 6],
+) {
+    if comptime!(plan.in_blocks()) {
+        let inputs = blocks::inputs::<E, V>(q, k, v, o_gradient, statistics, bias1, bias2, samples);
+        blocks::pair::<E, V, W, NA, NB, ND>(
+            &inputs,
+            cumulative_queries,
+            cumulative_keys,
+            bias_gradient,
+            &geometry,
+            &gradient,
+            &shared,
+            plan,
+        );
+    } else {
+        in_tiles::<E, V, W, NA, NB, ND, P>(
+            q,
+            k,
+            v,
+            o_gradient,
+            statistics,
+            bias1,
+            bias2,
+            cumulative_queries,
+            cumulative_keys,
+            samples,
+            bias_gradient,
+            geometry,
+            gradient,
+            shared,
+            plan,
+        );
+    }
+}
+
+#[cube]
+fn in_tiles<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
+    q: &[Vector<E, V>],
+    k: &[Vector<E, V>],
+    v: &[Vector<E, V>],
+    o_gradient: &[Vector<E, V>],
+    statistics: &[Vector<f32, Const<2>>],
+    bias1: &[E],
+    bias2: &[E],
+    cumulative_queries: &[u32],
+    cumulative_keys: &[u32],
+    samples: &[u32],
+    bias_gradient: &mut [f32],
+    geometry: Geometry,
+    gradient: GradientStrides,
+    shared: Shared,
+    #[comptime] plan: Plan,
 ) {
     let groups = shared.heads / shared.members;
     let entry = CUBE_POS_Z / groups * shared.entries;

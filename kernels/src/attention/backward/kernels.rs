@@ -6,6 +6,7 @@ use cubecl_core::prelude::*;
 
 use super::super::problem::Geometry;
 use super::super::score::{self, UNSEEN, keys_seen_below, keys_seen_by_all, query_base, sequence};
+use super::blocks;
 use super::ends::{
     GradientStrides, column, key_columns, key_rows, own_keys, query_rows, query_stream, write,
 };
@@ -109,7 +110,15 @@ pub(super) fn key_value<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size
         plan.variant,
     );
     let first = CUBE_POS_X * comptime!(plan.columns() as u32);
-    if first < sequence.keys {
+    if comptime!(plan.in_blocks()) {
+        let inputs = blocks::inputs::<E, V>(q, k, v, o_gradient, statistics, bias1, bias2, samples);
+        if first < sequence.keys {
+            blocks::key_value::<E, V, W, NA, NB, ND>(
+                &inputs, k_gradient, v_gradient, key_sums, &sequence, first, &geometry, &gradient,
+                plan,
+            );
+        }
+    } else if first < sequence.keys {
         let lane = Lane::new(plan.instruction);
         let wave = UNIT_POS / comptime!(plan.instruction.lanes as u32);
         let key = first + wave * comptime!(plan.instruction.n as u32) + lane.column;
@@ -186,7 +195,11 @@ pub(super) fn key_value<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size
 
 /// Stages of queries that see a key from `first` on: from the first stage, those to be masked, to the last.
 #[cube]
-fn query_stages(sequence: &score::Sequence, first: u32, #[comptime] plan: Plan) -> Stages {
+pub(super) fn query_stages(
+    sequence: &score::Sequence,
+    first: u32,
+    #[comptime] plan: Plan,
+) -> Stages {
     let rows = comptime!(plan.rows() as u32);
     let to = sequence.queries.div_ceil(rows);
     if comptime!(plan.variant.causal) {
@@ -251,7 +264,14 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
     };
     let first = tile * columns;
     let (head, kv_head) = (CUBE_POS_Y, CUBE_POS_Y / geometry.group);
-    if first < sequence.queries {
+    if comptime!(plan.in_blocks()) {
+        let inputs = blocks::inputs::<E, V>(q, k, v, o_gradient, statistics, bias1, bias2, samples);
+        if first < sequence.queries {
+            blocks::query::<E, V, W, NA, NB, ND>(
+                &inputs, q_gradient, &sequence, first, &geometry, &gradient, plan,
+            );
+        }
+    } else if first < sequence.queries {
         let lane = Lane::new(plan.instruction);
         let wave = UNIT_POS / comptime!(plan.instruction.lanes as u32);
         let query = first + wave * comptime!(plan.instruction.n as u32) + lane.column;
@@ -327,7 +347,7 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
 
 /// Stages of keys that a query from `first` on sees: first those that need no mask.
 #[cube]
-fn key_stages(sequence: &score::Sequence, first: u32, #[comptime] plan: Plan) -> Stages {
+pub(super) fn key_stages(sequence: &score::Sequence, first: u32, #[comptime] plan: Plan) -> Stages {
     let (rows, columns) = comptime!((plan.rows() as u32, plan.columns() as u32));
     let all = keys_seen_by_all(sequence, first, plan.variant.causal);
     let some = keys_seen_below(sequence, first + columns, plan.variant.causal);

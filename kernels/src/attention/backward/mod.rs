@@ -18,6 +18,8 @@ pub mod tuned;
 #[allow(missing_docs)]
 mod bias;
 #[allow(missing_docs)]
+mod blocks;
+#[allow(missing_docs)]
 mod ends;
 #[allow(missing_docs)]
 mod kernels;

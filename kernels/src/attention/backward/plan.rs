@@ -1,5 +1,6 @@
 //! What is compiled into a kernel of the backward pass.
 
+use super::super::blocks::Blocks;
 use super::super::problem::{BiasStrides, Problem, Variant};
 use super::ends::GradientStrides;
 use crate::error::{Error, Result};
@@ -118,10 +119,25 @@ impl Plan {
             key_sums: false,
         };
         plan.key_sums = role == Role::KeyValue && plan.has_bias(Form::Keys);
+        if plan.in_blocks() {
+            (plan.waves, plan.row_tiles) = (plan.blocks().waves(), 1);
+            return Ok(plan);
+        }
         while plan.row_tiles > 1 && plan.shared_memory() > target.shared_memory() {
             plan.row_tiles /= 2;
         }
         Ok(plan)
+    }
+
+    /// Whether rows are owned and streamed in [`Blocks`].
+    pub(super) const fn in_blocks(&self) -> bool {
+        Blocks::take(&self.instruction)
+    }
+
+    /// The blocks, where rows are taken in such.
+    pub(super) fn blocks(&self) -> Blocks {
+        let head_dim = self.variant.head_dim;
+        Blocks::new(self.target, self.instruction, self.width, head_dim)
     }
 
     /// Whether a bias of `form` is added.
@@ -169,12 +185,18 @@ impl Plan {
 
     /// Rows that are staged at a time.
     pub fn rows(&self) -> usize {
-        self.row_tiles * self.tile_rows()
+        match self.in_blocks() {
+            true => self.blocks().streamed(),
+            false => self.row_tiles * self.tile_rows(),
+        }
     }
 
     /// Columns of a workgroup.
     pub fn columns(&self) -> usize {
-        self.waves * self.instruction.n
+        match self.in_blocks() {
+            true => self.blocks().owned(),
+            false => self.waves * self.instruction.n,
+        }
     }
 
     /// Units of a workgroup.
@@ -214,6 +236,7 @@ impl Plan {
     /// Elements of an access to staged rows.
     pub fn staged_width(&self) -> usize {
         match self.turned() {
+            _ if self.in_blocks() => self.blocks().scores.chunk(),
             true => BLOCK,
             false => 1,
         }
@@ -263,6 +286,9 @@ impl Plan {
 
     /// Shared memory of a workgroup, bytes.
     pub fn shared_memory(&self) -> usize {
+        if self.in_blocks() {
+            return self.blocks().shared_memory();
+        }
         let natural = 2 * self.rows() * self.row_pitch();
         let turned = self.turned_tensors() * self.padded() * self.turned_pitch();
         (natural + turned) * self.element.bytes() + 2 * self.rows() * size_of::<f32>()
@@ -281,9 +307,12 @@ fn instruction(
         (Role::KeyValue, _) | (_, Element::F32) => 64,
         _ => 128,
     };
+    // Without matrix instructions rows are taken in blocks.
+    let blocks = target == Target::Portable;
     let usable = INSTRUCTIONS
         .iter()
-        .filter(|i| (i.operand, i.accumulator) == (element, Element::F32) && i.exists_on(target));
+        .filter(|i| (i.operand, i.accumulator) == (element, Element::F32) && i.exists_on(target))
+        .filter(|i| Blocks::take(i) == blocks);
     let fits = |i: &Instruction| i.m <= 16 || head_dim % i.m == 0 && head_dim <= most;
     usable.copied().find(fits).ok_or_else(|| {
         Error::argument(

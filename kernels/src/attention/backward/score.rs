@@ -261,8 +261,14 @@ pub(super) fn kept(
     factors
 }
 
+/// The random words of a block of four keys.
 #[cube]
-fn words(geometry: &Geometry, place: &Place, query: u32, block: u32) -> Vector<u32, Const<4>> {
+pub(super) fn words(
+    geometry: &Geometry,
+    place: &Place,
+    query: u32,
+    block: u32,
+) -> Vector<u32, Const<4>> {
     philox_block(
         block,
         query,

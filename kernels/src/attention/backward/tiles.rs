@@ -3,21 +3,11 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+pub(super) use super::super::blocks::Rows;
 use super::layout::{Lane, place_behind};
 use super::plan::{BLOCK, Plan};
 use crate::matrix::lanes::lane_part;
 use crate::matrix::vector::from_elements;
-
-/// Rows of one tensor and one head that a workgroup reads.
-#[derive(CubeType, Clone, Copy)]
-pub(super) struct Rows {
-    /// Element at which row 0 begins.
-    pub(super) base: u32,
-    /// Elements between rows.
-    pub(super) stride: u32,
-    /// Rows that exist.
-    pub(super) count: u32,
-}
 
 /// The staged rows of X and Y, whose products with the owned columns are the scores and the gradient of the probabilities.
 #[derive(CubeType)]

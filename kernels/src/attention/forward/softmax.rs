@@ -14,7 +14,7 @@ use crate::matrix::narrow::{narrow, widening};
 use crate::matrix::vector::from_elements;
 
 /// Below every score: a query whose scores are lower has seen nothing. Finite, so that nothing is subtracted from itself.
-const LOWEST: f32 = -1e30;
+pub(super) const LOWEST: f32 = -1e30;
 
 /// Added to every exponent: it centres what narrowing drops, and lifts f16, whose products on gfx90a lose what is below 2^-14.
 pub(crate) fn lift(plan: &Plan) -> f32 {
