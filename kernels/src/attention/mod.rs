@@ -15,12 +15,15 @@ mod launch;
 
 // CubeCL's macros write public items beside each function and structure, without documentation.
 #[allow(missing_docs)]
+mod bias;
+#[allow(missing_docs)]
 mod forward;
 #[allow(missing_docs)]
 mod problem;
 #[allow(missing_docs)]
 mod score;
 
+pub use bias::Access;
 pub use launch::{Buffers, launch};
 pub use plan::{Plan, sources};
 pub use problem::{BiasStrides, Dropout, Geometry, MAX_HEAD_DIM, Problem, Strides, Variant};

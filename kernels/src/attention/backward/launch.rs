@@ -4,13 +4,14 @@ use cubecl_core::client::Client;
 use cubecl_core::prelude::*;
 
 use super::super::arguments::holds;
+use super::super::bias::{Form, serve};
 use super::super::problem::{GeometryLaunch, Problem, Strides};
 use super::bias::{Shared, SharedLaunch, mask, pair};
 use super::ends::{GradientStrides, GradientStridesLaunch};
 use super::kernels::{key_value, query, statistics};
-use super::plan::{Form, Plan, Plans, Workspace};
+use super::plan::{Plan, Plans, Workspace, accesses};
 use crate::argument::again;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hip::emit::elem_type;
 
 const OPERATION: &str = "attention backward";
@@ -96,6 +97,17 @@ pub(super) fn check(
     let (p, b, g) = (problem, buffers, gradient);
     let of_queries = |s: Strides| s.span(p, p.heads, p.queries, p.head_dim);
     let of_keys = |s: Strides| s.span(p, p.kv_heads, p.keys, p.head_dim);
+    for plan in [plans.key_value, plans.query, plans.pair] {
+        let fitting = accesses(p, plan.element, &plan.instruction, plan.role);
+        if !serve(plan.bias, fitting) {
+            let problem = format!(
+                "the plan reads biases as {:?}, they lie as {fitting:?}",
+                plan.bias
+            );
+            let remedy = "choose the plans for this problem";
+            return Err(Error::argument(OPERATION, problem, remedy));
+        }
+    }
     let work = Workspace::new(p, plans, b.lse.len());
     let element = plans.query.element.bytes();
     for (name, buffer, least, bytes) in [

@@ -3,10 +3,12 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+use super::super::bias::Form;
 use super::super::problem::Geometry;
 use super::super::score::UNSEEN;
 use super::layout::{Lane, feed};
-use super::plan::{Form, Plan, Role};
+use super::pairs::Pairs;
+use super::plan::{Plan, Role};
 use super::score::{
     Columns, Place, biases, kept, probabilities, rows_are_queries, score_gradient, used,
 };
@@ -130,6 +132,7 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
     geometry: &Geometry,
     place: &Place,
     columns: &Columns,
+    pairs: &mut Pairs,
     stages: &Stages,
     #[comptime] masked: [bool; 2],
     #[comptime] plan: Plan,
@@ -155,6 +158,10 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
             &mut stage,
             plan,
         );
+        if comptime!(plan.reads_ahead() && !plan.keeps_pairs()) {
+            let first = stages.from * rows;
+            pairs.fetch(bias1, bias2, geometry, place, columns, &lane, first, plan);
+        }
     }
     #[unroll]
     for part in 0..comptime!(parts(plan)) {
@@ -196,6 +203,7 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
                 geometry,
                 place,
                 columns,
+                pairs,
                 &lane,
                 at * rows,
                 masked,
@@ -261,6 +269,7 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     geometry: &Geometry,
     place: &Place,
     columns: &Columns,
+    pairs: &mut Pairs,
     lane: &Lane,
     stage: u32,
     #[comptime] masked: bool,
@@ -270,8 +279,8 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         for t in 0..comptime!(plan.row_tiles as u32) {
             let lane = lane.behind(t * comptime!(plan.tile_rows() as u32));
             tile::<E, W, NA, NB, ND, P>(
-                tiles, own, sums, bias1, bias2, geometry, place, columns, &lane, stage, 0usize,
-                masked, plan,
+                tiles, own, sums, bias1, bias2, geometry, place, columns, pairs, &lane, stage,
+                0usize, masked, plan,
             );
         }
     } else {
@@ -279,8 +288,8 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         #[unroll]
         for t in 0..comptime!(plan.row_tiles) {
             tile::<E, W, NA, NB, ND, P>(
-                tiles, own, sums, bias1, bias2, geometry, place, columns, lane, stage, t, masked,
-                plan,
+                tiles, own, sums, bias1, bias2, geometry, place, columns, pairs, lane, stage, t,
+                masked, plan,
             );
         }
     }
@@ -297,6 +306,7 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     geometry: &Geometry,
     place: &Place,
     columns: &Columns,
+    pairs: &mut Pairs,
     lane: &Lane,
     stage: u32,
     #[comptime] t: usize,
@@ -312,12 +322,17 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         geometry,
         place,
         columns,
+        &*pairs,
         lane,
         stage,
         t,
         masked,
         plan,
     );
+    if comptime!(plan.reads_ahead() && !plan.keeps_pairs()) {
+        let next = stage + comptime!(((t + 1) * plan.tile_rows()) as u32);
+        pairs.fetch(bias1, bias2, geometry, place, columns, lane, next, plan);
+    }
     let dp = multiply::<E, W, NA, NB, ND>(&tiles.y, &own.y, lane, t, plan);
     let kept = kept(geometry, place, lane, columns, stage, t, plan);
     if comptime!(plan.role == Role::KeyValue) {
