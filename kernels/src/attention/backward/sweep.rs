@@ -13,6 +13,7 @@ use super::score::{
     Columns, Place, biases, kept, probabilities, rows_are_queries, score_gradient, used,
 };
 use super::tiles::{Rows, Tiles, fetch, held, rows_fragment, store, turned_fragment};
+use crate::matrix::hint::hold_loads;
 use crate::matrix::instruction::Unit;
 use crate::matrix::product::product;
 use crate::matrix::vector::from_elements;
@@ -332,6 +333,8 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     if comptime!(plan.reads_ahead() && !plan.keeps_pairs()) {
         let next = stage + comptime!(((t + 1) * plan.tile_rows()) as u32);
         pairs.fetch(bias1, bias2, geometry, place, columns, lane, next, plan);
+        // At once: the compiler would delay them to save registers, and then wait for them.
+        hold_loads(plan.target);
     }
     let dp = multiply::<E, W, NA, NB, ND>(&tiles.y, &own.y, lane, t, plan);
     let kept = kept(geometry, place, lane, columns, stage, t, plan);
