@@ -88,6 +88,19 @@ impl Access {
         }
     }
 
+    /// As a kernel reads it from `buffer`, which may begin where reads of several elements would not be aligned.
+    pub(crate) fn from(self, buffer: Option<&BufferArg>, element: Element) -> Self {
+        let offset = match buffer {
+            Some(BufferArg::Handle { handle }) => handle.handle.offset_start.unwrap_or(0),
+            _ => 0,
+        };
+        let aligned = offset.is_multiple_of((self.width * element.bytes()) as u64);
+        Self {
+            width: if aligned { self.width } else { 1 },
+            ..self
+        }
+    }
+
     /// Whether a kernel that reads so can read what `other` was found for.
     fn serves(self, other: Self) -> bool {
         self.form == other.form
@@ -104,6 +117,15 @@ pub(crate) fn serve(found: [Option<Access>; 2], fitting: [Option<Access>; 2]) ->
         (Some(found), Some(fitting)) => found.serves(fitting),
         (found, fitting) => found == fitting,
     })
+}
+
+/// How a kernel reads its biases from these buffers.
+pub(crate) fn from_buffers(
+    bias: [Option<Access>; 2],
+    buffers: &[Option<BufferArg>; 2],
+    element: Element,
+) -> [Option<Access>; 2] {
+    [0, 1].map(|i| bias[i].map(|access| access.from(buffers[i].as_ref(), element)))
 }
 
 /// Which elements of a tile a lane has, and how it reads their biases.
@@ -219,4 +241,63 @@ pub(crate) fn read_bias<E: Numeric>(
 ) -> f32 {
     let (from, within) = comptime!(reads.find(element));
     element_of::<E>(words, from, within, comptime!(reads.element.bits()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(bias: BiasStrides, keys: u32, rows: Rows) -> Access {
+        let problem = Problem::new(2, 2, 64, keys, 32);
+        Access::of(bias, &problem, Element::Bf16, rows, 16)
+    }
+
+    #[test]
+    fn reads_are_as_wide_as_all_that_they_begin_at_is_aligned() {
+        let pairs = |keys| BiasStrides {
+            head: 64 * keys,
+            query: keys,
+            key: 1,
+            ..BiasStrides::default()
+        };
+        for (keys, width) in [(256, 8), (36, 4), (34, 2), (35, 1)] {
+            assert_eq!(access(pairs(keys), keys, Rows::Keys).width, width);
+        }
+        let shifted = BiasStrides {
+            batch: 2 * 64 * 256 + 2,
+            ..pairs(256)
+        };
+        assert_eq!(access(shifted, 256, Rows::Keys).width, 2);
+        // A row of 35 keys ends within a read, even if the next one is aligned.
+        assert_eq!(access(pairs(256), 35, Rows::Keys).width, 1);
+        // Lanes beside each other, not elements.
+        assert_eq!(access(pairs(256), 256, Rows::Queries).width, 1);
+    }
+
+    #[test]
+    fn heads_of_4_gib_are_read_by_whole_addresses() {
+        let wide = |query| BiasStrides {
+            query,
+            key: 1,
+            ..BiasStrides::default()
+        };
+        assert!(access(wide(1 << 24), 256, Rows::Keys).near);
+        assert!(!access(wide(1 << 26), 256, Rows::Keys).near);
+    }
+
+    #[test]
+    fn a_kernel_serves_what_is_laid_out_as_well_as_it_takes_for_granted() {
+        let strides = |query| BiasStrides {
+            query,
+            key: 1,
+            ..BiasStrides::default()
+        };
+        let (wide, narrow) = (
+            access(strides(256), 256, Rows::Keys),
+            access(strides(255), 255, Rows::Keys),
+        );
+        assert!(serve([Some(narrow), None], [Some(wide), None]));
+        assert!(!serve([Some(wide), None], [Some(narrow), None]));
+        assert!(!serve([Some(wide), None], [None, Some(wide)]));
+    }
 }

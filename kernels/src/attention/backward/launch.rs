@@ -4,7 +4,7 @@ use cubecl_core::client::Client;
 use cubecl_core::prelude::*;
 
 use super::super::arguments::holds;
-use super::super::bias::{Form, serve};
+use super::super::bias::{Form, from_buffers, serve};
 use super::super::problem::{GeometryLaunch, Problem, Strides};
 use super::bias::{Shared, SharedLaunch, mask, pair};
 use super::ends::{GradientStrides, GradientStridesLaunch};
@@ -72,15 +72,19 @@ pub fn launch(
         gradient,
         buffers,
     };
-    launch.statistics(&plans.query);
-    launch.key_value(&plans.key_value);
-    launch.query(&plans.query);
+    let [key_value, query, pair] = [plans.key_value, plans.query, plans.pair].map(|plan| Plan {
+        bias: from_buffers(plan.bias, &buffers.bias, plan.element),
+        ..plan
+    });
+    launch.statistics(&query);
+    launch.key_value(&key_value);
+    launch.query(&query);
     for i in 0..2 {
         if let (Some(strides), Some(result)) = (problem.bias[i], &buffers.bias_gradient[i]) {
             let shared = Shared::new(strides, problem.batch, problem.heads);
             match Form::of(strides) {
-                Form::Keys => launch.mask(&plans.key_value, shared, result),
-                Form::Pairs => launch.pair(&plans.pair, shared, result),
+                Form::Keys => launch.mask(&key_value, shared, result),
+                Form::Pairs => launch.pair(&pair, shared, result),
             }
         }
     }

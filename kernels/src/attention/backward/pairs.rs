@@ -7,7 +7,7 @@ use super::super::bias::{Access, Form, Reads, Stand, fetch, read_bias};
 use super::super::problem::{BiasStrides, Geometry};
 use super::super::score::{Sequence, bias_base};
 use super::layout::Lane;
-use super::plan::{Plan, Role};
+use super::plan::{BLOCK, Plan, Role};
 use super::score::{Columns, Place, rows_are_queries};
 use crate::matrix::instruction::Unit;
 use crate::matrix::math::LOG2_E;
@@ -29,6 +29,13 @@ impl Plan {
     pub(super) fn keeps_pairs(&self) -> bool {
         let count = (0..2).filter(|&i| self.pairs(i).is_some()).count();
         self.role == Role::Pair && count == 1
+    }
+
+    /// Whether those of a tile are read while the tile before is computed: there are registers for both, where rows are short
+    /// or tiles small.
+    pub(super) fn carries_pairs(&self) -> bool {
+        let short = self.role == Role::Query || self.variant.head_dim <= 32;
+        self.reads_ahead() && !self.keeps_pairs() && (short || self.tile_elements() <= BLOCK)
     }
 
     /// How a lane reads bias `number` of a tile.

@@ -159,7 +159,7 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
             &mut stage,
             plan,
         );
-        if comptime!(plan.reads_ahead() && !plan.keeps_pairs()) {
+        if comptime!(plan.carries_pairs()) {
             let first = stages.from * rows;
             pairs.fetch(bias1, bias2, geometry, place, columns, &lane, first, plan);
         }
@@ -314,6 +314,10 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     #[comptime] masked: bool,
     #[comptime] plan: Plan,
 ) {
+    if comptime!(plan.reads_ahead() && !plan.keeps_pairs() && !plan.carries_pairs()) {
+        let first = stage + comptime!((t * plan.tile_rows()) as u32);
+        pairs.fetch(bias1, bias2, geometry, place, columns, lane, first, plan);
+    }
     let s = multiply::<E, W, NA, NB, ND>(&tiles.x, &own.x, lane, t, plan);
     let p = probabilities::<E, ND>(
         &s,
@@ -330,7 +334,7 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         masked,
         plan,
     );
-    if comptime!(plan.reads_ahead() && !plan.keeps_pairs()) {
+    if comptime!(plan.carries_pairs()) {
         let next = stage + comptime!(((t + 1) * plan.tile_rows()) as u32);
         pairs.fetch(bias1, bias2, geometry, place, columns, lane, next, plan);
         // At once: the compiler would delay them to save registers, and then wait for them.

@@ -1,32 +1,37 @@
-//! The biases of a tile of keys: those that vary along keys only pass through shared memory, a number a key; those of pairs
-//! wait in registers for their scores.
+//! The biases of a tile of keys: those that vary along keys only pass through shared memory, a number a key; others wait in
+//! registers for their scores.
 
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
 use super::softmax::query_of;
 use super::state::{Inputs, Work};
-use crate::attention::bias::{Access, Form, Reads, Stand, fetch, read_bias};
-use crate::attention::plan::Plan;
+use crate::attention::bias::{Form, Reads, Stand, fetch, read_bias};
+use crate::attention::plan::{Plan, QUAD};
 use crate::attention::problem::{BiasStrides, Geometry};
 use crate::attention::score::bias;
 use crate::matrix::lanes::lane_part;
 use crate::matrix::math::LOG2_E;
 
 impl Plan {
-    /// The bias `number`, if it has this form.
-    fn bias_of(&self, number: usize, form: Form) -> Option<Access> {
-        self.bias[number].filter(|access| access.form == form)
-    }
-
     /// Whether biases are read before their scores are there. Plain multiply-adds leave no time in which that would hide.
     fn reads_ahead(&self) -> bool {
         !self.along_rows()
     }
 
-    /// Whether a bias that varies along keys only is staged in shared memory.
+    /// Whether bias `number` passes through shared memory: it varies along keys only, and there is room.
+    fn stages(&self, number: usize) -> bool {
+        let quads = self.key_layout().len() + self.value_layout().len();
+        let tiles = 2 * quads * QUAD * self.element.bytes();
+        let terms = 2 * self.term_pitch() * size_of::<f32>();
+        self.reads_ahead()
+            && self.bias[number].is_some_and(|bias| bias.form == Form::Keys)
+            && tiles + terms <= self.target.shared_memory()
+    }
+
+    /// Whether one of them does.
     pub(super) fn stages_terms(&self) -> bool {
-        self.reads_ahead() && (0..2).any(|i| self.bias_of(i, Form::Keys).is_some())
+        (0..2).any(|number| self.stages(number))
     }
 
     /// Numbers from one tile of terms to the next. No power of two: the compiler would join it to a lane's part by `or`, and
@@ -35,16 +40,16 @@ impl Plan {
         self.units() + 4
     }
 
-    /// How a lane reads the bias `number` of a tile, if it does so ahead.
+    /// How a lane reads the bias `number` of a tile, if it waits in registers.
     fn reads(&self, number: usize) -> Option<Reads> {
-        let access = self.bias_of(number, Form::Pairs)?;
+        let access = self.bias[number].filter(|_| self.reads_ahead() && !self.stages(number))?;
         let d = self.instruction.d;
         let place = |i: usize| {
             let (tile, element) = (i / d.elements, i % d.elements);
             let row = tile * self.instruction.m + d.row.offset(element);
             (row, self.instruction.column_of(element))
         };
-        self.reads_ahead().then(|| Reads {
+        Some(Reads {
             places: (0..2 * self.pairs()).map(place).collect(),
             access,
             element: self.element,
@@ -60,15 +65,15 @@ impl Plan {
 /// The biases of a tile of keys, on their way into its scores.
 #[derive(CubeType)]
 pub(super) struct Biases {
-    /// Of pairs, from the first bias.
+    /// Of the first bias, as they lie in memory.
     first: Array<u32>,
-    /// Of pairs, from the second bias.
+    /// Of the second bias.
     second: Array<u32>,
-    /// Of keys, to base 2: one for each of the lane's scores.
+    /// What passed through shared memory, to base 2: one for each of the lane's scores.
     terms: Array<f32>,
 }
 
-/// Where a lane stands in a bias of pairs.
+/// Where a lane stands in a bias that begins at `base`.
 #[cube]
 fn stand(
     base: u32,
@@ -92,50 +97,44 @@ fn stand(
     }
 }
 
-/// Reads the biases of pairs for the tile of keys that begins at `first`. If `checked`, some of its keys may not exist.
 #[cube]
-pub(super) fn read_pairs<E: Numeric, WK: Size, WV: Size>(
-    inputs: &Inputs<'_, E, WK, WV>,
-    work: &Work,
-    geometry: &Geometry,
-    first: u32,
-    #[comptime] checked: bool,
-    #[comptime] plan: Plan,
-) -> Biases {
-    let mut biases = Biases {
-        first: Array::new(comptime!(plan.bias_words(0))),
-        second: Array::new(comptime!(plan.bias_words(1))),
-        terms: Array::new(comptime!(2 * plan.pairs())),
-    };
-    let reads = comptime!(plan.reads(0));
-    if comptime!(reads.is_some()) {
-        let strides = &geometry.bias1;
-        let stand = stand(work.bias1, work, geometry, strides, comptime!(plan.clone()));
-        let reads = comptime!(reads.unwrap());
-        fetch(
-            inputs.bias1,
-            &stand,
-            first,
-            &mut biases.first,
-            checked,
-            reads,
-        );
+impl Biases {
+    /// Room for them.
+    pub(super) fn new(#[comptime] plan: Plan) -> Biases {
+        Biases {
+            first: Array::new(comptime!(plan.bias_words(0))),
+            second: Array::new(comptime!(plan.bias_words(1))),
+            terms: Array::new(comptime!(2 * plan.pairs())),
+        }
     }
-    let reads = comptime!(plan.reads(1));
-    if comptime!(reads.is_some()) {
-        let strides = &geometry.bias2;
-        let stand = stand(work.bias2, work, geometry, strides, comptime!(plan.clone()));
-        let reads = comptime!(reads.unwrap());
-        fetch(
-            inputs.bias2,
-            &stand,
-            first,
-            &mut biases.second,
-            checked,
-            reads,
-        );
+
+    /// Reads those that wait in registers, of the tile of keys that begins at `first`. If `checked`, some of its keys may not
+    /// exist.
+    pub(super) fn fetch<E: Numeric>(
+        &mut self,
+        bias1: &[E],
+        bias2: &[E],
+        work: &Work,
+        geometry: &Geometry,
+        first: u32,
+        #[comptime] checked: bool,
+        #[comptime] plan: Plan,
+    ) {
+        let reads = comptime!(plan.reads(0));
+        if comptime!(reads.is_some()) {
+            let reads = comptime!(reads.unwrap());
+            let strides = &geometry.bias1;
+            let stand = stand(work.bias1, work, geometry, strides, comptime!(plan.clone()));
+            fetch(bias1, &stand, first, &mut self.first, checked, reads);
+        }
+        let reads = comptime!(plan.reads(1));
+        if comptime!(reads.is_some()) {
+            let reads = comptime!(reads.unwrap());
+            let strides = &geometry.bias2;
+            let stand = stand(work.bias2, work, geometry, strides, comptime!(plan.clone()));
+            fetch(bias2, &stand, first, &mut self.second, checked, reads);
+        }
     }
-    biases
 }
 
 /// Biases of keys on their way to shared memory.
@@ -176,10 +175,10 @@ pub(super) fn fetch_terms<E: Numeric, WK: Size, WV: Size>(
     #[comptime] plan: Plan,
 ) {
     let key = min(first + UNIT_POS, work.keys.last);
-    if comptime!(plan.bias_of(0, Form::Keys).is_some()) {
+    if comptime!(plan.stages(0)) {
         terms.next[0] = inputs.bias1[(work.bias1 + key * geometry.bias1.key) as usize];
     }
-    if comptime!(plan.bias_of(1, Form::Keys).is_some()) {
+    if comptime!(plan.stages(1)) {
         terms.next[1] = inputs.bias2[(work.bias2 + key * geometry.bias2.key) as usize];
     }
 }
@@ -190,7 +189,7 @@ pub(super) fn store_terms<E: Numeric>(terms: &mut Terms<E>, half: u32, #[comptim
     let mut sum = f32::new(0.0);
     #[unroll]
     for i in 0..2usize {
-        if comptime!(plan.bias_of(i, Form::Keys).is_some()) {
+        if comptime!(plan.stages(i)) {
             sum += f32::cast_from(terms.next[i]);
         }
     }

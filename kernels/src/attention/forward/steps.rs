@@ -3,7 +3,7 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
-use super::biases::{Biases, Terms, fetch_terms, read_pairs, read_terms, store_terms};
+use super::biases::{Biases, Terms, fetch_terms, read_terms, store_terms};
 use super::copy::{fetch, locate};
 use super::products::{Order, in_b, read};
 use super::refill::{Copying, find, late, late_part, store_items};
@@ -141,7 +141,16 @@ pub(crate) fn begin<
             }
         }
     }
-    let mut biases = read_pairs(inputs, work, geometry, 0u32, true, comptime!(plan.clone()));
+    let mut biases = Biases::new(comptime!(plan.clone()));
+    biases.fetch(
+        inputs.bias1,
+        inputs.bias2,
+        work,
+        geometry,
+        0u32,
+        true,
+        comptime!(plan.clone()),
+    );
     sync_cube();
     let order = comptime!(plan.key_order());
     let mut products = zeros::<ND>(comptime!(plan.score_tiles()));
@@ -268,15 +277,13 @@ pub(crate) fn step<
     let mut values = Array::<Vector<E, NA>>::new(comptime!(plan.value_order().products()));
     let most = greatest(&wave.state, comptime!(plan.clone()));
     let following = (tile + 1) * comptime!(plan.keys as u32);
-    let checked = comptime!(next == Next::Masked);
-    let mut biases = read_pairs(
-        inputs,
-        work,
-        geometry,
-        following,
-        checked,
-        comptime!(plan.clone()),
-    );
+    let mut biases = Biases::new(comptime!(plan.clone()));
+    if comptime!(next != Next::None) {
+        let checked = comptime!(next == Next::Masked);
+        let plan = comptime!(plan.clone());
+        let (bias1, bias2) = (inputs.bias1, inputs.bias2);
+        biases.fetch(bias1, bias2, work, geometry, following, checked, plan);
+    }
     sync_cube();
     if comptime!(plan.stages_terms() && next != Next::None) {
         store_terms(&mut tiles.terms, half, comptime!(plan.clone()));
