@@ -32,9 +32,10 @@ impl Plan {
     }
 
     /// Whether those of a tile are read while the tile before is computed: there are registers for both, where rows are short
-    /// or tiles small.
+    /// or tiles small; on RDNA3 not beside the sums of dK and dV.
     pub(super) fn carries_pairs(&self) -> bool {
-        let short = self.role == Role::Query || self.variant.head_dim <= 32;
+        let rdna3 = matches!(self.instruction.unit, Unit::Wmma { .. });
+        let short = self.role == Role::Query || self.variant.head_dim <= 32 && !rdna3;
         self.reads_ahead() && !self.keeps_pairs() && (short || self.tile_elements() <= BLOCK)
     }
 
