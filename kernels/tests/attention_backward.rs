@@ -1,6 +1,8 @@
 //! The gradients of attention, executed on the CPU, against f64.
 
 mod attention_backward {
+    #[path = "../cases/biases.rs"]
+    mod biases;
     mod candidates;
     mod fixture;
     mod golden;

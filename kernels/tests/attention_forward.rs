@@ -1,5 +1,7 @@
 //! Attention's forward kernels, executed on the CPU harness, give the f64 reference.
 
+#[path = "attention_forward/biases.rs"]
+mod biases;
 #[path = "cases/mod.rs"]
 mod cases;
 
@@ -275,68 +277,6 @@ fn dropout_takes_the_random_numbers_of_sample_head_query_and_key() {
         dropout(&mut problem);
         let plan = plan(&problem);
         let inputs = inputs(plan.element, &problem, 9);
-        check(&Harness::new(&plan), &plan, &problem, &inputs);
-    }
-}
-
-#[test]
-fn two_biases_give_the_golden_values_of_the_evoformer() {
-    const GOLDEN: &str = include_str!("goldens/evoformer_golden.json");
-    let data = |case: &str, tensor: &str| -> Vec<f64> {
-        let (_, rest) = GOLDEN.split_once(&format!("\"name\": \"{case}\"")).unwrap();
-        let (_, rest) = rest.split_once(&format!("\"{tensor}\": {{")).unwrap();
-        let (_, rest) = rest.split_once("\"data\": [").unwrap();
-        let (data, _) = rest.split_once(']').unwrap();
-        data.split(',').map(|x| x.trim().parse().unwrap()).collect()
-    };
-    let numbers = |seed: u32, count: usize| -> Vec<f64> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            f64::from(state) / 2f64.powi(31) - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    };
-    for (case, biases) in [
-        ("both", [true, true]),
-        ("bias1_only", [true, false]),
-        ("bias2_only", [false, true]),
-        ("none", [false, false]),
-    ] {
-        // [B, N, S, H, D] = [1, 2, 18, 2, 4]
-        let mut problem = Problem::new(2, 2, 18, 18, 4);
-        evoformer(&mut problem, 2);
-        for (bias, present) in problem.bias.iter_mut().zip(biases) {
-            *bias = bias.filter(|_| present);
-        }
-        let tensor = |seed| numbers(seed, 2 * 18 * 2 * 4);
-        let inputs = Inputs {
-            q: tensor(1),
-            k: tensor(2),
-            v: tensor(3),
-            bias: [numbers(4, 2 * 18), numbers(5, 2 * 18 * 18)],
-            ..Inputs::default()
-        };
-        let (o, lse) = (data(case, "o"), data(case, "lse"));
-        for plan in [
-            Plan::choose(Target::Gfx90a, Element::F32, &problem).unwrap(),
-            fma(Target::Gfx90a, Element::F32, &problem),
-        ] {
-            let [found, found_lse] =
-                Harness::new(&plan).attend(&plan, &problem, &inputs, [o.len(), lse.len()]);
-            compare(&plan, &problem, [&found, &found_lse], [&o, &lse]);
-        }
-    }
-}
-
-#[test]
-fn biases_of_many_entries_are_added() {
-    let targets = ELEMENTS.map(|element| (Target::Gfx90a, element));
-    for (target, element) in targets.into_iter().chain([(Target::Cuda, Element::Bf16)]) {
-        let mut problem = Problem::new(4, 2, 70, 130, 32);
-        evoformer(&mut problem, 2);
-        let plan = Plan::choose(target, element, &problem).unwrap();
-        let inputs = inputs(element, &problem, 11);
         check(&Harness::new(&plan), &plan, &problem, &inputs);
     }
 }

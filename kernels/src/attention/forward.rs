@@ -5,6 +5,7 @@
 //! exponentials of the tile before; while it accumulates that, it looks for the greatest of the new scores. K and V each have
 //! one tile in shared memory, which is refilled from registers while the other is read.
 
+mod biases;
 mod blocks;
 mod copy;
 mod products;

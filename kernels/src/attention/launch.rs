@@ -4,6 +4,7 @@ use cubecl_core::client::Client;
 use cubecl_core::prelude::*;
 
 use super::arguments::holds;
+use super::bias::{from_buffers, serve};
 use super::forward::forward;
 use super::plan::Plan;
 use super::problem::Problem;
@@ -74,7 +75,10 @@ impl Buffers {
 /// A plan that is not of this problem, sizes that no kernel takes, a buffer that is missing or too short.
 pub fn launch(client: &Client, plan: &Plan, problem: &Problem, buffers: Buffers) -> Result<()> {
     let fitting = Plan::choose(plan.target, plan.element, problem)?;
-    if plan.variant != fitting.variant || plan.width > fitting.width {
+    if plan.variant != fitting.variant
+        || plan.width > fitting.width
+        || !serve(plan.bias, fitting.bias)
+    {
         return Err(Error::argument(
             OPERATION,
             format!(
@@ -95,6 +99,10 @@ pub fn launch(client: &Client, plan: &Plan, problem: &Problem, buffers: Buffers)
         const BYTES: usize = 16;
         // SAFETY: the buffer has as many bytes, and more than elements.
         unsafe { BufferArg::from_raw_parts(client.empty(BYTES), BYTES / 4) }
+    };
+    let plan = Plan {
+        bias: from_buffers(plan.bias, &buffers.bias, plan.element),
+        ..plan.clone()
     };
     let [bias1, bias2] = buffers.bias.map(|bias| bias.unwrap_or_else(unused));
     // SAFETY: the kernel stays within the spans of the problem's strides, which the buffers have.

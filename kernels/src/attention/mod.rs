@@ -14,6 +14,7 @@ mod candidates;
 mod launch;
 
 // CubeCL's macros write public items beside each function and structure, without documentation.
+mod bias;
 #[allow(missing_docs)]
 mod blocks;
 #[allow(missing_docs)]
@@ -23,6 +24,7 @@ mod problem;
 #[allow(missing_docs)]
 mod score;
 
+pub use bias::Access;
 pub use launch::{Buffers, launch};
 pub use plan::{Plan, sources};
 pub use problem::{BiasStrides, Dropout, Geometry, MAX_HEAD_DIM, Problem, Strides, Variant};

@@ -1,5 +1,6 @@
 //! How a forward kernel is laid out for a target.
 
+use super::bias::{Access, Rows};
 use super::blocks::Blocks;
 use super::problem::{BiasStrides, Problem, Variant};
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ pub struct Plan {
     pub keys: usize,
     /// Elements of an access to Q, K and O, in memory.
     pub width: usize,
+    /// How the biases are read.
+    pub bias: [Option<Access>; 2],
 }
 
 impl Plan {
@@ -49,8 +52,10 @@ impl Plan {
             let blocks = Blocks::new(target, instruction, width, variant.head_dim);
             (blocks.waves(), blocks.streamed())
         } else {
-            shape(&instruction, variant.head_dim)
+            shape(&instruction, &variant)
         };
+        let most = instruction.run();
+        let access = |bias| Access::of(bias, problem, element, Rows::Keys, most);
         Ok(Self {
             target,
             instruction,
@@ -59,6 +64,7 @@ impl Plan {
             waves,
             keys,
             width,
+            bias: problem.bias.map(|bias| bias.map(access)),
         })
     }
 
@@ -234,15 +240,17 @@ impl Plan {
 ///
 /// With eight waves of 64, the compiler has to leave registers for two waves a SIMD, and needs no accumulation registers; where
 /// 256 registers are too few, four.
-fn shape(instruction: &Instruction, head_dim: usize) -> (usize, usize) {
+fn shape(instruction: &Instruction, variant: &Variant) -> (usize, usize) {
     let bytes = instruction.operand.bytes();
-    match (instruction.unit, bytes, head_dim) {
+    match (instruction.unit, bytes, variant.head_dim) {
         // Two tiles of K and V within 16 KiB, and a text of moderate length, since each lane's products are unrolled.
         (Unit::Fma, _, 0..=32) => (4, 16),
         (Unit::Fma, _, 33..=64) => (4, 8),
         (Unit::Fma, ..) => (4, 4),
-        (Unit::Mfma { .. }, 2, 0..=32) => (4, 64),
-        (Unit::Mfma { .. }, 2, 33..=64) => (8, 64),
+        (Unit::Mfma { .. }, 2, 0..=32) if variant.bias == [false; 2] => (4, 64),
+        (Unit::Mfma { .. }, 2, 0..=32) => (8, 64),
+        (Unit::Mfma { .. }, 2, 33..=64) if variant.bias == [false; 2] => (8, 64),
+        (Unit::Mfma { .. }, 2, 33..=64) => (8, 32),
         (Unit::Mfma { .. }, 2, 65..=80) if instruction.m == 16 => (8, 64),
         (Unit::Mfma { .. }, 2, 65..=224) => (8, 32),
         (Unit::Mfma { .. }, 2, _) => (4, 32),

@@ -42,15 +42,18 @@ impl OpToCPP<Hip> for ScheduleOp {
     }
 }
 
-/// `sched_barrier`: no instruction is scheduled across.
+/// `sched_barrier`: no instruction is scheduled across, but those of the mask.
 #[cube_op(name = "frontier.fence")]
 #[result_ty(none)]
-pub struct FenceOp {}
+pub struct FenceOp {
+    /// Which instructions may cross, as the builtin's mask.
+    pub mask: IndexAttr,
+}
 
 #[op_interface_impl]
 impl OpToCPP<Hip> for FenceOp {
-    fn to_cpp(&self, _: &Context) -> String {
-        "__builtin_amdgcn_sched_barrier(0);\n".into()
+    fn to_cpp(&self, ctx: &Context) -> String {
+        format!("__builtin_amdgcn_sched_barrier({});\n", self.mask(ctx).0)
     }
 }
 
@@ -92,9 +95,10 @@ fn hip_schedule(#[comptime] group: Group, #[comptime] count: usize) {
 }
 
 #[cube]
-fn hip_fence() {
+#[allow(unused_variables)]
+fn hip_fence(#[comptime] mask: usize) {
     intrinsic!(|scope| {
-        let op = FenceOp::new(scope.ctx_mut());
+        let op = FenceOp::new(scope.ctx_mut(), IndexAttr(mask));
         scope.register(&op);
     })
 }
@@ -103,7 +107,17 @@ fn hip_fence() {
 #[cube]
 pub fn fence(#[comptime] target: Target) {
     if comptime!(target.is_hip()) {
-        hip_fence();
+        hip_fence(0usize);
+    }
+}
+
+/// Keeps the compiler's scheduler from moving accesses to global memory across, and nothing else.
+#[cube]
+pub fn hold_loads(#[comptime] target: Target) {
+    // Vector and scalar arithmetic, matrix instructions, shared memory, transcendental functions.
+    const OTHERS: usize = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400;
+    if comptime!(target.is_hip()) {
+        hip_fence(OTHERS);
     }
 }
 

@@ -71,6 +71,12 @@ impl Instruction {
         all.filter(|&e| self.column_of(e) == column).collect()
     }
 
+    /// Rows of D that a lane holds one after the other.
+    pub fn run(&self) -> usize {
+        let consecutive = |e: &usize| self.d.row.offset(*e) == *e;
+        (0..self.d.elements).take_while(consecutive).count()
+    }
+
     /// Lane distances (by exclusive or) over which a column of D is spread: after an exchange over each of them, every lane
     /// that holds a part of the column has the whole.
     pub fn column_masks(&self) -> Vec<u32> {

@@ -19,3 +19,5 @@ pub mod narrow;
 pub mod product;
 #[allow(missing_docs)]
 pub mod vector;
+#[allow(missing_docs)]
+pub mod words;

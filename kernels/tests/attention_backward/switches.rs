@@ -4,6 +4,7 @@ use frontier_kernels::attention::{BiasStrides, Dropout, Problem};
 use frontier_kernels::hip::run::Sanitizer;
 use frontier_kernels::matrix::instruction::{Element, Target};
 
+use super::biases::layouts;
 use super::fixture::Case;
 
 /// `[batch / divisor, 1, 1, keys]`.
@@ -71,6 +72,38 @@ fn biases_may_be_shared_by_all_batch_entries_and_heads() {
     };
     problem.bias = [Some(one), Some(mask)];
     Case::new(Target::Gfx90a, Element::F32, problem).check();
+}
+
+#[test]
+fn biases_that_broadcast_along_any_dimension_and_lie_anywhere_have_gradients() {
+    for (target, element, queries, keys) in [
+        (Target::Gfx90a, Element::Bf16, 48, 80),
+        (Target::Gfx90a, Element::F32, 37, 53),
+        (Target::Cuda, Element::F16, 20, 34),
+    ] {
+        let problem = Problem::new(4, 2, queries, keys, 16);
+        for bias in layouts(&problem) {
+            let problem = Problem {
+                bias: bias.map(Some),
+                ..problem
+            };
+            let mut case = Case::new(target, element, problem);
+            case.gaps = true;
+            case.check();
+        }
+    }
+}
+
+#[test]
+fn biases_of_wide_rows_are_read_within_their_buffers() {
+    // Of several tiles, in those that hold the biases of the next one and in those that do not.
+    for (head_dim, keys) in [(32, 144), (64, 143)] {
+        let mut problem = Problem::new(2, 2, 70, keys, head_dim);
+        problem.bias = [Some(mask(1, keys)), Some(pairs(2, 2, 70, keys))];
+        let mut case = Case::new(Target::Gfx90a, Element::Bf16, problem);
+        case.sanitizer = Sanitizer::Address;
+        case.check();
+    }
 }
 
 #[test]

@@ -7,8 +7,9 @@ use cubecl_core::prelude::*;
 use super::super::problem::{BiasStrides, Geometry};
 use super::super::score::{bias_base, sequence};
 use super::blocks;
-use super::ends::{GradientStrides, column, key_columns, own_keys, query_stream};
+use super::ends::{GradientStrides, column, key_columns, own_keys, positions, query_stream};
 use super::layout::Lane;
+use super::pairs::{Pairs, place_of_bias};
 use super::plan::Plan;
 use super::score::Place;
 use super::sweep::{Stages, Sums, sweep};
@@ -155,6 +156,14 @@ fn in_tiles<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     let query = CUBE_POS_Y * comptime!(plan.rows() as u32);
     let mut tiles = Tiles::<E, W>::new(plan);
     let mut sums = Sums::<ND>::new(plan);
+    let mut pairs = Pairs::new(plan);
+    if comptime!(plan.keeps_pairs()) {
+        let place = place_of_bias(entry, head, &geometry);
+        let columns = positions(key, plan);
+        pairs.keep(
+            bias1, bias2, &geometry, &place, &columns, &lane, query, plan,
+        );
+    }
     for batch in entry..min(entry + shared.entries, shared.batch) {
         let sequence = sequence(
             batch,
@@ -189,6 +198,7 @@ fn in_tiles<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
                     &geometry,
                     &place,
                     &columns,
+                    &mut pairs,
                     &stages,
                     comptime!([true, true]),
                     plan,

@@ -3,10 +3,11 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+use super::super::bias::Form;
 use super::super::problem::{Geometry, Problem, Strides};
 use super::super::score::{self, key_base, query_base};
 use super::layout::Lane;
-use super::plan::{Form, Plan};
+use super::plan::Plan;
 use super::score::{Column, Columns, Place, biases};
 use super::sweep::{Own, Stream};
 use super::tiles::{Rows, own_fragments};
@@ -101,6 +102,21 @@ pub(super) fn own_keys<E: Numeric, V: Size, NB: Size>(
         x: own_fragments::<E, V, NB>(k, &k_rows, key, plan),
         y: own_fragments::<E, V, NB>(v, &v_rows, key, plan),
     }
+}
+
+/// The columns of a lane whose first is `first`, of which nothing is known but where they are.
+#[cube]
+pub(super) fn positions(first: u32, #[comptime] plan: Plan) -> Columns {
+    let mut columns = Columns::new();
+    #[unroll]
+    for c in 0..comptime!(plan.lane_columns()) {
+        columns.push(Column {
+            position: column(first, c, plan),
+            term: f32::new(0.0),
+            delta: f32::new(0.0),
+        });
+    }
+    columns
 }
 
 /// The columns of a lane whose first key is `key`, for the queries of a head.

@@ -11,6 +11,7 @@ use super::ends::{
     GradientStrides, column, key_columns, key_rows, own_keys, query_rows, query_stream, write,
 };
 use super::layout::Lane;
+use super::pairs::Pairs;
 use super::plan::Plan;
 use super::score::{Column, Columns, Place};
 use super::sweep::{Own, Stages, Stream, Sums, sweep};
@@ -125,6 +126,7 @@ pub(super) fn key_value<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size
         let own = own_keys::<E, V, NB>(k, v, &sequence, CUBE_POS_Y, key, &geometry, plan);
         let mut tiles = Tiles::<E, W>::new(plan);
         let mut sums = Sums::<ND>::new(plan);
+        let mut pairs = Pairs::new(plan);
         let stages = query_stages(&sequence, first, plan);
         for member in 0..geometry.group {
             let head = CUBE_POS_Y * geometry.group + member;
@@ -145,6 +147,7 @@ pub(super) fn key_value<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size
                 &geometry,
                 &place,
                 &columns,
+                &mut pairs,
                 &stages,
                 comptime!([plan.variant.causal, false]),
                 plan,
@@ -303,6 +306,7 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
         };
         let mut tiles = Tiles::<E, W>::new(plan);
         let mut sums = Sums::<ND>::new(plan);
+        let mut pairs = Pairs::new(plan);
         let stream = Stream {
             x: key_rows(&sequence, kv_head, &geometry.k, plan),
             y: key_rows(&sequence, kv_head, &geometry.v, plan),
@@ -321,6 +325,7 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
             &geometry,
             &Place::new(&sequence, head, samples, &geometry, plan),
             &columns,
+            &mut pairs,
             &key_stages(&sequence, first, plan),
             comptime!([false, true]),
             plan,

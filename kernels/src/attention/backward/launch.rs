@@ -4,13 +4,14 @@ use cubecl_core::client::Client;
 use cubecl_core::prelude::*;
 
 use super::super::arguments::holds;
+use super::super::bias::{Form, from_buffers, serve};
 use super::super::problem::{GeometryLaunch, Problem, Strides};
 use super::bias::{Shared, SharedLaunch, mask, pair};
 use super::ends::{GradientStrides, GradientStridesLaunch};
 use super::kernels::{key_value, query, statistics};
-use super::plan::{Form, Plan, Plans, Workspace};
+use super::plan::{Plan, Plans, Workspace, accesses};
 use crate::argument::again;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hip::emit::elem_type;
 
 const OPERATION: &str = "attention backward";
@@ -71,15 +72,19 @@ pub fn launch(
         gradient,
         buffers,
     };
-    launch.statistics(&plans.query);
-    launch.key_value(&plans.key_value);
-    launch.query(&plans.query);
+    let [key_value, query, pair] = [plans.key_value, plans.query, plans.pair].map(|plan| Plan {
+        bias: from_buffers(plan.bias, &buffers.bias, plan.element),
+        ..plan
+    });
+    launch.statistics(&query);
+    launch.key_value(&key_value);
+    launch.query(&query);
     for i in 0..2 {
         if let (Some(strides), Some(result)) = (problem.bias[i], &buffers.bias_gradient[i]) {
             let shared = Shared::new(strides, problem.batch, problem.heads);
             match Form::of(strides) {
-                Form::Keys => launch.mask(&plans.key_value, shared, result),
-                Form::Pairs => launch.pair(&plans.pair, shared, result),
+                Form::Keys => launch.mask(&key_value, shared, result),
+                Form::Pairs => launch.pair(&pair, shared, result),
             }
         }
     }
@@ -96,6 +101,17 @@ pub(super) fn check(
     let (p, b, g) = (problem, buffers, gradient);
     let of_queries = |s: Strides| s.span(p, p.heads, p.queries, p.head_dim);
     let of_keys = |s: Strides| s.span(p, p.kv_heads, p.keys, p.head_dim);
+    for plan in [plans.key_value, plans.query, plans.pair] {
+        let fitting = accesses(p, plan.element, &plan.instruction, plan.role);
+        if !serve(plan.bias, fitting) {
+            let problem = format!(
+                "the plan reads biases as {:?}, they lie as {fitting:?}",
+                plan.bias
+            );
+            let remedy = "choose the plans for this problem";
+            return Err(Error::argument(OPERATION, problem, remedy));
+        }
+    }
     let work = Workspace::new(p, plans, b.lse.len());
     let element = plans.query.element.bytes();
     for (name, buffer, least, bytes) in [

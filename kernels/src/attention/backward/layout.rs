@@ -61,15 +61,9 @@ fn tile_rows(instruction: Instruction) -> usize {
     instruction.m.max(instruction.k)
 }
 
-fn lane_rows(instruction: Instruction) -> usize {
+/// Rows of a tile that a lane has, one after the other.
+pub(super) fn lane_rows(instruction: Instruction) -> usize {
     tile_rows(instruction) / instruction.d.row.modulo
-}
-
-/// Rows of D that a lane holds one after the other.
-fn run(instruction: Instruction) -> u32 {
-    let rows = instruction.d.row;
-    let consecutive = |e: &usize| rows.offset(*e) == *e;
-    (0..instruction.d.elements).take_while(consecutive).count() as u32
 }
 
 /// The row of D at which `row` of the staged rows stands, with that of its tile.
@@ -77,7 +71,7 @@ fn run(instruction: Instruction) -> u32 {
 pub(super) fn place(row: u32, #[comptime] instruction: Instruction) -> u32 {
     let groups = comptime!(instruction.d.row.modulo as u32);
     let (m, n) = comptime!((tile_rows(instruction) as u32, lane_rows(instruction) as u32));
-    let run = comptime!(run(instruction));
+    let run = comptime!(instruction.run() as u32);
     if comptime!(groups == 1 || run == n) {
         row
     } else {
@@ -93,7 +87,7 @@ pub(super) fn place_behind(
     #[comptime] offset: usize,
     #[comptime] instruction: Instruction,
 ) -> u32 {
-    if comptime!(run(instruction) as usize % BLOCK == 0) {
+    if comptime!(instruction.run() % BLOCK == 0) {
         place(row, instruction) + comptime!(offset as u32)
     } else {
         place(row + comptime!(offset as u32), instruction)
@@ -105,7 +99,7 @@ pub(super) fn place_behind(
 pub(super) fn unplace(at: u32, #[comptime] instruction: Instruction) -> u32 {
     let groups = comptime!(instruction.d.row.modulo as u32);
     let n = comptime!(lane_rows(instruction) as u32);
-    let run = comptime!(run(instruction));
+    let run = comptime!(instruction.run() as u32);
     if comptime!(groups == 1 || run == n) {
         at
     } else {

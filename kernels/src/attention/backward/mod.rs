@@ -26,6 +26,8 @@ mod kernels;
 #[allow(missing_docs)]
 mod layout;
 #[allow(missing_docs)]
+mod pairs;
+#[allow(missing_docs)]
 mod score;
 #[allow(missing_docs)]
 mod sweep;
@@ -36,8 +38,9 @@ mod candidates;
 mod launch;
 mod source;
 
+pub use super::bias::Form;
 pub use bias::Shared;
 pub use ends::GradientStrides;
 pub use launch::{Buffers, launch};
-pub use plan::{Form, Plan, Plans, Role, Workspace};
+pub use plan::{Plan, Plans, Role, Workspace};
 pub use source::sources;

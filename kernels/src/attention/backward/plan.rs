@@ -1,8 +1,10 @@
 //! What is compiled into a kernel of the backward pass.
 
+use super::super::bias::{Access, Form, Rows};
 use super::super::blocks::Blocks;
-use super::super::problem::{BiasStrides, Problem, Variant};
+use super::super::problem::{Problem, Variant};
 use super::ends::GradientStrides;
+use super::layout::lane_rows;
 use crate::error::{Error, Result};
 use crate::matrix::instruction::{Element, INSTRUCTIONS, Instruction, Target, Unit};
 use crate::matrix::narrow::widening;
@@ -21,34 +23,6 @@ pub enum Role {
     Pair,
 }
 
-/// Along what a bias varies, which decides where its gradient is summed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
-    /// Keys, not queries: a mask.
-    Keys,
-    /// Queries and keys.
-    Pairs,
-}
-
-impl Form {
-    /// Contiguous strides of one bias of this form, for a sequence of `keys`.
-    pub(super) fn strides(self, keys: u32) -> BiasStrides {
-        BiasStrides {
-            query: if self == Self::Pairs { keys } else { 0 },
-            key: 1,
-            ..BiasStrides::default()
-        }
-    }
-
-    /// The form of a bias with these strides.
-    pub fn of(bias: BiasStrides) -> Self {
-        match bias.query {
-            0 => Self::Keys,
-            _ => Self::Pairs,
-        }
-    }
-}
-
 /// A kernel of the backward pass.
 ///
 /// The scores are computed with the streamed rows as rows of D and the owned positions as its columns, so that what is left
@@ -64,8 +38,8 @@ pub struct Plan {
     pub instruction: Instruction,
     /// What the attention computes.
     pub variant: Variant,
-    /// Along what the biases vary.
-    pub bias: [Option<Form>; 2],
+    /// How the biases are read.
+    pub bias: [Option<Access>; 2],
     /// What a workgroup owns.
     pub role: Role,
     /// Waves of a workgroup; each owns `instruction.n` columns.
@@ -105,7 +79,7 @@ impl Plan {
             element,
             instruction,
             variant: problem.variant(),
-            bias: problem.bias.map(|bias| bias.map(Form::of)),
+            bias: accesses(problem, element, &instruction, role),
             role,
             // Of 512 units a compiler for CDNA expects two waves a SIMD, and multiplies from and to the 256 registers that are
             // left; with fewer units it copies between the two register files.
@@ -142,7 +116,7 @@ impl Plan {
 
     /// Whether a bias of `form` is added.
     pub(super) fn has_bias(&self, form: Form) -> bool {
-        self.bias.contains(&Some(form))
+        self.bias.iter().flatten().any(|bias| bias.form == form)
     }
 
     /// What is added to the exponents of the probabilities, to base 2: it centres what narrowing them drops, and lifts f16,
@@ -295,6 +269,22 @@ impl Plan {
     }
 }
 
+/// How the kernel of `role` reads the biases of `problem`.
+pub(super) fn accesses(
+    problem: &Problem,
+    element: Element,
+    instruction: &Instruction,
+    role: Role,
+) -> [Option<Access>; 2] {
+    let rows = match role {
+        Role::Query => Rows::Keys,
+        _ => Rows::Queries,
+    };
+    let most = lane_rows(*instruction);
+    let access = |bias| Access::of(bias, problem, element, rows, most);
+    problem.bias.map(|bias| bias.map(access))
+}
+
 /// The larger tile, unless the head dimension would have to be filled up for it, or the sums and fragments of its columns
 /// would not fit in 256 registers.
 fn instruction(
@@ -371,7 +361,7 @@ impl Plans {
         let width = problem.vector_width(BLOCK, &[of, with].concat());
         let plan = |role| Plan::choose(target, element, problem, role, width);
         let mut key_value = plan(Role::KeyValue)?;
-        let wants = |i: usize| wanted[i] && key_value.bias[i] == Some(Form::Keys);
+        let wants = |i: usize| wanted[i] && key_value.bias[i].is_some_and(|b| b.form == Form::Keys);
         key_value.key_sums = wants(0) || wants(1);
         Ok(Self {
             key_value,

@@ -3,10 +3,12 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+use super::super::bias::Form;
 use super::super::problem::Geometry;
 use super::super::score::{Sequence, bias, bias_base, visible};
 use super::layout::Lane;
-use super::plan::{Form, Plan, Role};
+use super::pairs::Pairs;
+use super::plan::{Plan, Role};
 use crate::matrix::math::{LOG2_E, exp2};
 use crate::random::philox_block;
 
@@ -17,10 +19,14 @@ pub(super) struct Place {
     pub(super) sequence: Sequence,
     /// Head of Q.
     pub(super) head: u32,
+    /// Where the first bias begins.
+    pub(super) bias1: u32,
+    /// Where the second bias begins.
+    pub(super) bias2: u32,
     /// Site of the random numbers, low word.
-    site_low: u32,
+    pub(super) site_low: u32,
     /// Site of the random numbers, high word.
-    site_high: u32,
+    pub(super) site_high: u32,
 }
 
 #[cube]
@@ -50,6 +56,8 @@ impl Place {
                 keys: sequence.keys,
             },
             head,
+            bias1: bias_base(sequence.batch, head, &geometry.bias1),
+            bias2: bias_base(sequence.batch, head, &geometry.bias2),
             site_low: low,
             site_high: high,
         }
@@ -87,19 +95,17 @@ pub(super) fn biases<E: Numeric>(
     #[comptime] form: Form,
     #[comptime] plan: Plan,
 ) -> f32 {
-    let (sequence, head) = (&place.sequence, place.head);
+    let sequence = &place.sequence;
     let (query, key) = (
         min(query, sequence.queries - 1),
         min(key, sequence.keys - 1),
     );
     let mut sum = f32::new(0.0);
-    if comptime!(plan.bias[0] == Some(form)) {
-        let base = bias_base(sequence.batch, head, &geometry.bias1);
-        sum += bias(bias1, base, query, key, &geometry.bias1);
+    if comptime!(plan.bias[0].is_some_and(|bias| bias.form == form)) {
+        sum += bias(bias1, place.bias1, query, key, &geometry.bias1);
     }
-    if comptime!(plan.bias[1] == Some(form)) {
-        let base = bias_base(sequence.batch, head, &geometry.bias2);
-        sum += bias(bias2, base, query, key, &geometry.bias2);
+    if comptime!(plan.bias[1].is_some_and(|bias| bias.form == form)) {
+        sum += bias(bias2, place.bias2, query, key, &geometry.bias2);
     }
     sum * LOG2_E
 }
@@ -114,6 +120,7 @@ pub(super) fn probabilities<E: Numeric, ND: Size>(
     geometry: &Geometry,
     place: &Place,
     columns: &Columns,
+    pairs: &Pairs,
     lane: &Lane,
     stage: u32,
     #[comptime] t: usize,
@@ -143,7 +150,9 @@ pub(super) fn probabilities<E: Numeric, ND: Size>(
         } else if comptime!(plan.has_bias(Form::Keys)) {
             exponent += terms[at as usize];
         }
-        if comptime!(plan.has_bias(Form::Pairs)) {
+        if comptime!(plan.reads_ahead()) {
+            exponent = pairs.add_to::<E>(exponent, t, e, plan);
+        } else if comptime!(plan.has_bias(Form::Pairs)) {
             exponent += biases(bias1, bias2, geometry, place, query, key, Form::Pairs, plan);
         }
         let mut probability = exp2(

@@ -4,11 +4,12 @@ use cubecl_core::CubeKernel;
 use cubecl_core::ir::ElemType;
 
 use super::super::arguments::{BIAS, GEOMETRY, STRIDES};
+use super::super::bias::Form;
 use super::super::problem::{Problem, Variant};
 use super::bias::{SharedCompilationArg, mask, pair};
 use super::ends::GradientStridesCompilationArg;
 use super::kernels::{key_value, query, statistics};
-use super::plan::{BLOCK, Form, Plan, Role};
+use super::plan::{BLOCK, Plan, Role};
 use crate::error::Result;
 use crate::hip::emit::{Setting, Source, buffer, elem_type, emit};
 use crate::matrix::instruction::{Element, Target, Unit};

@@ -3,14 +3,17 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+use super::super::bias::Form;
 use super::super::problem::Geometry;
 use super::super::score::UNSEEN;
 use super::layout::{Lane, feed};
-use super::plan::{Form, Plan, Role};
+use super::pairs::Pairs;
+use super::plan::{Plan, Role};
 use super::score::{
     Columns, Place, biases, kept, probabilities, rows_are_queries, score_gradient, used,
 };
 use super::tiles::{Rows, Tiles, fetch, held, rows_fragment, store, turned_fragment};
+use crate::matrix::hint::hold_loads;
 use crate::matrix::instruction::Unit;
 use crate::matrix::product::product;
 use crate::matrix::vector::from_elements;
@@ -130,6 +133,7 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
     geometry: &Geometry,
     place: &Place,
     columns: &Columns,
+    pairs: &mut Pairs,
     stages: &Stages,
     #[comptime] masked: [bool; 2],
     #[comptime] plan: Plan,
@@ -155,6 +159,10 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
             &mut stage,
             plan,
         );
+        if comptime!(plan.carries_pairs()) {
+            let first = stages.from * rows;
+            pairs.fetch(bias1, bias2, geometry, place, columns, &lane, first, plan);
+        }
     }
     #[unroll]
     for part in 0..comptime!(parts(plan)) {
@@ -196,6 +204,7 @@ pub(super) fn sweep<E: Numeric, V: Size, W: Size, NA: Size, NB: Size, ND: Size, 
                 geometry,
                 place,
                 columns,
+                pairs,
                 &lane,
                 at * rows,
                 masked,
@@ -261,6 +270,7 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     geometry: &Geometry,
     place: &Place,
     columns: &Columns,
+    pairs: &mut Pairs,
     lane: &Lane,
     stage: u32,
     #[comptime] masked: bool,
@@ -270,8 +280,8 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         for t in 0..comptime!(plan.row_tiles as u32) {
             let lane = lane.behind(t * comptime!(plan.tile_rows() as u32));
             tile::<E, W, NA, NB, ND, P>(
-                tiles, own, sums, bias1, bias2, geometry, place, columns, &lane, stage, 0usize,
-                masked, plan,
+                tiles, own, sums, bias1, bias2, geometry, place, columns, pairs, &lane, stage,
+                0usize, masked, plan,
             );
         }
     } else {
@@ -279,8 +289,8 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         #[unroll]
         for t in 0..comptime!(plan.row_tiles) {
             tile::<E, W, NA, NB, ND, P>(
-                tiles, own, sums, bias1, bias2, geometry, place, columns, lane, stage, t, masked,
-                plan,
+                tiles, own, sums, bias1, bias2, geometry, place, columns, pairs, lane, stage, t,
+                masked, plan,
             );
         }
     }
@@ -297,12 +307,17 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
     geometry: &Geometry,
     place: &Place,
     columns: &Columns,
+    pairs: &mut Pairs,
     lane: &Lane,
     stage: u32,
     #[comptime] t: usize,
     #[comptime] masked: bool,
     #[comptime] plan: Plan,
 ) {
+    if comptime!(plan.reads_ahead() && !plan.keeps_pairs() && !plan.carries_pairs()) {
+        let first = stage + comptime!((t * plan.tile_rows()) as u32);
+        pairs.fetch(bias1, bias2, geometry, place, columns, lane, first, plan);
+    }
     let s = multiply::<E, W, NA, NB, ND>(&tiles.x, &own.x, lane, t, plan);
     let p = probabilities::<E, ND>(
         &s,
@@ -312,12 +327,19 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         geometry,
         place,
         columns,
+        &*pairs,
         lane,
         stage,
         t,
         masked,
         plan,
     );
+    if comptime!(plan.carries_pairs()) {
+        let next = stage + comptime!(((t + 1) * plan.tile_rows()) as u32);
+        pairs.fetch(bias1, bias2, geometry, place, columns, lane, next, plan);
+        // At once: the compiler would delay them to save registers, and then wait for them.
+        hold_loads(plan.target);
+    }
     let dp = multiply::<E, W, NA, NB, ND>(&tiles.y, &own.y, lane, t, plan);
     let kept = kept(geometry, place, lane, columns, stage, t, plan);
     if comptime!(plan.role == Role::KeyValue) {

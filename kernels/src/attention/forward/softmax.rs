@@ -3,10 +3,11 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+use super::biases::{Biases, bias_of};
 use super::state::{Inputs, Next, Wave, Work};
 use crate::attention::plan::Plan;
-use crate::attention::problem::{Geometry, Variant};
-use crate::attention::score::{UNSEEN, bias, kept, visible};
+use crate::attention::problem::Geometry;
+use crate::attention::score::{UNSEEN, kept, visible};
 use crate::matrix::instruction::Element;
 use crate::matrix::lanes::{Join, coordinate, join_column};
 use crate::matrix::math::{LOG2_E, exp2};
@@ -71,6 +72,7 @@ pub(crate) fn take<E: Numeric, NB: Size, ND: Size, WK: Size, WV: Size>(
     inputs: &Inputs<'_, E, WK, WV>,
     wave: &mut Wave<E, NB, ND>,
     products: &Array<Vector<f32, ND>>,
+    biases: &Biases,
     work: &Work,
     geometry: &Geometry,
     first: u32,
@@ -90,7 +92,8 @@ pub(crate) fn take<E: Numeric, NB: Size, ND: Size, WK: Size, WV: Size>(
         let column = comptime!(instruction.column_of(element));
         let query = query_of(work, column, comptime!(plan.clone()));
         if comptime!(variant.bias[0] || variant.bias[1]) {
-            score += biases(inputs, work, query, key, geometry, variant) * LOG2_E;
+            let plan = comptime!(plan.clone());
+            score += bias_of(inputs, biases, work, query, key, geometry, i, plan);
         }
         if comptime!(next == Next::Masked) {
             let seen = visible(&work.sequence, query, key, variant.causal);
@@ -107,28 +110,6 @@ pub(crate) fn take<E: Numeric, NB: Size, ND: Size, WK: Size, WV: Size>(
         let column = comptime!(instruction.column_of(2 * pair % count));
         wave.state.most[column] = max(wave.state.most[column], max(even, odd));
     }
-}
-
-/// What is added to the score of `query` and `key`. Beyond the sequence, of its last places: it is masked there.
-#[cube]
-fn biases<E: Numeric, WK: Size, WV: Size>(
-    inputs: &Inputs<'_, E, WK, WV>,
-    work: &Work,
-    query: u32,
-    key: u32,
-    geometry: &Geometry,
-    #[comptime] variant: Variant,
-) -> f32 {
-    let query = min(query, work.sequence.queries - 1);
-    let key = min(key, work.keys.last);
-    let mut sum = 0.0f32.runtime();
-    if comptime!(variant.bias[0]) {
-        sum += bias(inputs.bias1, work.bias1, query, key, &geometry.bias1);
-    }
-    if comptime!(variant.bias[1]) {
-        sum += bias(inputs.bias2, work.bias2, query, key, &geometry.bias2);
-    }
-    sum
 }
 
 /// Which probabilities of the tile of keys that begins at `first` dropout keeps; nothing without dropout.

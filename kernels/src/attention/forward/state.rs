@@ -3,6 +3,7 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+use super::biases::Terms;
 use super::copy::Rows;
 use super::products::Lane;
 use super::softmax::State;
@@ -66,13 +67,14 @@ pub(crate) fn inputs<'a, E: Numeric, WK: Size, WV: Size>(
     Inputs::<'a, E, WK, WV> { k, v, bias1, bias2 }
 }
 
-/// Two tiles of K and V in shared memory, and what will follow there, in registers.
+/// Two tiles of K, V and the biases of keys in shared memory, and what will follow there, in registers.
 #[derive(CubeType)]
 pub(crate) struct Tiles<E: Numeric, SK: Size, SV: Size> {
     pub(super) keys: Shared<[Quad<E>]>,
     pub(super) values: Shared<[Quad<E>]>,
     pub(super) next_keys: Array<Vector<u32, SK>>,
     pub(super) next_values: Array<Vector<u32, SV>>,
+    pub(super) terms: Terms<E>,
 }
 
 /// What a wave keeps in registers from step to step.

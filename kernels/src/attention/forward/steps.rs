@@ -3,6 +3,7 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+use super::biases::{Biases, Terms, fetch_terms, read_terms, store_terms};
 use super::copy::{fetch, locate};
 use super::products::{Order, in_b, read};
 use super::refill::{Copying, find, late, late_part, store_items};
@@ -38,6 +39,7 @@ pub(crate) fn begin<
         values: Shared::new_aligned_slice(comptime!(2 * value_layout.len()), 16usize),
         next_keys: Array::new(comptime!(plan.key_copy().accesses())),
         next_values: Array::new(comptime!(plan.value_copy().accesses())),
+        terms: Terms::new(comptime!(plan.clone())),
     };
     let size = comptime!(plan.keys as u32);
     let (keys, values) = comptime!((plan.key_copy(), plan.value_copy()));
@@ -122,6 +124,33 @@ pub(crate) fn begin<
         keys,
         target,
     );
+    if comptime!(plan.stages_terms()) {
+        #[unroll]
+        for tile in 0..3u32 {
+            let first = tile * size;
+            fetch_terms(
+                inputs,
+                work,
+                geometry,
+                first,
+                &mut tiles.terms,
+                comptime!(plan.clone()),
+            );
+            if comptime!(tile < 2) {
+                store_terms(&mut tiles.terms, tile.runtime(), comptime!(plan.clone()));
+            }
+        }
+    }
+    let mut biases = Biases::new(comptime!(plan.clone()));
+    biases.fetch(
+        inputs.bias1,
+        inputs.bias2,
+        work,
+        geometry,
+        0u32,
+        true,
+        comptime!(plan.clone()),
+    );
     sync_cube();
     let order = comptime!(plan.key_order());
     let mut products = zeros::<ND>(comptime!(plan.score_tiles()));
@@ -152,10 +181,19 @@ pub(crate) fn begin<
         }
     }
     let pairs = comptime!((0, plan.pairs()));
+    next_terms(
+        &tiles,
+        &mut biases,
+        work,
+        0u32,
+        pairs,
+        comptime!(plan.clone()),
+    );
     take(
         inputs,
         wave,
         &products,
+        &biases,
         work,
         geometry,
         0u32,
@@ -164,6 +202,21 @@ pub(crate) fn begin<
         plan,
     );
     tiles
+}
+
+/// Reads the terms of some pairs of scores, if there are any.
+#[cube]
+fn next_terms<E: Numeric, SK: Size, SV: Size>(
+    tiles: &Tiles<E, SK, SV>,
+    biases: &mut Biases,
+    work: &Work,
+    half: u32,
+    #[comptime] pairs: (usize, usize),
+    #[comptime] plan: Plan,
+) {
+    if comptime!(plan.stages_terms()) {
+        read_terms(&tiles.terms, biases, work, half, pairs, plan);
+    }
 }
 
 /// Tiles of D before any product.
@@ -223,7 +276,27 @@ pub(crate) fn step<
     let mut products = zeros::<ND>(comptime!(plan.score_tiles()));
     let mut values = Array::<Vector<E, NA>>::new(comptime!(plan.value_order().products()));
     let most = greatest(&wave.state, comptime!(plan.clone()));
+    let following = (tile + 1) * comptime!(plan.keys as u32);
+    let mut biases = Biases::new(comptime!(plan.clone()));
+    if comptime!(next != Next::None) {
+        let checked = comptime!(next == Next::Masked);
+        let plan = comptime!(plan.clone());
+        let (bias1, bias2) = (inputs.bias1, inputs.bias2);
+        biases.fetch(bias1, bias2, work, geometry, following, checked, plan);
+    }
     sync_cube();
+    if comptime!(plan.stages_terms() && next != Next::None) {
+        store_terms(&mut tiles.terms, half, comptime!(plan.clone()));
+        let first = (tile + 3) * comptime!(plan.keys as u32);
+        fetch_terms(
+            inputs,
+            work,
+            geometry,
+            first,
+            &mut tiles.terms,
+            comptime!(plan.clone()),
+        );
+    }
     let probabilities = score::<E, NA, NB, ND, NP, SK, SV>(
         tiles,
         wave,
@@ -243,6 +316,17 @@ pub(crate) fn step<
     let mut of_v = Array::<u32>::new(comptime!(value_copy.accesses()));
     let base = half * comptime!(layout.len() as u32);
     let size = comptime!(plan.keys as u32);
+    if comptime!(next != Next::None) {
+        let pairs = comptime!(late_part(plan.pairs(), order.products(), 0));
+        next_terms(
+            &*tiles,
+            &mut biases,
+            work,
+            1 - half,
+            pairs,
+            comptime!(plan.clone()),
+        );
+    }
     #[unroll]
     for i in 0..comptime!(order.reads) {
         let ahead = comptime!(i + plan.ahead());
@@ -305,15 +389,24 @@ pub(crate) fn step<
                         target,
                     );
                 }
+                let pairs = comptime!(late_part(plan.pairs(), count, at + 1));
+                next_terms(
+                    &*tiles,
+                    &mut biases,
+                    work,
+                    1 - half,
+                    pairs,
+                    comptime!(plan.clone()),
+                );
                 let pairs = comptime!(late_part(plan.pairs(), count, at));
-                let first = (tile + 1) * size;
                 take(
                     inputs,
                     wave,
                     &products,
+                    &biases,
                     work,
                     geometry,
-                    first,
+                    following,
                     pairs,
                     next,
                     comptime!(plan.clone()),

@@ -3,11 +3,12 @@
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
+use super::super::super::bias::Form;
 use super::super::super::blocks::{Memory, Quad, Rows, of_lane};
 use super::super::super::problem::Geometry;
 use super::super::super::score::{self, UNSEEN, visible};
 use super::super::ends::query_rows;
-use super::super::plan::{Form, Plan};
+use super::super::plan::Plan;
 use super::super::score::{Place, biases, rows_are_queries, words};
 use super::Inputs;
 use crate::gemm::product::{Place as Lane, own_place};
