@@ -11,6 +11,7 @@ mod copy;
 mod products;
 mod refill;
 mod softmax;
+mod start;
 mod state;
 mod steps;
 mod tile;
@@ -22,8 +23,9 @@ use cubecl_core::prelude::*;
 use self::copy::Rows;
 use self::products::{lane, queries};
 use self::softmax::{lift, nothing_seen, query_of};
+use self::start::begin;
 use self::state::{Inputs, Next, Wave, Work, inputs};
-use self::steps::{begin, step, zeros};
+use self::steps::{step, zeros};
 
 use super::arguments::GEOMETRY;
 use super::plan::Plan;

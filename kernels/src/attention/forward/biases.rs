@@ -140,8 +140,8 @@ impl Biases {
 /// Biases of keys on their way to shared memory.
 #[derive(CubeType)]
 pub(crate) struct Terms<E: Numeric> {
-    /// Two tiles, a number a unit: the first units have those of the tile's keys.
-    staged: Shared<[f32]>,
+    /// Two tiles, a number a unit: the first units have those of the tile's keys. Nothing, where none are staged.
+    staged: Sequence<Shared<[f32]>>,
     /// What will follow there, of each bias.
     next: Array<E>,
 }
@@ -150,15 +150,13 @@ pub(crate) struct Terms<E: Numeric> {
 impl<E: Numeric> Terms<E> {
     /// Room for them.
     pub(super) fn new(#[comptime] plan: Plan) -> Terms<E> {
+        let mut staged = Sequence::new();
+        if comptime!(plan.stages_terms()) {
+            let length = comptime!(2 * plan.term_pitch());
+            staged.push(Shared::<[f32]>::new_aligned_slice(length, 16usize));
+        }
         Terms::<E> {
-            staged: Shared::new_aligned_slice(
-                comptime!(if plan.stages_terms() {
-                    2 * plan.term_pitch()
-                } else {
-                    0
-                }),
-                16usize,
-            ),
+            staged,
             next: Array::new(2usize),
         }
     }
@@ -194,7 +192,7 @@ pub(super) fn store_terms<E: Numeric>(terms: &mut Terms<E>, half: u32, #[comptim
         }
     }
     let at = half * comptime!(plan.term_pitch() as u32) + UNIT_POS;
-    terms.staged[at as usize] = sum * LOG2_E;
+    terms.staged.index_mut(0)[at as usize] = sum * LOG2_E;
 }
 
 /// Runs of four scores, the first of them behind score `2 * pairs`.
@@ -213,7 +211,11 @@ pub(super) fn read_terms<E: Numeric>(
     #[comptime] plan: Plan,
 ) {
     let d = comptime!(plan.instruction.d);
-    let all = comptime!(2 * plan.pairs());
+    let all = comptime!(if plan.stages_terms() {
+        2 * plan.pairs()
+    } else {
+        0
+    });
     let (from, to) = comptime!((4 * quads(pairs.0), (4 * quads(pairs.1)).min(all)));
     // What is known at compile time comes last, so that it stays an offset of the address.
     let base = half * comptime!(plan.term_pitch() as u32) + lane_part(work.lane.lane, d.row);
@@ -221,7 +223,7 @@ pub(super) fn read_terms<E: Numeric>(
     for i in from..to {
         let (tile, element) = comptime!((i / d.elements, i % d.elements));
         let row = comptime!((tile * plan.instruction.m + d.row.offset(element)) as u32);
-        biases.terms[i] = terms.staged[(base + row) as usize];
+        biases.terms[i] = terms.staged.index(0)[(base + row) as usize];
     }
 }
 
