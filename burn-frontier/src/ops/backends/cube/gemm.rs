@@ -371,7 +371,7 @@ mod tests {
             let (w, b) = (weight.clone(), bias.clone());
             let y = match transposed {
                 true => ops_linear::projection(x, w, sums.weight.as_ref()).unwrap() + b.unsqueeze(),
-                false => ops_linear::linear_with_sums(x, w, Some(b), sums),
+                false => ops_linear::linear_with_sums(x, w, Some(b), sums).unwrap(),
             };
             let gradients = seed(y, place.constant([2, 5, 33], 20 + batch)).backward();
             let found = [
