@@ -1,6 +1,10 @@
 //! Other plans that compute the same bits.
 
-use super::plan::Plan;
+use super::plan::{Plan, SIZES};
+use super::problem::Problem;
+use crate::error::Result;
+use crate::hip::emit::Source;
+use crate::matrix::instruction::{Element, Target};
 
 impl Plan {
     /// This plan, and those with half and a quarter of its waves, but not fewer than two: a workgroup has fewer queries.
@@ -20,4 +24,28 @@ impl Plan {
         };
         std::iter::once(self.waves).chain(fewer).map(plan).collect()
     }
+}
+
+/// The other plans for the sizes of the catalog, those whose name is `wanted`.
+///
+/// # Errors
+/// A kernel that CubeCL cannot render.
+pub(crate) fn sources(target: Target, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for element in [Element::Bf16, Element::F16, Element::F32] {
+        for (head_dim, causal) in SIZES {
+            let problem = Problem::new(1, 1, 1024, 1024, head_dim).causal(causal);
+            let plans = Plan::choose(target, element, &problem)?.candidates();
+            for plan in &plans[1..] {
+                let name = format!("{}_{}waves", plan.name(), plan.waves);
+                if wanted(&name) {
+                    sources.push(Source {
+                        name,
+                        ..plan.source()?
+                    });
+                }
+            }
+        }
+    }
+    Ok(sources)
 }

@@ -18,4 +18,6 @@ pub mod narrow;
 #[allow(missing_docs)]
 pub mod product;
 #[allow(missing_docs)]
+pub mod spread;
+#[allow(missing_docs)]
 pub mod vector;

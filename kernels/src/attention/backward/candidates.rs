@@ -1,7 +1,12 @@
 //! Other plans that compute the same bits.
 
+use super::super::plan::SIZES;
+use super::super::problem::Problem;
+use super::ends::GradientStrides;
 use super::plan::{Plan, Plans};
-use crate::matrix::instruction::Unit;
+use crate::error::Result;
+use crate::hip::emit::Source;
+use crate::matrix::instruction::{Element, Target, Unit};
 
 impl Plans {
     /// These plans, and others in which the kernel for dK and dV or the one for dQ has half as many waves, or stages half as
@@ -47,4 +52,33 @@ impl Plan {
             ..self
         }
     }
+}
+
+/// The other plans for the sizes of the catalog, those whose name is `wanted`.
+///
+/// # Errors
+/// A kernel that CubeCL cannot render.
+pub(crate) fn sources(target: Target, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for element in [Element::Bf16, Element::F16, Element::F32] {
+        for (head_dim, causal) in SIZES {
+            let problem = Problem::new(1, 1, 1024, 1024, head_dim).causal(causal);
+            let gradient = GradientStrides::like(&problem);
+            let table = Plans::choose(target, element, &problem, &gradient, [false; 2])?;
+            for plans in &table.candidates()[1..] {
+                let plan = match plans.key_value == table.key_value {
+                    true => plans.query,
+                    false => plans.key_value,
+                };
+                let name = format!("{}_{}waves_{}rows", plan.name(), plan.waves, plan.rows());
+                if wanted(&name) {
+                    sources.push(Source {
+                        name,
+                        ..plan.source()?
+                    });
+                }
+            }
+        }
+    }
+    Ok(sources)
 }

@@ -24,13 +24,14 @@ mod kernels;
 #[allow(missing_docs)]
 mod layout;
 #[allow(missing_docs)]
+mod products;
 mod score;
 #[allow(missing_docs)]
 mod sweep;
 #[allow(missing_docs)]
 mod tiles;
 
-mod candidates;
+pub(crate) mod candidates;
 mod launch;
 mod source;
 
