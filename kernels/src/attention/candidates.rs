@@ -4,18 +4,24 @@ use super::plan::{Plan, SIZES};
 use super::problem::Problem;
 use crate::error::Result;
 use crate::hip::emit::Source;
-use crate::matrix::instruction::{Element, Target};
+use crate::matrix::instruction::{Element, Target, Unit};
 
 impl Plan {
     /// This plan, and those with half and a quarter of its waves, but not fewer than two: a workgroup has fewer queries.
-    /// On RDNA3 this plan only: its 256 registers a lane are taken.
+    /// On RDNA3 this plan only: its 256 registers a lane are taken. On NVIDIA not fewer than four, and this plan only in f32 and
+    /// with long rows, for the same reason.
     ///
     /// Each gives the same bits: a wave has the same queries in all of them, and meets the same tiles of keys in the same
     /// order. A workgroup of more queries only meets more keys that are masked for some, which leaves their sums as they are.
     /// The instruction and the keys of a tile decide that order, and stay. More waves than the table's would leave each too
     /// few registers, and a few waves would have to hold a whole tile of K and V on its way to shared memory.
     pub fn candidates(&self) -> Vec<Self> {
-        let least = if self.exchanges() { self.waves } else { 2 };
+        let least = match self.instruction.unit {
+            _ if self.exchanges() => self.waves,
+            Unit::Mma if self.variant.head_dim > 128 => self.waves,
+            Unit::Mma => 4,
+            _ => 2,
+        };
         let fewer = [self.waves / 2, self.waves / 4];
         let fewer = fewer.into_iter().filter(|&waves| waves >= least);
         let plan = |waves| Self {

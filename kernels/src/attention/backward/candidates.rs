@@ -28,12 +28,12 @@ impl Plans {
 }
 
 impl Plan {
-    /// Half the waves of eight. Where the table has four, and on RDNA3, no registers are left for twice as large a
-    /// part of a stage.
-    const fn fewer_waves(self) -> Self {
+    /// Half the waves of eight. Where the table has four, on RDNA3, and on NVIDIA in f32 and with long rows, no registers are
+    /// left for twice as large a part of a stage.
+    fn fewer_waves(self) -> Self {
         let rdna3 = matches!(self.instruction.unit, Unit::Wmma { .. });
         Self {
-            waves: if self.waves == 8 && !rdna3 {
+            waves: if self.waves == 8 && !rdna3 && !self.spreads() && self.split == 1 {
                 4
             } else {
                 self.waves
@@ -42,12 +42,13 @@ impl Plan {
         }
     }
 
-    const fn fewer_rows(self) -> Self {
+    /// Half the rows, except on NVIDIA in f32: its compiler then spills to make room for a second workgroup.
+    fn fewer_rows(self) -> Self {
         Self {
-            row_tiles: if self.row_tiles > 1 {
+            row_tiles: if self.row_tiles > 1 && !self.spreads() {
                 self.row_tiles / 2
             } else {
-                1
+                self.row_tiles
             },
             ..self
         }

@@ -333,6 +333,7 @@ fn rows(instruction: &Instruction, head_dim: usize, role: Role) -> usize {
         (Unit::Fma, _) if role == Role::Pair => 8.max(instruction.m),
         (Unit::Wmma { .. }, _) => 16,
         // NVIDIA's compiler spills with others, be it to make room for a second workgroup.
+        (Unit::Mma, 0..=32) if role != Role::KeyValue => 32,
         (Unit::Mma, 65..) if role == Role::KeyValue => 16,
         (Unit::Mma, 129..) => 16,
         (Unit::Fma, _) if *instruction == SPREAD => match (role, head_dim) {
