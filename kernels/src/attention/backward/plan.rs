@@ -334,8 +334,7 @@ fn rows(instruction: &Instruction, head_dim: usize, role: Role) -> usize {
         (Unit::Wmma { .. }, _) => 16,
         // NVIDIA's compiler spills with others, be it to make room for a second workgroup.
         (Unit::Mma, 0..=32) if role != Role::KeyValue => 32,
-        (Unit::Mma, 65..) if role == Role::KeyValue => 16,
-        (Unit::Mma, 129..) => 16,
+        (Unit::Mma, 65..) => 16,
         (Unit::Fma, _) if *instruction == SPREAD => match (role, head_dim) {
             (Role::KeyValue, 33..=64) => 64,
             _ => 16,
