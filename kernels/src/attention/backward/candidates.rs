@@ -3,7 +3,7 @@
 use super::super::plan::SIZES;
 use super::super::problem::Problem;
 use super::ends::GradientStrides;
-use super::plan::{Plan, Plans};
+use super::plan::{Plan, Plans, Role};
 use crate::error::Result;
 use crate::hip::emit::Source;
 use crate::matrix::instruction::{Element, Target, Unit};
@@ -28,12 +28,16 @@ impl Plans {
 }
 
 impl Plan {
-    /// Half the waves of eight. Where the table has four, on RDNA3, and on NVIDIA in f32 and with long rows, no registers are
-    /// left for twice as large a part of a stage.
+    /// Half the waves of eight, where registers are left for twice as large a part of a stage: not on RDNA3, nor on NVIDIA in f32, with
+    /// long rows, or for dK and dV with stages of many.
     fn fewer_waves(self) -> Self {
-        let rdna3 = matches!(self.instruction.unit, Unit::Wmma { .. });
+        let left = match self.instruction.unit {
+            Unit::Wmma { .. } => false,
+            Unit::Mma if self.role == Role::KeyValue => self.split == 1 && self.row_tiles == 1,
+            _ => self.split == 1 && !self.spreads(),
+        };
         Self {
-            waves: if self.waves == 8 && !rdna3 && !self.spreads() && self.split == 1 {
+            waves: if self.waves == 8 && left {
                 4
             } else {
                 self.waves
