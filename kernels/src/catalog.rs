@@ -22,3 +22,17 @@ pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     ];
     Ok(families.into_iter().flatten().collect())
 }
+
+/// What tuning may take on `target` in place of the catalog's matrix products and attention: the plans that are timed against
+/// the table's. Only those whose name is `wanted`.
+///
+/// # Errors
+/// A kernel that CubeCL cannot render.
+pub fn candidates(target: Target, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Source>> {
+    let families = [
+        gemm::candidates(target, wanted)?,
+        attention::candidates::sources(target, wanted)?,
+        attention::backward::candidates::sources(target, wanted)?,
+    ];
+    Ok(families.into_iter().flatten().collect())
+}

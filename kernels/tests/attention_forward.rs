@@ -155,7 +155,9 @@ fn nvidias_text_gives_the_reference_at_any_size() {
         check_sizes(plan, head_dim, causal, &SIZES[..2]);
     }
     let plan = |p: &Problem| Plan::choose(Target::Cuda, Element::F32, p).unwrap();
-    check_sizes(plan, 64, true, &SIZES[..1]);
+    for (head_dim, causal) in [(64, true), (20, false), (128, true), (200, false)] {
+        check_sizes(plan, head_dim, causal, &SIZES[1..2]);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ pub mod reference;
 pub mod tuned;
 
 mod arguments;
-mod candidates;
+pub(crate) mod candidates;
 mod launch;
 
 // CubeCL's macros write public items beside each function and structure, without documentation.

@@ -5,7 +5,7 @@ use super::blocks::Blocks;
 use super::problem::{BiasStrides, Problem, Variant};
 use crate::error::{Error, Result};
 use crate::hip::emit::Source;
-use crate::matrix::instruction::{Element, INSTRUCTIONS, Instruction, Target, Unit};
+use crate::matrix::instruction::{Element, INSTRUCTIONS, Instruction, SPREAD, Target, Unit};
 
 /// Elements of a quad, the unit in which tiles lie in shared memory.
 pub(crate) const QUAD: usize = 4;
@@ -135,9 +135,19 @@ impl Plan {
         self.instruction.a.column.modulo
     }
 
-    /// Whether an operand's elements run along its rows, not along the contraction.
+    /// Whether an operand's elements run along its rows, not along the contraction: V, and K unless lanes share its columns.
     pub(crate) fn along_rows(&self) -> bool {
         self.instruction.unit == Unit::Fma
+    }
+
+    /// Whether those of K do.
+    pub(crate) fn keys_along_rows(&self) -> bool {
+        self.along_rows() && !self.spreads()
+    }
+
+    /// Whether lanes share a column without a matrix unit.
+    pub(crate) fn spreads(&self) -> bool {
+        self.instruction == SPREAD
     }
 
     /// The target whose way of narrowing is taken: two at a time, if a fragment has two.
@@ -148,9 +158,9 @@ impl Plan {
         }
     }
 
-    /// Whether lanes exchange what D holds before it is B (RDNA3).
+    /// Whether lanes exchange what D holds before it is B: on RDNA3, and where a column is spread over lanes.
     pub(crate) fn exchanges(&self) -> bool {
-        matches!(self.instruction.unit, Unit::Wmma { .. })
+        matches!(self.instruction.unit, Unit::Wmma { .. }) || self.spreads()
     }
 
     /// Reads of shared memory that are under way before their fragments are multiplied.
@@ -171,7 +181,7 @@ impl Plan {
     /// The head dimension as the first product contracts it: whole reads of every group of lanes.
     pub(crate) fn depth(&self) -> usize {
         let read = self.groups() * self.unit() * QUAD;
-        let step = match self.along_rows() {
+        let step = match self.keys_along_rows() {
             true => QUAD,
             false => read.max(self.instruction.k),
         };
@@ -230,6 +240,22 @@ impl Plan {
         self.keys / self.instruction.m
     }
 
+    /// Tiles that the first product sums into: of S^T or, where a column is spread over lanes, of four keys for all of them.
+    pub(crate) fn sum_tiles(&self) -> usize {
+        match self.spreads() {
+            true => self.keys / QUAD,
+            false => self.score_tiles(),
+        }
+    }
+
+    /// Fragments of P^T along the keys.
+    pub(crate) fn value_steps(&self) -> usize {
+        match self.spreads() {
+            true => self.keys,
+            false => self.keys / self.instruction.k,
+        }
+    }
+
     /// Tiles of O^T.
     pub(crate) fn output_tiles(&self) -> usize {
         self.variant.head_dim.div_ceil(self.instruction.m)
@@ -244,6 +270,7 @@ fn shape(instruction: &Instruction, variant: &Variant) -> (usize, usize) {
     let bytes = instruction.operand.bytes();
     match (instruction.unit, bytes, variant.head_dim) {
         // Two tiles of K and V within 16 KiB, and a text of moderate length, since each lane's products are unrolled.
+        (Unit::Fma, ..) if *instruction == SPREAD => (8, 16),
         (Unit::Fma, _, 0..=32) => (4, 16),
         (Unit::Fma, _, 33..=64) => (4, 8),
         (Unit::Fma, ..) => (4, 4),
@@ -257,13 +284,18 @@ fn shape(instruction: &Instruction, variant: &Variant) -> (usize, usize) {
         (Unit::Mfma { .. }, _, 0..=64) => (8, 32),
         (Unit::Mfma { .. }, _, 65..=128) => (4, 32),
         (Unit::Mfma { .. }, ..) => (4, 16),
-        (Unit::Mma, ..) | (_, _, 0..=64) => (8, 32),
+        // With more keys than 16, NVIDIA's compiler spills.
+        (Unit::Mma, _, 65..) => (8, 16),
+        (_, _, 0..=64) => (8, 32),
         _ => (8, 16),
     }
 }
 
 /// The instruction with the least padding of `head_dim`, the larger one of two.
 fn instruction(target: Target, element: Element, head_dim: usize) -> Result<Instruction> {
+    if target == Target::Cuda && element == Element::F32 {
+        return Ok(SPREAD);
+    }
     // Without matrix instructions, in blocks.
     let blocks = target == Target::Portable;
     let usable =
@@ -284,25 +316,27 @@ fn instruction(target: Target, element: Element, head_dim: usize) -> Result<Inst
     })
 }
 
+/// Head dimensions in the catalog, and whether with a causal mask.
+pub(crate) const SIZES: [(u32, bool); 5] = [
+    (64, false),
+    (64, true),
+    (128, false),
+    (128, true),
+    (200, true),
+];
+
 /// What of this family stands in the catalog.
 ///
 /// # Errors
 /// A kernel that CubeCL cannot render.
 pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
-    let sizes = [
-        (64, false),
-        (64, true),
-        (128, false),
-        (128, true),
-        (200, true),
-    ];
     let mut sources = Vec::new();
     for &target in targets {
         let wmma = target == Target::Gfx1100;
         let elements = [Element::Bf16, Element::F16, Element::F32];
         // RDNA3 multiplies no f32, and spills registers at a head dimension of 200.
         for element in elements.into_iter().take(if wmma { 2 } else { 3 }) {
-            for (head_dim, causal) in sizes.into_iter().take(if wmma { 4 } else { 5 }) {
+            for (head_dim, causal) in SIZES.into_iter().take(if wmma { 4 } else { 5 }) {
                 let problem = Problem::new(1, 1, 1024, 1024, head_dim).causal(causal);
                 sources.push(Plan::choose(target, element, &problem)?.source()?);
             }

@@ -3,7 +3,7 @@
 use super::plan::Plan;
 use super::problem::Shape;
 use super::tile::Tiling;
-use crate::matrix::instruction::Unit;
+use crate::matrix::instruction::{Target, Unit};
 
 /// Waves, and tiles of each, along the rows and the columns of C.
 type Division = ((usize, usize), (usize, usize));
@@ -39,6 +39,12 @@ impl Plan {
     /// How the target's units may share C without spilling registers.
     fn divisions(&self) -> &'static [Division] {
         match self.instruction.unit {
+            Unit::Fma if self.target == Target::Cuda => &[
+                ((8, 1), (2, 2)),
+                ((4, 1), (4, 2)),
+                ((4, 1), (4, 4)),
+                ((8, 1), (4, 2)),
+            ],
             Unit::Mfma { .. } => &[
                 ((2, 2), (1, 1)),
                 ((2, 2), (2, 1)),
@@ -58,7 +64,6 @@ impl Plan {
                 ((2, 2), (4, 2)),
                 ((2, 2), (8, 2)),
                 ((2, 2), (4, 4)),
-                ((2, 2), (8, 4)),
                 ((4, 2), (4, 4)),
             ],
             Unit::Fma if self.loops() => &[

@@ -260,6 +260,12 @@ fn choose_tiling(target: Target, instruction: &Instruction, shape: &Shape) -> Ti
             tiles: (2, 8),
             depth: if half { 32 } else { 16 },
         },
+        // With four waves, NVIDIA's compiler spills to make room for more workgroups.
+        (Unit::Fma, Target::Cuda) if small => Tiling {
+            waves: (8, 1),
+            tiles: (2, 2),
+            depth: if half { 32 } else { 16 },
+        },
         // 4 x 32 elements an instruction, 16 KiB of shared memory.
         (Unit::Fma, _) => Tiling {
             waves: (4, 1),

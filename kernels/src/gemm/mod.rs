@@ -42,4 +42,5 @@ pub(crate) mod stage;
 
 pub use plan::Plan;
 pub use problem::{Activation, Epilogue, Layout, Shape};
+pub(crate) use source::candidates;
 pub use source::sources;

@@ -176,6 +176,36 @@ pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
+/// The other plans for the catalog's plain products, those whose name is `wanted`.
+///
+/// # Errors
+/// A kernel that CubeCL cannot render.
+pub(crate) fn candidates(target: Target, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for element in [Element::F16, Element::Bf16, Element::F32] {
+        for layout in [Layout::Nt, Layout::Nn, Layout::Tn] {
+            let plan = large(target, element, element, layout, Epilogue::default())?;
+            let shape = Shape::contiguous(layout, 1, 4096, 4096, 4096, false);
+            for plan in &plan.candidates(&shape)[1..] {
+                let (waves, tiles) = (plan.tiling.waves, plan.tiling.tiles);
+                let name = format!(
+                    "gemm_{layout:?}_{element:?}_{}_{}x{}waves_{}x{}tiles",
+                    target.name(),
+                    waves.0,
+                    waves.1,
+                    tiles.0,
+                    tiles.1
+                );
+                let name = name.to_lowercase();
+                if wanted(&name) {
+                    sources.push(plan.source(name)?);
+                }
+            }
+        }
+    }
+    Ok(sources)
+}
+
 /// The plan for a large aligned product.
 fn large(
     target: Target,

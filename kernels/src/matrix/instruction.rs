@@ -292,6 +292,28 @@ const fn fma(operand: Element, groups: usize) -> Instruction {
     }
 }
 
+/// Multiply-adds of f32 by lanes that share a column of B and D, four a column ([`spread`](super::spread)); NVIDIA has no matrix
+/// instruction of that precision. B is laid out so that each of the four has its part of the contraction, D so that each has
+/// four rows. A fragment of A is four of its rows at a time, at the lane's place in the contraction.
+///
+/// Not in [`INSTRUCTIONS`]: four of them and an exchange are one product.
+pub const SPREAD: Instruction = {
+    let groups = Axis::lanes(8, 4, 1);
+    let columns = Axis::lanes(1, 8, 1);
+    Instruction {
+        unit: Unit::Fma,
+        lanes: 32,
+        m: 16,
+        n: 8,
+        k: 4,
+        operand: Element::F32,
+        accumulator: Element::F32,
+        a: Map::new(4, Axis::lanes(1, 1, 0).elements(4, 4, 0), groups),
+        b: Map::new(1, groups, columns),
+        d: Map::new(4, Axis::lanes(8, 4, 4).elements(4, 4, 0), columns),
+    }
+};
+
 const F16: (Element, Element) = (Element::F16, Element::F32);
 const BF16: (Element, Element) = (Element::Bf16, Element::F32);
 const F32: (Element, Element) = (Element::F32, Element::F32);

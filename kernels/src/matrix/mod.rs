@@ -18,6 +18,8 @@ pub mod narrow;
 #[allow(missing_docs)]
 pub mod product;
 #[allow(missing_docs)]
+pub mod spread;
+#[allow(missing_docs)]
 pub mod vector;
 #[allow(missing_docs)]
 pub mod words;

@@ -51,6 +51,8 @@ fn every_candidate_gives_the_bits_of_the_table() {
     ] {
         check(&Case::new(Target::Gfx90a, element, problem));
     }
+    let nvidia = Case::new(Target::Cuda, Element::Bf16, causal(97, 141, 128));
+    check(&nvidia);
     let mut plain = Case::new(Target::Gfx90a, Element::F32, causal(39, 70, 12));
     plain.fma = true;
     check(&plain);

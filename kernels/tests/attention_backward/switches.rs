@@ -44,6 +44,7 @@ fn a_mask_over_keys_and_biases_of_pairs_have_gradients() {
         (Target::Gfx90a, Element::F16),
         (Target::Gfx90a, Element::F32),
         (Target::Cuda, Element::Bf16),
+        (Target::Cuda, Element::F32),
     ] {
         for (queries, keys) in [(37, 53), (70, 20)] {
             let mut problem = Problem::new(4, 2, queries, keys, 16);
@@ -176,6 +177,7 @@ fn dropout_drops_what_the_forward_pass_dropped() {
         (Target::Gfx90a, Element::F32),
         (Target::Gfx1100, Element::Bf16),
         (Target::Cuda, Element::Bf16),
+        (Target::Cuda, Element::F32),
     ] {
         let mut problem = Problem::new(2, 4, 45, 67, 16).kv_heads(2).causal(true);
         problem.dropout = dropout();
@@ -206,4 +208,14 @@ fn plain_multiply_adds_take_every_switch() {
     case.check();
     case.sanitizer = Sanitizer::Thread;
     case.check();
+}
+
+#[test]
+fn waves_that_share_the_head_dimension_take_every_switch() {
+    let mut problem = Problem::new(2, 2, 37, 53, 136);
+    problem.bias = [Some(mask(1, 53)), Some(pairs(2, 2, 37, 53))];
+    problem.dropout = dropout();
+    for element in [Element::Bf16, Element::F32] {
+        Case::new(Target::Cuda, element, problem).check();
+    }
 }

@@ -129,3 +129,21 @@ fn no_order_of_lanes_and_no_sanitizer_finds_fault() {
         case.check();
     }
 }
+
+#[test]
+fn lanes_that_share_a_column_give_the_gradients_on_nvidia() {
+    for (head_dim, (queries, keys)) in [(16, (30, 45)), (64, (70, 150)), (128, (41, 70))] {
+        Case::new(Target::Cuda, Element::F32, causal(queries, keys, head_dim)).check();
+    }
+    Case::new(Target::Cuda, Element::F32, Problem::new(2, 2, 97, 141, 20)).check();
+}
+
+#[test]
+fn waves_that_share_the_head_dimension_give_the_gradients_on_nvidia() {
+    for element in ELEMENTS {
+        for (head_dim, (queries, keys)) in [(200, (37, 45)), (256, (70, 21)), (130, (7, 80))] {
+            Case::new(Target::Cuda, element, causal(queries, keys, head_dim)).check();
+        }
+    }
+    Case::new(Target::Cuda, Element::Bf16, Problem::new(1, 2, 53, 41, 200)).check();
+}

@@ -1,7 +1,12 @@
 //! Other plans that compute the same bits.
 
-use super::plan::{Plan, Plans};
-use crate::matrix::instruction::Unit;
+use super::super::plan::SIZES;
+use super::super::problem::Problem;
+use super::ends::GradientStrides;
+use super::plan::{Plan, Plans, Role};
+use crate::error::Result;
+use crate::hip::emit::Source;
+use crate::matrix::instruction::{Element, Target, Unit};
 
 impl Plans {
     /// These plans, and others in which the kernel for dK and dV or the one for dQ has half as many waves, or stages half as
@@ -23,12 +28,16 @@ impl Plans {
 }
 
 impl Plan {
-    /// Half the waves of eight. Where the table has four, and on RDNA3, no registers are left for twice as large a
-    /// part of a stage.
-    const fn fewer_waves(self) -> Self {
-        let rdna3 = matches!(self.instruction.unit, Unit::Wmma { .. });
+    /// Half the waves of eight, where registers are left for twice as large a part of a stage: not on RDNA3, nor on NVIDIA in f32, with
+    /// long rows, or for dK and dV with stages of many.
+    fn fewer_waves(self) -> Self {
+        let left = match self.instruction.unit {
+            Unit::Wmma { .. } => false,
+            Unit::Mma if self.role == Role::KeyValue => self.split == 1 && self.row_tiles == 1,
+            _ => self.split == 1 && !self.spreads(),
+        };
         Self {
-            waves: if self.waves == 8 && !rdna3 {
+            waves: if self.waves == 8 && left {
                 4
             } else {
                 self.waves
@@ -37,14 +46,44 @@ impl Plan {
         }
     }
 
-    const fn fewer_rows(self) -> Self {
+    /// Half the rows, except on NVIDIA in f32: its compiler then spills to make room for a second workgroup.
+    fn fewer_rows(self) -> Self {
         Self {
-            row_tiles: if self.row_tiles > 1 {
+            row_tiles: if self.row_tiles > 1 && !self.spreads() {
                 self.row_tiles / 2
             } else {
-                1
+                self.row_tiles
             },
             ..self
         }
     }
+}
+
+/// The other plans for the sizes of the catalog, those whose name is `wanted`.
+///
+/// # Errors
+/// A kernel that CubeCL cannot render.
+pub(crate) fn sources(target: Target, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for element in [Element::Bf16, Element::F16, Element::F32] {
+        for (head_dim, causal) in SIZES {
+            let problem = Problem::new(1, 1, 1024, 1024, head_dim).causal(causal);
+            let gradient = GradientStrides::like(&problem);
+            let table = Plans::choose(target, element, &problem, &gradient, [false; 2])?;
+            for plans in &table.candidates()[1..] {
+                let plan = match plans.key_value == table.key_value {
+                    true => plans.query,
+                    false => plans.key_value,
+                };
+                let name = format!("{}_{}waves_{}rows", plan.name(), plan.waves, plan.rows());
+                if wanted(&name) {
+                    sources.push(Source {
+                        name,
+                        ..plan.source()?
+                    });
+                }
+            }
+        }
+    }
+    Ok(sources)
 }

@@ -8,6 +8,7 @@ use super::super::problem::{Geometry, Problem, Strides};
 use super::super::score::{self, key_base, query_base};
 use super::layout::Lane;
 use super::plan::Plan;
+use super::products::own_first;
 use super::score::{Column, Columns, Place, biases};
 use super::sweep::{Own, Stream};
 use super::tiles::{Rows, own_fragments};
@@ -177,10 +178,15 @@ pub(super) fn write<E: Numeric, V: Size, ND: Size>(
     let (tall, width) = comptime!((plan.tile_rows(), plan.width));
     let base = rows.base + row * rows.stride;
     #[unroll]
-    for tile in 0..comptime!(plan.padded() / tall) {
+    for tile in 0..comptime!(plan.own_part() / tall) {
         #[unroll]
         for part in 0..comptime!(plan.lane_rows() / width) {
             let d = lane.first + comptime!((tile * tall + part * width) as u32);
+            let d = if comptime!(plan.split > 1) {
+                d + own_first(plan)
+            } else {
+                d
+            };
             let mut elements = Sequence::<E>::new();
             #[unroll]
             for r in 0..width {

@@ -121,7 +121,7 @@ pub(super) fn key_value<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size
         }
     } else if first < sequence.keys {
         let lane = Lane::new(plan.instruction);
-        let wave = UNIT_POS / comptime!(plan.instruction.lanes as u32);
+        let wave = UNIT_POS / comptime!((plan.split * plan.instruction.lanes) as u32);
         let key = first + wave * comptime!(plan.instruction.n as u32) + lane.column;
         let own = own_keys::<E, V, NB>(k, v, &sequence, CUBE_POS_Y, key, &geometry, plan);
         let mut tiles = Tiles::<E, W>::new(plan);
@@ -276,7 +276,7 @@ pub(super) fn query<E: Float, V: Size, W: Size, NA: Size, NB: Size, ND: Size, P:
         }
     } else if first < sequence.queries {
         let lane = Lane::new(plan.instruction);
-        let wave = UNIT_POS / comptime!(plan.instruction.lanes as u32);
+        let wave = UNIT_POS / comptime!((plan.split * plan.instruction.lanes) as u32);
         let query = first + wave * comptime!(plan.instruction.n as u32) + lane.column;
         let rows = query_rows(&sequence, head, &geometry.lse, plan);
         let mut columns = Columns::new();

@@ -94,6 +94,13 @@ pub(super) fn place_behind(
     }
 }
 
+/// How far the row `offset` behind a multiple of [`BLOCK`] stands behind that one's [`place`], where a lane has whole blocks.
+pub(super) fn behind(offset: usize, instruction: Instruction) -> u32 {
+    let (run, groups) = (instruction.run() as u32, instruction.d.row.modulo as u32);
+    let offset = offset as u32;
+    offset / run * (run * groups) + offset % run
+}
+
 /// The row of the tile that stands at row `at` of D.
 #[cube]
 pub(super) fn unplace(at: u32, #[comptime] instruction: Instruction) -> u32 {

@@ -28,13 +28,14 @@ mod layout;
 #[allow(missing_docs)]
 mod pairs;
 #[allow(missing_docs)]
+mod products;
 mod score;
 #[allow(missing_docs)]
 mod sweep;
 #[allow(missing_docs)]
 mod tiles;
 
-mod candidates;
+pub(crate) mod candidates;
 mod launch;
 mod source;
 

@@ -6,7 +6,7 @@ use super::super::problem::{Problem, Variant};
 use super::ends::GradientStrides;
 use super::layout::lane_rows;
 use crate::error::{Error, Result};
-use crate::matrix::instruction::{Element, INSTRUCTIONS, Instruction, Target, Unit};
+use crate::matrix::instruction::{Element, INSTRUCTIONS, Instruction, SPREAD, Target, Unit};
 use crate::matrix::narrow::widening;
 
 /// Elements of a row that one unit stages at a time, and rows if it turns them.
@@ -44,6 +44,8 @@ pub struct Plan {
     pub role: Role,
     /// Waves of a workgroup; each owns `instruction.n` columns.
     pub waves: usize,
+    /// Waves, 1 or 2, that own the same columns: each has its part of the head dimension.
+    pub split: usize,
     /// Tiles that are staged at a time.
     pub row_tiles: usize,
     /// Elements of an access to global memory: 1, 2 or 4.
@@ -88,6 +90,7 @@ impl Plan {
             } else {
                 4
             },
+            split: split(target, head_dim, role),
             row_tiles: rows(&instruction, head_dim, role) / instruction.m.max(instruction.k),
             width,
             key_sums: false,
@@ -129,9 +132,20 @@ impl Plan {
         widening + self.f16_lift()
     }
 
+    /// Whether what is known at compile time is added last to a place in shared memory: only then NVIDIA's compiler leaves it to the
+    /// instruction that reads there, and has a register for few places instead of each.
+    pub(super) fn known_last(&self) -> bool {
+        self.target == Target::Cuda
+    }
+
     /// Whether the tiles of a stage are passed over by a loop, not by a text each: plain multiply-adds are many.
     pub(super) fn loops(&self) -> bool {
         self.instruction.unit == Unit::Fma && self.role != Role::Pair
+    }
+
+    /// Whether lanes share a column without a matrix unit.
+    pub(super) fn spreads(&self) -> bool {
+        self.instruction == SPREAD
     }
 
     /// Whether P and dS are narrowed in pairs.
@@ -169,7 +183,7 @@ impl Plan {
     pub fn columns(&self) -> usize {
         match self.in_blocks() {
             true => self.blocks().owned(),
-            false => self.waves * self.instruction.n,
+            false => self.waves / self.split * self.instruction.n,
         }
     }
 
@@ -181,7 +195,12 @@ impl Plan {
     /// Elements of a row, filled up so that it is whole in tiles and in fragments.
     pub fn padded(&self) -> usize {
         let part = self.tile_rows().max(self.groups() * BLOCK);
-        self.variant.head_dim.next_multiple_of(part)
+        self.variant.head_dim.next_multiple_of(part * self.split)
+    }
+
+    /// Elements of a row, filled up, of which a wave has fragments and sums.
+    pub fn own_part(&self) -> usize {
+        self.padded() / self.split
     }
 
     /// Lanes that share a row of A, each with its own part of the inner dimension.
@@ -196,7 +215,7 @@ impl Plan {
 
     /// Neighbouring elements of a row that a lane takes, for one fragment or several.
     pub fn chunk(&self) -> usize {
-        match self.element.bits() == 16 && self.padded() % (2 * BLOCK * self.groups()) == 0 {
+        match self.element.bits() == 16 && self.own_part() % (2 * BLOCK * self.groups()) == 0 {
             true => 2 * BLOCK,
             false => BLOCK,
         }
@@ -209,7 +228,7 @@ impl Plan {
 
     /// Elements of an access to staged rows.
     pub fn staged_width(&self) -> usize {
-        match self.turned() {
+        match self.turned() || self.spreads() {
             _ if self.in_blocks() => self.blocks().scores.chunk(),
             true => BLOCK,
             false => 1,
@@ -234,6 +253,7 @@ impl Plan {
         self.rows()
             + match self.instruction.unit {
                 // Sixteen lanes read 8 bytes each of four rows at a time.
+                Unit::Mma if self.rows() % 32 == 16 => 0,
                 Unit::Mma => 16,
                 _ if self.rows() % 32 == 0 => self.pad(2 * BLOCK),
                 _ => self.pad(BLOCK),
@@ -258,6 +278,14 @@ impl Plan {
         }
     }
 
+    /// Sums in f32 that waves which share columns tell one another: S and dP of a tile.
+    pub(super) fn told(&self) -> usize {
+        match self.split {
+            1 => 0,
+            _ => 2 * self.tile_elements() * self.units(),
+        }
+    }
+
     /// Shared memory of a workgroup, bytes.
     pub fn shared_memory(&self) -> usize {
         if self.in_blocks() {
@@ -265,7 +293,8 @@ impl Plan {
         }
         let natural = 2 * self.rows() * self.row_pitch();
         let turned = self.turned_tensors() * self.padded() * self.turned_pitch();
-        (natural + turned) * self.element.bytes() + 2 * self.rows() * size_of::<f32>()
+        (natural + turned) * self.element.bytes()
+            + (2 * self.rows() + self.told()) * size_of::<f32>()
     }
 }
 
@@ -293,6 +322,9 @@ fn instruction(
     head_dim: usize,
     role: Role,
 ) -> Result<Instruction> {
+    if target == Target::Cuda && element == Element::F32 {
+        return Ok(SPREAD);
+    }
     let most = match (role, element) {
         (Role::KeyValue, _) | (_, Element::F32) => 64,
         _ => 128,
@@ -317,10 +349,25 @@ fn instruction(
 fn rows(instruction: &Instruction, head_dim: usize, role: Role) -> usize {
     match (instruction.unit, head_dim) {
         // Pairs are summed in registers, by a text for each.
-        (Unit::Fma, _) if role == Role::Pair => 8,
+        (Unit::Fma, _) if role == Role::Pair => 8.max(instruction.m),
         (Unit::Wmma { .. }, _) => 16,
+        // NVIDIA's compiler spills with others, be it to make room for a second workgroup.
+        (Unit::Mma, 0..=32) if role != Role::KeyValue => 32,
+        (Unit::Mma, 65..) => 16,
+        (Unit::Fma, _) if *instruction == SPREAD => match (role, head_dim) {
+            (Role::KeyValue, 33..=64) => 64,
+            _ => 16,
+        },
         (_, 0..=64) => 64,
         _ => 32,
+    }
+}
+
+/// Waves that share columns: longer rows of the owned columns and of their sums would not fit in NVIDIA's 255 registers a lane.
+fn split(target: Target, head_dim: usize, role: Role) -> usize {
+    match (target, head_dim) {
+        (Target::Cuda, 129..) if role != Role::Pair => 2,
+        _ => 1,
     }
 }
 

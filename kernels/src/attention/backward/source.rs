@@ -5,6 +5,7 @@ use cubecl_core::ir::ElemType;
 
 use super::super::arguments::{BIAS, GEOMETRY, STRIDES};
 use super::super::bias::Form;
+use super::super::plan::SIZES;
 use super::super::problem::{Problem, Variant};
 use super::bias::{SharedCompilationArg, mask, pair};
 use super::ends::GradientStridesCompilationArg;
@@ -148,13 +149,6 @@ impl Plan {
 /// # Errors
 /// A kernel that CubeCL cannot render.
 pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
-    let sizes = [
-        (64, false),
-        (64, true),
-        (128, false),
-        (128, true),
-        (200, true),
-    ];
     let roles = [Role::KeyValue, Role::Query];
     let mut sources = Vec::new();
     for &target in targets {
@@ -162,7 +156,7 @@ pub fn sources(targets: &[Target]) -> Result<Vec<Source>> {
         // RDNA3 multiplies no f32, and has registers for short rows only: others spill.
         let elements = [Element::Bf16, Element::F16, Element::F32];
         for element in elements.into_iter().take(if wmma { 2 } else { 3 }) {
-            for (head_dim, causal) in sizes.into_iter().take(if wmma { 1 } else { sizes.len() }) {
+            for (head_dim, causal) in SIZES.into_iter().take(if wmma { 1 } else { SIZES.len() }) {
                 let problem = Problem::new(1, 1, 1024, 1024, head_dim).causal(causal);
                 for role in roles {
                     sources.push(Plan::choose(target, element, &problem, role, BLOCK)?.source()?);

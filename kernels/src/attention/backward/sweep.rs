@@ -6,16 +6,16 @@ use cubecl_core::prelude::*;
 use super::super::bias::Form;
 use super::super::problem::Geometry;
 use super::super::score::UNSEEN;
-use super::layout::{Lane, feed};
+use super::layout::Lane;
 use super::pairs::Pairs;
 use super::plan::{Plan, Role};
+use super::products::{accumulate, multiply};
 use super::score::{
     Columns, Place, biases, kept, probabilities, rows_are_queries, score_gradient, used,
 };
-use super::tiles::{Rows, Tiles, fetch, held, rows_fragment, store, turned_fragment};
+use super::tiles::{Rows, Tiles, fetch, held, store};
 use crate::matrix::hint::hold_loads;
-use crate::matrix::instruction::Unit;
-use crate::matrix::product::product;
+use crate::matrix::instruction::{Target, Unit};
 use crate::matrix::vector::from_elements;
 
 /// What a workgroup's columns are multiplied by, as fragments of B.
@@ -40,7 +40,7 @@ pub(super) struct Sums<ND: Size> {
 
 /// Tiles of D that [`Sums`] has of X and Y.
 fn sums(plan: Plan) -> (usize, usize) {
-    let tiles = plan.padded() / plan.instruction.m;
+    let tiles = plan.own_part() / plan.instruction.m;
     match plan.role {
         Role::KeyValue => (tiles, tiles),
         Role::Query => (tiles, 1),
@@ -114,6 +114,8 @@ struct Stage<E: Numeric, V: Size> {
 fn parts(plan: Plan) -> usize {
     match plan.instruction.unit {
         Unit::Fma => 1,
+        // With the longest rows, NVIDIA's compiler spills what a second text holds.
+        Unit::Mma if plan.split > 1 => 1,
         _ => 2,
     }
 }
@@ -278,7 +280,7 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
 ) {
     if comptime!(plan.loops()) {
         for t in 0..comptime!(plan.row_tiles as u32) {
-            let lane = lane.behind(t * comptime!(plan.tile_rows() as u32));
+            let lane = lane.behind(within(t, plan) * comptime!(plan.tile_rows() as u32));
             tile::<E, W, NA, NB, ND, P>(
                 tiles, own, sums, bias1, bias2, geometry, place, columns, pairs, &lane, stage,
                 0usize, masked, plan,
@@ -293,6 +295,17 @@ fn step<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
                 masked, plan,
             );
         }
+    }
+}
+
+/// A tile's number. NVIDIA's compiler adds constants to an index within the instruction that uses it if it sees that the sum
+/// fits 32 bits; else it keeps a register for each sum.
+#[cube]
+fn within(t: u32, #[comptime] plan: Plan) -> u32 {
+    if comptime!(plan.target == Target::Cuda) {
+        t & 0xff
+    } else {
+        t
     }
 }
 
@@ -318,7 +331,7 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         let first = stage + comptime!((t * plan.tile_rows()) as u32);
         pairs.fetch(bias1, bias2, geometry, place, columns, lane, first, plan);
     }
-    let s = multiply::<E, W, NA, NB, ND>(&tiles.x, &own.x, lane, t, plan);
+    let s = multiply::<E, W, NA, NB, ND>(&tiles.x, &own.x, &mut tiles.told, lane, t, 0usize, plan);
     let p = probabilities::<E, ND>(
         &s,
         &tiles.terms,
@@ -340,7 +353,7 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         // At once: the compiler would delay them to save registers, and then wait for them.
         hold_loads(plan.target);
     }
-    let dp = multiply::<E, W, NA, NB, ND>(&tiles.y, &own.y, lane, t, plan);
+    let dp = multiply::<E, W, NA, NB, ND>(&tiles.y, &own.y, &mut tiles.told, lane, t, 1usize, plan);
     let kept = kept(geometry, place, lane, columns, stage, t, plan);
     if comptime!(plan.role == Role::KeyValue) {
         let used = used(&p, &kept, plan);
@@ -356,52 +369,6 @@ fn tile<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
         #[unroll]
         for e in 0..comptime!(plan.tile_elements()) {
             sums.column[comptime!(plan.place_of(e).1)] += ds[e];
-        }
-    }
-}
-
-/// The product of tile `t` of the staged rows with the owned columns, one D after the other.
-#[cube]
-fn multiply<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size>(
-    rows: &Shared<[Vector<E, W>]>,
-    own: &Array<Vector<E, NB>>,
-    lane: &Lane,
-    #[comptime] t: usize,
-    #[comptime] plan: Plan,
-) -> Array<Vector<f32, ND>> {
-    let parts = comptime!(plan.tile_parts());
-    let mut all = Array::<Vector<f32, ND>>::new(parts);
-    #[unroll]
-    for part in 0..parts {
-        let mut d = Vector::<f32, ND>::zero();
-        #[unroll]
-        for k in 0..comptime!(plan.padded() / plan.instruction.k) {
-            let a = rows_fragment::<E, W, NA>(rows, lane, comptime!(t * parts + part), k, plan);
-            d = product::<E, f32, NA, NB, ND>(a, own[k], d, plan.instruction);
-        }
-        all[part] = d;
-    }
-    all
-}
-
-/// Adds the product of tile `t` of the staged rows, turned, with `values`, which are what the lanes hold of that tile.
-#[cube]
-fn accumulate<E: Numeric, W: Size, NA: Size, NB: Size, ND: Size, P: Size>(
-    turned: &Shared<[Vector<E, W>]>,
-    sums: &mut Array<Vector<f32, ND>>,
-    values: &Array<f32>,
-    lane: &Lane,
-    #[comptime] t: usize,
-    #[comptime] plan: Plan,
-) {
-    let instruction = comptime!(plan.instruction);
-    let fragments = feed::<E, NB, P>(values, plan);
-    #[unroll]
-    for dt in 0..comptime!(plan.padded() / instruction.m) {
-        #[unroll]
-        for k in 0..comptime!(plan.tile_rows() / instruction.k) {
-            let a = turned_fragment::<E, W, NA>(turned, lane, dt, t, k, plan);
-            sums[dt] = product::<E, f32, NA, NB, ND>(a, fragments[k], sums[dt], instruction);
         }
     }
 }

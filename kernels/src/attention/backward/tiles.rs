@@ -4,8 +4,9 @@ use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
 pub(super) use super::super::blocks::Rows;
-use super::layout::{Lane, place_behind};
+use super::layout::{Lane, behind, place, place_behind};
 use super::plan::{BLOCK, Plan};
+use super::products::own_first;
 use crate::matrix::lanes::lane_part;
 use crate::matrix::vector::from_elements;
 
@@ -22,6 +23,8 @@ pub(super) struct Tiles<E: Numeric, W: Size> {
     pub(super) y_turned: Shared<[Vector<E, W>]>,
     /// A term of each row's exponent, then the delta of each row.
     pub(super) terms: Shared<[f32]>,
+    /// What waves that share columns tell one another, where they do; else the terms.
+    pub(super) told: Shared<[f32]>,
 }
 
 #[cube]
@@ -42,12 +45,19 @@ impl<E: Numeric, W: Size> Tiles<E, W> {
         } else {
             y.clone()
         };
+        let terms = Shared::<[f32]>::new_slice(comptime!(2 * plan.rows()));
+        let told = if comptime!(plan.told() > 0) {
+            Shared::<[f32]>::new_slice(comptime!(plan.told()))
+        } else {
+            terms.clone()
+        };
         Tiles::<E, W> {
             x,
             y,
             x_turned,
             y_turned,
-            terms: Shared::<[f32]>::new_slice(comptime!(2 * plan.rows())),
+            terms,
+            told,
         }
     }
 }
@@ -197,17 +207,28 @@ pub(super) fn store<E: Numeric, V: Size, W: Size>(
             Turn::X => store_x(registers, tiles, block, l, plan),
             Turn::Y => {
                 if whole || block < comptime!(2 * blocks) {
-                    store_y(registers, tiles, block - blocks, l, plan);
+                    store_y(registers, tiles, of_y(block, plan), l, plan);
                 }
             }
             Turn::Both => {
                 if block < blocks {
                     store_x(registers, tiles, block, l, plan);
                 } else if whole || block < comptime!(2 * blocks) {
-                    store_y(registers, tiles, block - blocks, l, plan);
+                    store_y(registers, tiles, of_y(block, plan), l, plan);
                 }
             }
         }
+    }
+}
+
+/// Which block of Y `block` is. NVIDIA's compiler is told that the number is small: see [`Plan::known_last`].
+#[cube]
+fn of_y(block: u32, #[comptime] plan: Plan) -> u32 {
+    let own = block - comptime!(blocks(plan) as u32);
+    if comptime!(plan.known_last()) {
+        own & 0xffff
+    } else {
+        own
     }
 }
 
@@ -254,8 +275,14 @@ fn store_block<E: Numeric, V: Size, W: Size>(
     #[unroll]
     for r in 0..tall {
         let pitch = comptime!(plan.row_pitch() as u32);
-        let row = place_behind(row, r, plan.instruction);
-        let at = row * comptime!(pitch / width as u32) + column / comptime!(width as u32);
+        let at = if comptime!(plan.known_last()) {
+            let pitch = comptime!(pitch / width as u32);
+            let first = place(row, plan.instruction) * pitch + column / comptime!(width as u32);
+            first + comptime!(behind(r, plan.instruction) * pitch)
+        } else {
+            let row = place_behind(row, r, plan.instruction);
+            row * comptime!(pitch / width as u32) + column / comptime!(width as u32)
+        };
         #[unroll]
         for part in 0..comptime!(BLOCK / width) {
             let vector = if comptime!(plan.width == width) {
@@ -291,7 +318,12 @@ fn store_turned<E: Numeric, V: Size, W: Size>(
         for r in 0..comptime!(BLOCK) {
             elements.push(element(registers, l, r, c, plan));
         }
-        let at = place_behind(column, c, plan.instruction) * pitch + block / across;
+        let at = if comptime!(plan.known_last()) {
+            let first = place(column, plan.instruction) * pitch + block / across;
+            first + comptime!(behind(c, plan.instruction) * pitch)
+        } else {
+            place_behind(column, c, plan.instruction) * pitch + block / across
+        };
         turned[at as usize] = from_elements(&elements);
     }
 }
@@ -319,11 +351,18 @@ pub(super) fn rows_fragment<E: Numeric, W: Size, NA: Size>(
     for e in 0..comptime!(instruction.a.elements) {
         let a = comptime!(instruction.a);
         let (same, chunk) = comptime!(inner(plan, step, a.column.number(a.elements, e)));
-        let row = lane.row + comptime!((t * instruction.m + instruction.a.row.offset(e)) as u32);
+        let behind = comptime!((t * instruction.m + instruction.a.row.offset(e)) as u32);
         // In vectors from the start, so that what is known at compile time stays an offset of the address.
-        let at = row * comptime!(pitch / width as u32)
-            + lane.part * comptime!((chunk / width) as u32)
-            + comptime!((same / width) as u32);
+        let pitch = comptime!(pitch / width as u32);
+        let at = if comptime!(plan.known_last()) {
+            let own = own_first(plan) / comptime!(width as u32);
+            let first = lane.row * pitch + lane.part * comptime!((chunk / width) as u32) + own;
+            first + comptime!(behind * pitch + (same / width) as u32)
+        } else {
+            (lane.row + behind) * pitch
+                + lane.part * comptime!((chunk / width) as u32)
+                + comptime!((same / width) as u32)
+        };
         elements.push(tile[at as usize].extract(comptime!(same % width)));
     }
     from_elements(&elements)
@@ -347,13 +386,18 @@ pub(super) fn turned_fragment<E: Numeric, W: Size, NA: Size>(
         let pitch = comptime!((plan.turned_pitch() / BLOCK) as u32);
         // One step takes either all of the tile's rows, or the lane's own in order.
         let whole = comptime!(instruction.a.elements == tall);
-        let first = if comptime!(whole) {
-            comptime!((t * tall / BLOCK) as u32).runtime()
+        let offset = comptime!(t * tall + step * instruction.a.elements);
+        let at = if comptime!(plan.known_last()) {
+            let first = (lane.row + own_first(plan)) * pitch + lane.first / comptime!(BLOCK as u32);
+            first + comptime!((dt * m) as u32 * pitch + (offset / BLOCK) as u32)
         } else {
-            let offset = comptime!(t * tall + step * instruction.a.elements);
-            lane.first / comptime!(BLOCK as u32) + comptime!((offset / BLOCK) as u32)
+            let first = if comptime!(whole) {
+                comptime!((t * tall / BLOCK) as u32).runtime()
+            } else {
+                lane.first / comptime!(BLOCK as u32) + comptime!((offset / BLOCK) as u32)
+            };
+            (lane.row + comptime!((dt * m) as u32)) * pitch + first
         };
-        let at = (lane.row + comptime!((dt * m) as u32)) * pitch + first;
         #[unroll]
         for e in 0..comptime!(instruction.a.elements) {
             let vector = tile[(at + comptime!((e / BLOCK) as u32)) as usize];
@@ -381,7 +425,7 @@ pub(super) fn own_fragments<E: Numeric, V: Size, NB: Size>(
 ) -> Array<Vector<E, NB>> {
     let (width, head_dim) = comptime!((plan.width, plan.variant.head_dim));
     let instruction = comptime!(plan.instruction);
-    let steps = comptime!(plan.padded() / instruction.k);
+    let steps = comptime!(plan.own_part() / instruction.k);
     let lane = UNIT_POS % comptime!(instruction.lanes as u32);
     let b = comptime!(instruction.b);
     let part = lane_part(lane, b.row) / comptime!(b.row.scale.max(1) as u32);
@@ -400,6 +444,11 @@ pub(super) fn own_fragments<E: Numeric, V: Size, NB: Size>(
             let base = *bases.index(comptime!(b.column.number(b.elements, e)));
             let (same, chunk) = comptime!(inner(plan, step, b.row.number(b.elements, e)));
             let at = part * comptime!(chunk as u32) + comptime!((same / width * width) as u32);
+            let at = if comptime!(plan.split > 1) {
+                at + own_first(plan)
+            } else {
+                at
+            };
             let element = if comptime!(plan.padded() == head_dim) {
                 source[((base + at) / comptime!(width as u32)) as usize]
                     .extract(comptime!(same % width))

@@ -18,9 +18,9 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Whether an instruction is multiplied with in blocks.
+    /// Whether an instruction is multiplied with in blocks: the one whose lanes share both operands, a step at a time.
     pub const fn take(instruction: &Instruction) -> bool {
-        matches!(instruction.unit, Unit::Fma) && instruction.m > QUAD
+        matches!(instruction.unit, Unit::Fma) && instruction.m > QUAD && instruction.k == 1
     }
 
     /// The blocks for rows of `head_dim` elements, read `width` at a time.

@@ -101,7 +101,7 @@ impl Copy {
 impl Plan {
     /// How K is copied.
     pub(crate) fn key_copy(&self) -> Copy {
-        self.copy(self.along_rows(), self.depth())
+        self.copy(self.keys_along_rows(), self.depth())
     }
 
     /// How V is copied.
@@ -121,8 +121,12 @@ impl Plan {
             width /= 2;
         }
         let piece = width.max(least);
-        // As many for each unit: the power of two divides, and what lies beyond the row is copied for nothing.
-        let pieces = (length / piece).next_power_of_two();
+        // As many for each unit: the power of two divides, and what lies beyond the row is copied for nothing. In f32 that is too
+        // much shared memory.
+        let pieces = match self.spreads() {
+            true => length / piece,
+            false => (length / piece).next_power_of_two(),
+        };
         Copy {
             width,
             rows,

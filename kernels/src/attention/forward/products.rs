@@ -8,6 +8,7 @@ use super::state::Work;
 use super::tile::{Layout, Quad, load_quad, operand};
 use crate::attention::plan::{Plan, QUAD};
 use crate::matrix::lanes::lane_part;
+use crate::matrix::spread::{gather, scatter};
 use crate::matrix::vector::from_elements;
 
 /// Where a lane stands in the fragments.
@@ -98,6 +99,10 @@ pub(crate) struct Order {
     pub steps: usize,
     /// Reads.
     pub reads: usize,
+    /// Rows of a row tile.
+    pub rows: usize,
+    /// Whether the operand's elements run along its rows.
+    pub along_rows: bool,
 }
 
 impl Order {
@@ -115,23 +120,31 @@ impl Order {
 impl Plan {
     /// How K is read.
     pub(crate) fn key_order(&self) -> Order {
-        self.order(self.score_tiles(), self.depth() / self.instruction.k)
+        let mut order = self.order(self.sum_tiles(), self.depth() / self.instruction.k);
+        if self.spreads() {
+            // Four rows give four steps.
+            (order.rows, order.along_rows, order.steps) = (QUAD, false, QUAD);
+            order.reads /= QUAD;
+        }
+        order
     }
 
     /// How V is read.
     pub(crate) fn value_order(&self) -> Order {
-        self.order(self.output_tiles(), self.keys / self.instruction.k)
+        self.order(self.output_tiles(), self.value_steps())
     }
 
     fn order(&self, tiles: usize, contraction: usize) -> Order {
         let of_a_read = match self.along_rows() {
             true => 1,
-            false => (self.unit() * QUAD / self.instruction.a.elements).max(1),
+            false => (self.unit() * QUAD / self.instruction.a.elements).clamp(1, contraction),
         };
         Order {
             tiles,
             steps: of_a_read,
             reads: contraction / of_a_read * tiles,
+            rows: self.instruction.m,
+            along_rows: self.along_rows(),
         }
     }
 }
@@ -146,11 +159,10 @@ pub(crate) fn read<E: Numeric, NA: Size>(
     #[comptime] read: usize,
     #[comptime] order: Order,
     #[comptime] layout: Layout,
-    #[comptime] plan: Plan,
 ) {
     if comptime!(read < order.reads) {
         let (row_tile, first) = comptime!(order.of(read));
-        let row = comptime!(row_tile * plan.instruction.m);
+        let row = comptime!(row_tile * order.rows);
         #[unroll]
         for step in 0..comptime!(order.steps) {
             fragments[comptime!(read * order.steps + step)] = operand::<E, NA>(
@@ -160,16 +172,77 @@ pub(crate) fn read<E: Numeric, NA: Size>(
                 lane.group,
                 row,
                 comptime!(first + step),
-                comptime!(plan.along_rows()),
+                comptime!(order.along_rows),
                 layout,
             );
         }
     }
 }
 
-/// Elements of D in the order in which B takes them, where lanes 16 apart hold the even and the odd rows of a column.
+/// The scores from what [`Plan::sum_tiles`] hold.
+#[cube]
+pub(crate) fn settled<ND: Size>(
+    sums: Array<Vector<f32, ND>>,
+    #[comptime] plan: Plan,
+) -> Array<Vector<f32, ND>> {
+    if comptime!(plan.spreads()) {
+        let (instruction, held) = comptime!((plan.instruction, plan.instruction.d.elements));
+        let mut scores = Array::<Vector<f32, ND>>::new(comptime!(plan.score_tiles()));
+        #[unroll]
+        for t in 0..comptime!(plan.score_tiles()) {
+            let mut rows = Array::<f32>::new(comptime!(instruction.m));
+            #[unroll]
+            for row in 0..comptime!(instruction.m) {
+                let at = comptime!(t * instruction.m + row);
+                rows[row] = sums[comptime!(at / held)].extract(comptime!(at % held));
+            }
+            let own = scatter(&rows, instruction, comptime!(plan.target));
+            let mut elements = Sequence::<f32>::new();
+            #[unroll]
+            for e in 0..held {
+                elements.push(own[e]);
+            }
+            scores[t] = from_elements::<f32, ND>(&elements);
+        }
+        scores
+    } else {
+        sums
+    }
+}
+
+/// Elements of D in the order in which B takes them, where several lanes hold the rows of a column: on RDNA3 those 16 apart have
+/// the even and the odd ones.
 #[cube]
 pub(crate) fn in_b(values: &Array<f32>, lane: u32, #[comptime] plan: Plan) -> Array<f32> {
+    if comptime!(plan.spreads()) {
+        gathered(values, plan)
+    } else {
+        alternating(values, lane, plan)
+    }
+}
+
+#[cube]
+fn gathered(values: &Array<f32>, #[comptime] plan: Plan) -> Array<f32> {
+    let (instruction, held) = comptime!((plan.instruction, plan.instruction.d.elements));
+    let mut all = Array::<f32>::new(comptime!(plan.keys));
+    #[unroll]
+    for t in 0..comptime!(plan.score_tiles()) {
+        let mut own = Array::<f32>::new(held);
+        #[unroll]
+        for e in 0..held {
+            own[e] = values[comptime!(t * held + e)];
+        }
+        let column = gather(&own, instruction, comptime!(plan.target));
+        #[unroll]
+        for row in 0..comptime!(instruction.m) {
+            all[comptime!(t * instruction.m + row)] = column[row];
+        }
+    }
+    all
+}
+
+#[cube]
+fn alternating(values: &Array<f32>, lane: u32, #[comptime] plan: Plan) -> Array<f32> {
     let held = comptime!(plan.score_tiles() * plan.instruction.d.elements);
     let mut all = Array::<f32>::new(comptime!(2 * held));
     let upper = lane >= 16;

@@ -5,7 +5,7 @@ use cubecl_core::prelude::*;
 
 use super::biases::{Biases, Terms, fetch_terms, store_terms};
 use super::copy::{fetch, locate};
-use super::products::read;
+use super::products::{read, settled};
 use super::refill::{find, store_items};
 use super::softmax::take;
 use super::state::{Inputs, Next, Tiles, Wave, Work};
@@ -152,20 +152,11 @@ pub(crate) fn begin<
     );
     sync_cube();
     let order = comptime!(plan.key_order());
-    let mut products = zeros::<ND>(comptime!(plan.score_tiles()));
+    let mut products = zeros::<ND>(comptime!(plan.sum_tiles()));
     let mut a = Array::<Vector<E, NA>>::new(comptime!(order.products()));
     #[unroll]
     for i in 0..comptime!(order.reads) {
-        read(
-            &tiles.keys,
-            0u32,
-            &work.lane,
-            &mut a,
-            i,
-            order,
-            key_layout,
-            comptime!(plan.clone()),
-        );
+        read(&tiles.keys, 0u32, &work.lane, &mut a, i, order, key_layout);
         #[unroll]
         for s in 0..comptime!(order.steps) {
             multiply(
@@ -179,6 +170,7 @@ pub(crate) fn begin<
             );
         }
     }
+    let products = settled(products, comptime!(plan.clone()));
     let pairs = comptime!((0, plan.pairs()));
     next_terms(
         &tiles,

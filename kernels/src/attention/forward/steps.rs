@@ -5,7 +5,7 @@ use cubecl_core::prelude::*;
 
 use super::biases::{Biases, fetch_terms, read_terms, store_terms};
 use super::copy::fetch;
-use super::products::{Order, in_b, read};
+use super::products::{Order, in_b, read, settled};
 use super::refill::{Copying, find, late, late_part, store_items};
 use super::softmax::{exponentials, greatest, kept_of, pack, refer, scale, take};
 use super::state::{Inputs, Next, Tiles, Wave, Work};
@@ -83,7 +83,7 @@ pub(crate) fn step<
     #[comptime] plan: Plan,
 ) {
     let half = tile % 2;
-    let mut products = zeros::<ND>(comptime!(plan.score_tiles()));
+    let mut products = zeros::<ND>(comptime!(plan.sum_tiles()));
     let mut values = Array::<Vector<E, NA>>::new(comptime!(plan.value_order().products()));
     let most = greatest(&wave.state, comptime!(plan.clone()));
     let following = (tile + 1) * comptime!(plan.keys as u32);
@@ -119,6 +119,7 @@ pub(crate) fn step<
         next,
         comptime!(plan.clone()),
     );
+    let products = settled(products, comptime!(plan.clone()));
     let (order, layout) = comptime!((plan.value_order(), plan.value_layout()));
     let copying = comptime!(Copying::of(&plan));
     let (keys, value_copy, target) = comptime!((plan.key_copy(), plan.value_copy(), plan.target));
@@ -148,7 +149,6 @@ pub(crate) fn step<
             ahead,
             order,
             layout,
-            comptime!(plan.clone()),
         );
         #[unroll]
         for s in 0..comptime!(order.steps) {
@@ -253,7 +253,7 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
         comptime!(plan.clone()),
     );
     let mut probabilities = Array::<f32>::new(comptime!(2 * plan.pairs()));
-    let mut fragments = Array::<Vector<E, NB>>::new(comptime!(plan.keys / plan.instruction.k));
+    let mut fragments = Array::<Vector<E, NB>>::new(comptime!(plan.value_steps()));
     let mut factors = Array::<f32>::new(comptime!(plan.columns()));
     // Without a next tile, only the reads of V that the second half counts on.
     let reads = comptime!(if next == Next::None { 0 } else { order.reads });
@@ -261,16 +261,7 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
     #[unroll]
     for i in 0..comptime!(reads + plan.ahead()) {
         if comptime!(i < reads) {
-            read(
-                &tiles.keys,
-                base,
-                &work.lane,
-                &mut keys,
-                i,
-                order,
-                layout,
-                comptime!(plan.clone()),
-            );
+            read(&tiles.keys, base, &work.lane, &mut keys, i, order, layout);
         } else {
             let i = comptime!(i - reads);
             read(
@@ -281,7 +272,6 @@ fn score<E: Numeric, NA: Size, NB: Size, ND: Size, NP: Size, SK: Size, SV: Size>
                 i,
                 value_order,
                 value_layout,
-                comptime!(plan.clone()),
             );
         }
         if comptime!(i >= plan.ahead()) {

@@ -25,6 +25,8 @@ pub(crate) struct Layout {
     pub groups: usize,
     /// Whether they are neighbouring lanes (NVIDIA), so that eight lanes read four chunks of two lines at a time.
     pub neighbours: bool,
+    /// Whether all lanes read the same line at a time, where nothing has to be exchanged.
+    pub alike: bool,
 }
 
 impl Layout {
@@ -33,7 +35,7 @@ impl Layout {
     fn exchanged(&self) -> Option<usize> {
         let chunks = self.quads.div_ceil(self.unit);
         let some = chunks.min(8);
-        (chunks % some == 0 && some.is_power_of_two()).then_some(some)
+        (chunks % some == 0 && some.is_power_of_two() && !self.alike).then_some(some)
     }
 
     /// Quads from one line to the next.
@@ -90,7 +92,7 @@ impl Plan {
     /// K in shared memory: `[keys, depth]`, or `[depth, keys]` if operands run along rows.
     pub(crate) fn key_layout(&self) -> Layout {
         let length = self.key_copy().length();
-        let (lines, length) = match self.along_rows() {
+        let (lines, length) = match self.keys_along_rows() {
             true => (length, self.keys),
             false => (self.keys, length),
         };
@@ -111,10 +113,45 @@ impl Plan {
         Layout {
             lines,
             quads: length / QUAD,
-            unit: self.unit(),
+            unit: match self.in_pairs() {
+                true => self.unit().min(length / QUAD / self.groups()),
+                false => self.unit(),
+            },
             groups: self.groups(),
             neighbours: self.in_pairs(),
+            alike: self.spreads(),
         }
+    }
+}
+
+/// [`place`] of quad `within` of the lane's own chunk of round `round` of the line `row` behind its own, `row` a multiple of 8 or all
+/// lines alike. What is known at compile time is added last, so that few places have to be computed, and the others differ from them
+/// by a constant: NVIDIA's compiler would have a register for each.
+#[cube]
+fn own_place(
+    base: u32,
+    lane_row: u32,
+    group: u32,
+    #[comptime] row: usize,
+    #[comptime] round: usize,
+    #[comptime] within: usize,
+    #[comptime] layout: Layout,
+) -> u32 {
+    let (stride, unit) = comptime!((layout.stride() as u32, layout.unit as u32));
+    let exchanged = comptime!(layout.exchanged().unwrap_or(1));
+    let chunk = comptime!(round * layout.groups);
+    let line = base + lane_row * stride;
+    if comptime!(exchanged == 1) {
+        let known = comptime!((row * layout.stride() + chunk * layout.unit + within) as u32);
+        (line + group * unit) + known
+    } else {
+        // As in `Layout::mixed`, of which the line's last bit is the lane's.
+        let mixed = comptime!(((row / 8) ^ chunk) % exchanged);
+        let own =
+            (group ^ (lane_row % 2 * comptime!((exchanged / 2) as u32))) ^ comptime!(mixed as u32);
+        let chunk = comptime!(chunk / exchanged * exchanged);
+        let known = comptime!((row * layout.stride() + chunk * layout.unit + within) as u32);
+        (line + own * unit) + known
     }
 }
 
@@ -132,10 +169,31 @@ pub(crate) fn operand<E: Numeric, N: Size>(
     #[comptime] layout: Layout,
 ) -> Vector<E, N> {
     if comptime!(along_rows) {
-        // One quad, at the same place for all lanes.
-        Vector::<E, N>::cast_from(
-            tile[(base + comptime!(layout.place(step, row / QUAD) as u32)) as usize],
-        )
+        // One quad, at the same place for all lanes, or those of a group.
+        let place = comptime!(layout.place(step, row / QUAD) as u32);
+        let at = if comptime!(layout.groups > 1) {
+            (base + group) + place
+        } else {
+            base + place
+        };
+        Vector::<E, N>::cast_from(tile[at as usize])
+    } else if comptime!(layout.alike) {
+        // One element of each of the rows.
+        let mut fragment = Sequence::<E>::new();
+        #[unroll]
+        for e in 0..N::value().comptime() {
+            let at = own_place(
+                base,
+                lane_row,
+                group,
+                comptime!(row + e),
+                comptime!(step / QUAD),
+                0usize,
+                layout,
+            );
+            fragment.push(tile[at as usize].extract(comptime!(step % QUAD)));
+        }
+        from_elements::<E, N>(&fragment)
     } else {
         let mut fragment = Sequence::<E>::new();
         let (unit, groups) = comptime!((layout.unit, layout.groups));
@@ -143,10 +201,23 @@ pub(crate) fn operand<E: Numeric, N: Size>(
         #[unroll]
         for e in 0..count {
             let (quad, element) = comptime!(((step * count + e) / QUAD, (step * count + e) % QUAD));
-            let line = lane_row + row as u32;
-            let chunk = comptime!((quad / unit * groups) as u32) + group;
             let within = comptime!(quad % unit);
-            let quad = tile[(base + place(line, chunk, within as u32, layout)) as usize];
+            let at = if comptime!(layout.neighbours) {
+                own_place(
+                    base,
+                    lane_row,
+                    group,
+                    row,
+                    comptime!(quad / unit),
+                    within,
+                    layout,
+                )
+            } else {
+                let line = lane_row + row as u32;
+                let chunk = comptime!((quad / unit * groups) as u32) + group;
+                base + place(line, chunk, within as u32, layout)
+            };
+            let quad = tile[at as usize];
             fragment.push(quad.extract(element));
         }
         from_elements::<E, N>(&fragment)
