@@ -86,13 +86,13 @@ pub(crate) fn step<
     let mut products = zeros::<ND>(comptime!(plan.sum_tiles()));
     let mut values = Array::<Vector<E, NA>>::new(comptime!(plan.value_order().products()));
     let most = greatest(&wave.state, comptime!(plan.clone()));
-    let following = (tile + 1) * comptime!(plan.keys as u32);
     let mut biases = Biases::new(comptime!(plan.clone()));
-    if comptime!(next != Next::None) {
+    if comptime!(next != Next::None && plan.bias != [None; 2]) {
+        let first = (tile + 1) * comptime!(plan.keys as u32);
         let checked = comptime!(next == Next::Masked);
         let plan = comptime!(plan.clone());
         let (bias1, bias2) = (inputs.bias1, inputs.bias2);
-        biases.fetch(bias1, bias2, work, geometry, following, checked, plan);
+        biases.fetch(bias1, bias2, work, geometry, first, checked, plan);
     }
     sync_cube();
     if comptime!(plan.stages_terms() && next != Next::None) {
@@ -209,6 +209,7 @@ pub(crate) fn step<
                     comptime!(plan.clone()),
                 );
                 let pairs = comptime!(late_part(plan.pairs(), count, at));
+                let first = (tile + 1) * size;
                 take(
                     inputs,
                     wave,
@@ -216,7 +217,7 @@ pub(crate) fn step<
                     &biases,
                     work,
                     geometry,
-                    following,
+                    first,
                     pairs,
                     next,
                     comptime!(plan.clone()),
