@@ -342,8 +342,8 @@ fn every_candidate_gives_the_bits_of_the_table() {
         check_candidates(&plan, &problem, &inputs);
     }
     let problem = causal(150, 170, 40);
-    let plain = Plan::choose(Target::Cuda, Element::F32, &problem).unwrap();
-    check_candidates(&plain, &problem, &inputs(Element::F32, &problem, 23));
+    let mma = Plan::choose(Target::Cuda, Element::Bf16, &problem).unwrap();
+    check_candidates(&mma, &problem, &inputs(Element::Bf16, &problem, 23));
     let mut problem = causal(1, 1, 64);
     let lengths = [[40, 90], [0, 10], [300, 300], [7, 0], [65, 64]];
     let inputs = packed(Element::Bf16, &mut problem, &lengths, 24);
