@@ -1,8 +1,8 @@
 //! Products of multiply-adds in which several lanes share a column, as [`SPREAD`](super::instruction::SPREAD) lays them out.
 //!
 //! A lane that has a column of its own needs all of its contraction and all of its rows in registers. Here lanes first sum
-//! over their parts of the contraction for all rows of a tile; [`scatter`] adds up those sums, and leaves each lane its rows of
-//! D. Where D is to be B, [`gather`] gives each lane its whole column. A lane so holds a quarter of each matrix.
+//! over their parts of the contraction for all rows of a tile; [`scatter()`] adds up those sums, and leaves each lane its rows of
+//! D. Where D is to be B, [`gather()`] gives each lane its whole column. A lane so holds a quarter of each matrix.
 
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
