@@ -141,7 +141,7 @@ fn layers_say_which_parameter_does_not_fit() {
     );
     says(
         projection(input(), x([5, 7]), None),
-        &["the weight", "[7, 5]"],
+        &["projection", "the table, transposed,", "[7, 5]"],
     );
     let block = |up, down, activation| {
         let layers = FeedForward {

@@ -63,9 +63,13 @@ fn layer(
     let x0 = x.clone().without_autodiff();
     let w0 = oriented(weight.clone().without_autodiff());
     let b0 = bias.as_ref().map(|bias| bias.clone().without_autodiff());
+    let (operation, what) = match transposed {
+        true => ("projection", "the table, transposed,"),
+        false => ("linear", "the weight"),
+    };
     check(
-        "linear",
-        "the weight",
+        operation,
+        what,
         (x.dims()[2], x.dtype()),
         &w0,
         bias.as_ref(),
