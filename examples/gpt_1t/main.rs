@@ -1,11 +1,15 @@
 //! Trains a GPT from text to sample, in any layout. `cargo run --example gpt_1t -- --help` lists what can be changed.
 
 mod corpus;
+mod finish;
+mod folder;
+mod memory;
 mod options;
 mod plan;
 mod report;
+mod saved;
+mod settings;
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,13 +17,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use burn::tensor::DType;
+use burn_frontier::Error;
 use burn_frontier::checkpoint::{self, Checkpoint, TensorSource};
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::comm::{Buffer, Communicator, Reduction};
 use burn_frontier::data::{Sampler, Tokenizer};
 use burn_frontier::device::{self, Choice};
-use burn_frontier::models::gpt::generate::{Sampling, generate};
 use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::models::gpt::{GptConfig, names};
 use burn_frontier::observe::trace::{Category, Span, SpanRecorder};
@@ -30,17 +34,16 @@ use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
 use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::zero::{ZeroConfig, state::load_parameters};
-use burn_frontier::{Error, Layout};
-use serde::{Deserialize, Serialize};
 
 use corpus::Corpus;
-use options::{Options, Settings};
+use finish::{finish, sample};
+use options::Options;
 use report::{Measured, Reporter};
+use saved::{Saved, same_run, state};
+use settings::Settings;
 
 /// Samples that a validation looks at.
 const VALIDATION_SAMPLES: u64 = 32;
-/// Tokens of the sample at the end.
-const GENERATED: usize = 200;
 
 /// Everything the ranks share.
 struct Job {
@@ -53,20 +56,6 @@ struct Job {
     import: Option<names::Imported>,
     stop: Arc<AtomicBool>,
     origin: Instant,
-}
-
-/// What a checkpoint says beside its tensors.
-#[derive(Debug, Serialize, Deserialize)]
-struct Saved {
-    model: GptConfig,
-    tokenizer: String,
-    tokens: u64,
-    precision: String,
-    seed: u64,
-    samples: u64,
-    optimizer_steps: u64,
-    global_batch: u64,
-    scaler: LossScaler,
 }
 
 /// What a rank hands back.
@@ -111,7 +100,7 @@ fn run() -> Result<()> {
         anyhow::bail!("--export writes GPT-2's form; leave it out, or use --form gpt2");
     }
 
-    let resume = report::prepare_folder(&settings.out, options.resume)?;
+    let resume = folder::prepare(&settings.out, options.resume)?;
     let corpus = corpus::load(
         &options,
         &tokenizer,
@@ -123,7 +112,7 @@ fn run() -> Result<()> {
         same_run(checkpoint, &model, &tokenizer, &corpus, &settings)?;
     }
     report::introduce(&settings, &model, &corpus, &device, resume.as_ref());
-    report::write_config(&settings.out, &options)?;
+    folder::write_config(&settings.out, &options)?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -154,42 +143,6 @@ fn run() -> Result<()> {
     let layout = job.settings.layout;
     let ranks = local::run(layout.world(), &local, |world| train(&job, world))?;
     finish(&job, &options, ranks)
-}
-
-/// Refuses to continue a run as another one: the samples would no longer be those that follow.
-fn same_run(
-    checkpoint: &Checkpoint,
-    model: &GptConfig,
-    tokenizer: &Tokenizer,
-    corpus: &Corpus,
-    settings: &Settings,
-) -> Result<()> {
-    let saved: Saved = checkpoint.state()?;
-    let differs = if saved.model != *model {
-        "the model"
-    } else if saved.tokenizer != tokenizer.fingerprint() {
-        "the tokenizer"
-    } else if saved.tokens != corpus.tokens {
-        "the text"
-    } else if saved.precision != format!("{:?}", settings.dtype) {
-        "--precision"
-    } else if saved.seed != settings.seed {
-        "--seed"
-    } else if saved.global_batch != settings.global_batch {
-        "--global-batch"
-    } else if checkpoint.step() >= settings.steps {
-        anyhow::bail!(
-            "the run in {} has done its {} steps already; use a larger --steps to train on",
-            settings.out.display(),
-            checkpoint.step()
-        );
-    } else {
-        return Ok(());
-    };
-    anyhow::bail!(
-        "{differs} is not that of {}; leave it as it was, or start a new run without --resume",
-        checkpoint.path().display()
-    )
 }
 
 /// One rank's training, start to end.
@@ -377,82 +330,9 @@ fn validate(
     Ok(agree(&groups.world, groups, sum / tokens, false)?.0)
 }
 
-fn state(
-    job: &Job,
-    step: u64,
-    optimizer_steps: u64,
-    scaler: LossScaler,
-) -> burn_frontier::Result<serde_json::Value> {
-    let saved = Saved {
-        model: job.model.clone(),
-        tokenizer: job.tokenizer.fingerprint().to_string(),
-        tokens: job.corpus.tokens,
-        precision: format!("{:?}", job.settings.dtype),
-        seed: job.settings.seed,
-        samples: step * job.settings.global_batch,
-        optimizer_steps,
-        global_batch: job.settings.global_batch,
-        scaler,
-    };
-    serde_json::to_value(saved).map_err(|e| Error::Internal(e.to_string()))
-}
-
 fn diverged(step: u64, norm: f64) -> Error {
     Error::config(
         format!("the gradient norm of step {step} is {norm}: training has diverged"),
         "continue from the last checkpoint (--resume) with a smaller --learning-rate",
     )
-}
-
-/// The model's continuation of a few words.
-fn sample(job: &Job, parts: &[GptPart], groups: &Groups) -> burn_frontier::Result<Vec<u32>> {
-    let prompt = job.tokenizer.encode("pub fn ")?;
-    let sampling = Sampling {
-        temperature: 0.8,
-        top_k: 40,
-        seed: job.settings.seed,
-    };
-    generate(
-        parts,
-        groups,
-        &prompt,
-        GENERATED,
-        job.model.sequence,
-        &sampling,
-    )
-}
-
-/// Plots, the sample, an export if wanted, and what to try next.
-fn finish(job: &Job, options: &Options, ranks: Vec<RankResult>) -> Result<()> {
-    let layout: Layout = job.settings.layout;
-    let finished = ranks.first().map_or(0, |rank| rank.finished);
-    let text = ranks
-        .first()
-        .map(|rank| job.tokenizer.decode(&rank.text))
-        .transpose()?;
-    let spans: Vec<Span> = ranks.into_iter().flat_map(|rank| rank.spans).collect();
-    report::draw(&job.settings, &job.corpus, &layout, &spans)?;
-    if let Some(folder) = &options.export {
-        export(job, folder)?;
-    }
-    report::conclude(
-        &job.settings,
-        &job.corpus,
-        finished,
-        text.as_deref().unwrap_or_default(),
-    )
-}
-
-fn export(job: &Job, folder: &Path) -> Result<()> {
-    let checkpoints = job.settings.out.join("checkpoints");
-    let checkpoint =
-        Checkpoint::newest(&checkpoints)?.context("there is no checkpoint to export")?;
-    let config = names::HuggingFaceConfig {
-        heads: job.model.heads,
-        norm_epsilon: job.model.epsilon,
-        activation: "gelu_new".into(),
-    };
-    names::export(&checkpoint, folder, &config)?;
-    println!("exported to {}", folder.display());
-    Ok(())
 }

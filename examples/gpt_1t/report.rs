@@ -1,9 +1,8 @@
 //! What the run shows: before, during and after.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use burn_frontier::Layout;
 use burn_frontier::checkpoint::Checkpoint;
 use burn_frontier::comm::Communicator;
@@ -19,33 +18,7 @@ use burn_frontier::ops::tuning;
 use burn_frontier::optim::scaler::LossScaler;
 
 use crate::corpus::Corpus;
-use crate::options::{Options, Settings};
-
-/// Finds the checkpoint to continue from, or makes room for a new run: an older run in the folder is kept beside it.
-pub fn prepare_folder(out: &Path, resume: bool) -> Result<Option<Checkpoint>> {
-    if resume {
-        let found = Checkpoint::newest(&out.join("checkpoints"))?;
-        if found.is_none() {
-            bail!(
-                "there is no checkpoint in {} to resume from; leave out --resume, or name the run's folder with --out",
-                out.display()
-            );
-        }
-        return Ok(found);
-    }
-    if out.join("checkpoints").exists() {
-        let aside = (1..)
-            .map(|i| PathBuf::from(format!("{}-{i}", out.display())))
-            .find(|path| !path.exists())
-            .context("no free name for the older run")?;
-        std::fs::rename(out, &aside)
-            .with_context(|| format!("cannot move the older run in {} aside", out.display()))?;
-        println!("the run before is kept in {}", aside.display());
-    }
-    std::fs::create_dir_all(out)
-        .with_context(|| format!("cannot make the folder {}", out.display()))?;
-    Ok(None)
-}
+use crate::settings::Settings;
 
 /// Says what is about to happen.
 pub fn introduce(
@@ -96,17 +69,6 @@ pub fn introduce(
         ),
         None => println!("output    {}", settings.out.display()),
     }
-}
-
-/// Keeps the options beside the run, so that `--config` repeats it.
-pub fn write_config(out: &Path, options: &Options) -> Result<()> {
-    let path = out.join("config.toml");
-    let mut options = options.clone();
-    options.resume = false;
-    // Done once, not again when the run is continued.
-    (options.import, options.export) = (None, None);
-    let text = toml::to_string(&options).context("cannot write down the options")?;
-    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// One step's numbers.

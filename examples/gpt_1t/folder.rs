@@ -1,0 +1,45 @@
+//! The folder that a run writes to.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use burn_frontier::checkpoint::Checkpoint;
+
+use crate::options::Options;
+
+/// Finds the checkpoint to continue from, or makes room for a new run: an older run in the folder is kept beside it.
+pub fn prepare(out: &Path, resume: bool) -> Result<Option<Checkpoint>> {
+    if resume {
+        let found = Checkpoint::newest(&out.join("checkpoints"))?;
+        if found.is_none() {
+            bail!(
+                "there is no checkpoint in {} to resume from; leave out --resume, or name the run's folder with --out",
+                out.display()
+            );
+        }
+        return Ok(found);
+    }
+    if out.join("checkpoints").exists() {
+        let aside = (1..)
+            .map(|i| PathBuf::from(format!("{}-{i}", out.display())))
+            .find(|path| !path.exists())
+            .context("no free name for the older run")?;
+        std::fs::rename(out, &aside)
+            .with_context(|| format!("cannot move the older run in {} aside", out.display()))?;
+        println!("the run before is kept in {}", aside.display());
+    }
+    std::fs::create_dir_all(out)
+        .with_context(|| format!("cannot make the folder {}", out.display()))?;
+    Ok(None)
+}
+
+/// Keeps the options beside the run, so that `--config` repeats it.
+pub fn write_config(out: &Path, options: &Options) -> Result<()> {
+    let path = out.join("config.toml");
+    let mut options = options.clone();
+    options.resume = false;
+    // Done once, not again when the run is continued.
+    (options.import, options.export) = (None, None);
+    let text = toml::to_string(&options).context("cannot write down the options")?;
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}

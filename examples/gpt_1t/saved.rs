@@ -1,0 +1,83 @@
+//! What a checkpoint says beside its tensors, and whether a run may go on from it.
+
+use anyhow::Result;
+use burn_frontier::Error;
+use burn_frontier::checkpoint::Checkpoint;
+use burn_frontier::data::Tokenizer;
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::optim::scaler::LossScaler;
+use serde::{Deserialize, Serialize};
+
+use crate::Job;
+use crate::corpus::Corpus;
+use crate::settings::Settings;
+
+/// What a checkpoint says beside its tensors.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Saved {
+    pub model: GptConfig,
+    pub tokenizer: String,
+    pub tokens: u64,
+    pub precision: String,
+    pub seed: u64,
+    pub samples: u64,
+    pub optimizer_steps: u64,
+    pub global_batch: u64,
+    pub scaler: LossScaler,
+}
+
+/// Refuses to continue a run as another one: the samples would no longer be those that follow.
+pub fn same_run(
+    checkpoint: &Checkpoint,
+    model: &GptConfig,
+    tokenizer: &Tokenizer,
+    corpus: &Corpus,
+    settings: &Settings,
+) -> Result<()> {
+    let saved: Saved = checkpoint.state()?;
+    let differs = if saved.model != *model {
+        "the model"
+    } else if saved.tokenizer != tokenizer.fingerprint() {
+        "the tokenizer"
+    } else if saved.tokens != corpus.tokens {
+        "the text"
+    } else if saved.precision != format!("{:?}", settings.dtype) {
+        "--precision"
+    } else if saved.seed != settings.seed {
+        "--seed"
+    } else if saved.global_batch != settings.global_batch {
+        "--global-batch"
+    } else if checkpoint.step() >= settings.steps {
+        anyhow::bail!(
+            "the run in {} has done its {} steps already; use a larger --steps to train on",
+            settings.out.display(),
+            checkpoint.step()
+        );
+    } else {
+        return Ok(());
+    };
+    anyhow::bail!(
+        "{differs} is not that of {}; leave it as it was, or start a new run without --resume",
+        checkpoint.path().display()
+    )
+}
+
+pub fn state(
+    job: &Job,
+    step: u64,
+    optimizer_steps: u64,
+    scaler: LossScaler,
+) -> burn_frontier::Result<serde_json::Value> {
+    let saved = Saved {
+        model: job.model.clone(),
+        tokenizer: job.tokenizer.fingerprint().to_string(),
+        tokens: job.corpus.tokens,
+        precision: format!("{:?}", job.settings.dtype),
+        seed: job.settings.seed,
+        samples: step * job.settings.global_batch,
+        optimizer_steps,
+        global_batch: job.settings.global_batch,
+        scaler,
+    };
+    serde_json::to_value(saved).map_err(|e| Error::Internal(e.to_string()))
+}

@@ -1,0 +1,132 @@
+//! A run with every default filled in, and whether it can run.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use burn::tensor::DType;
+use burn_frontier::Layout;
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::observe::flops::Recompute;
+use burn_frontier::optim::schedule::{Decay, LearningRate};
+use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::plan::Job;
+use burn_frontier::plan::machine::Precision;
+
+use crate::memory::refuse_what_does_not_fit;
+use crate::options::Options;
+
+/// A run, with nothing left open.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub layout: Layout,
+    pub kind: Kind,
+    pub zero: u8,
+    pub sequence_parallel: bool,
+    pub overlap: bool,
+    pub recompute: Recompute,
+    pub micro_batch: u64,
+    pub global_batch: u64,
+    pub steps: u64,
+    pub rate: LearningRate,
+    pub weight_decay: f64,
+    pub clip: Option<f64>,
+    pub dtype: DType,
+    pub seed: u64,
+    pub out: PathBuf,
+    pub save_every: u64,
+    pub keep: usize,
+    pub validate_every: u64,
+    pub timeout: u64,
+    pub peak: Option<f64>,
+}
+
+impl Options {
+    /// Fills in the defaults.
+    pub fn settings(&self) -> Result<Settings> {
+        let steps = self.steps.unwrap_or(1200);
+        let peak = self.learning_rate.unwrap_or(3e-3);
+        if !(peak > 0.0 && peak.is_finite()) {
+            bail!(
+                "a learning rate of {peak} cannot work; use a small positive number such as 0.001"
+            );
+        }
+        Ok(Settings {
+            layout: Layout::new(
+                self.tp.unwrap_or(2),
+                self.pp.unwrap_or(2),
+                self.dp.unwrap_or(1),
+            )?,
+            kind: self.schedule.as_deref().unwrap_or("1f1b").parse()?,
+            zero: self.zero.unwrap_or(1),
+            sequence_parallel: self.sequence_parallel,
+            overlap: !self.no_overlap,
+            recompute: match self.recompute.as_deref().unwrap_or("none") {
+                "none" => Recompute::None,
+                "selective" => Recompute::Selective,
+                "full" => Recompute::Full,
+                other => bail!(
+                    "there is no way to recompute named '{other}'; choose none, selective or full"
+                ),
+            },
+            micro_batch: self.micro_batch.unwrap_or(2),
+            global_batch: self.global_batch.unwrap_or(8),
+            steps,
+            rate: LearningRate {
+                peak,
+                minimum: peak / 10.0,
+                warmup: (steps / 10).min(2000),
+                total: steps,
+                decay: self.decay.as_deref().unwrap_or("cosine").parse::<Decay>()?,
+            },
+            weight_decay: self.weight_decay.unwrap_or(0.1),
+            clip: self
+                .clip
+                .map_or(Some(1.0), |clip| (clip > 0.0).then_some(clip)),
+            dtype: match self.precision.as_deref().unwrap_or("fp32") {
+                "fp32" => DType::F32,
+                "bf16" => DType::BF16,
+                "fp16" => DType::F16,
+                other => bail!("there is no precision named '{other}'; choose fp32, bf16 or fp16"),
+            },
+            seed: self.seed.unwrap_or(1),
+            out: self.out(),
+            save_every: self.save_every.unwrap_or(200).max(1),
+            keep: self.keep.unwrap_or(2),
+            validate_every: self.validate_every.unwrap_or(100).max(1),
+            timeout: self.timeout.unwrap_or(600),
+            peak: self.peak.map(|tflops| tflops * 1e12),
+        })
+    }
+}
+
+impl Settings {
+    /// What the planner needs to know.
+    pub fn job(&self, model: &GptConfig) -> Job {
+        Job {
+            model: model.clone(),
+            layout: self.layout,
+            schedule: self.kind,
+            micro_batch: self.micro_batch,
+            global_batch: self.global_batch,
+            zero: self.zero,
+            recompute: self.recompute,
+            sequence_parallel: self.sequence_parallel,
+            precision: match self.dtype {
+                DType::F16 => Precision::Fp16,
+                DType::BF16 => Precision::Bf16,
+                _ => Precision::Fp32,
+            },
+            overlap: self.overlap,
+            fused_attention: false,
+        }
+    }
+
+    /// Refuses what cannot run, before anything is allocated.
+    pub fn validate(&self, model: &GptConfig) -> Result<()> {
+        if self.steps == 0 {
+            bail!("--steps 0 trains nothing; use at least 1");
+        }
+        self.job(model).validate()?;
+        refuse_what_does_not_fit(self, model)
+    }
+}
