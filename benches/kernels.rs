@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use burn_frontier::device::{self, Choice};
-use burn_frontier::ops::tuning;
+use burn_frontier::ops::{self, tuning};
 
 use case::{Case, Place};
 use catalog::{Job, Size};
@@ -70,6 +70,9 @@ fn run(options: &Options) -> Result<()> {
     if let Some(folder) = &options.autotune {
         tuning::enable(&choice, folder)?;
     }
+    if options.require_kernels {
+        ops::kernels::require(&choice).context("--require-kernels")?;
+    }
     let events = Events::watch()?;
     let place = Place {
         device: choice.of_rank(0),
@@ -83,6 +86,7 @@ fn run(options: &Options) -> Result<()> {
         let label = job.label();
         eprint!("{label} … ");
         let row = measure(job, &place, &clock, &events).with_context(|| label.clone())?;
+        ops::kernels::check().with_context(|| label.clone())?;
         eprintln!("{}", row.summary(&ceiling));
         rows.push(row);
     }

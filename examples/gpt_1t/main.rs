@@ -27,7 +27,7 @@ use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::models::gpt::{GptConfig, names};
 use burn_frontier::observe::trace::{Category, Span, SpanRecorder};
-use burn_frontier::ops::tuning;
+use burn_frontier::ops::{kernels, tuning};
 use burn_frontier::optim::clip_factor;
 use burn_frontier::optim::scaler::LossScaler;
 use burn_frontier::parameter::ParameterContext;
@@ -92,6 +92,9 @@ fn run() -> Result<()> {
     device.check_dtype(settings.dtype)?;
     if let Some(folder) = &options.autotune {
         tuning::enable(&device, folder)?;
+    }
+    if options.require_kernels {
+        kernels::require(&device).context("--require-kernels")?;
     }
     let tokenizer = corpus::tokenizer(&options)?;
     let model = options.model(Some(tokenizer.vocabulary()))?;
