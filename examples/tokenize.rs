@@ -1,10 +1,15 @@
 //! Tokenizes a corpus into Megatron's PREFIX.bin and PREFIX.idx, for `gpt_1t --data PREFIX`.
 
+#[path = "common/console.rs"]
+#[macro_use]
+mod console;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use burn_frontier::data::{Tokenizer, text::Filter, tokenize_corpus};
+use burn_frontier::observe::progress::Screen;
 use clap::Parser;
 
 /// Tokenizes text files, folders and .jsonl files into PREFIX.bin and PREFIX.idx (Megatron-LM's indexed dataset).
@@ -26,12 +31,10 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    console::listen(&Screen::default());
     match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Ok(()) => console::end(ExitCode::SUCCESS),
+        Err(error) => console::failed(error),
     }
 }
 
@@ -52,7 +55,10 @@ fn run(options: &Options) -> Result<()> {
     let progress = |stats: &burn_frontier::data::tokenize::Stats| {
         if stats.tokens >= shown + 10_000_000 {
             shown = stats.tokens;
-            eprintln!("{} documents, {} tokens", stats.documents, stats.tokens);
+            console::note(format_args!(
+                "{} documents, {} tokens",
+                stats.documents, stats.tokens
+            ));
         }
     };
     let stats = tokenize_corpus(
@@ -62,7 +68,7 @@ fn run(options: &Options) -> Result<()> {
         &options.output,
         progress,
     )?;
-    println!(
+    say!(
         "{} tokens in {} documents from {} files ({} skipped as no text): {}.bin, .idx",
         stats.tokens,
         stats.documents,

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use burn_frontier::checkpoint::Checkpoint;
 
 use crate::options::Options;
+use crate::settings::Settings;
 
 /// Finds the checkpoint to continue from, or makes room for a new run: an older run in the folder is kept beside it.
 pub fn prepare(out: &Path, resume: bool) -> Result<Option<Checkpoint>> {
@@ -26,7 +27,7 @@ pub fn prepare(out: &Path, resume: bool) -> Result<Option<Checkpoint>> {
             .context("no free name for the older run")?;
         std::fs::rename(out, &aside)
             .with_context(|| format!("cannot move the older run in {} aside", out.display()))?;
-        println!("the run before is kept in {}", aside.display());
+        say!("the run before is kept in {}", aside.display());
     }
     std::fs::create_dir_all(out)
         .with_context(|| format!("cannot make the folder {}", out.display()))?;
@@ -34,9 +35,12 @@ pub fn prepare(out: &Path, resume: bool) -> Result<Option<Checkpoint>> {
 }
 
 /// Keeps the options beside the run, so that `--config` repeats it.
-pub fn write_config(out: &Path, options: &Options) -> Result<()> {
-    let path = out.join("config.toml");
+pub fn write_config(options: &Options, settings: &Settings) -> Result<()> {
+    let path = settings.out.join("config.toml");
     let mut options = options.clone();
+    // A run that goes on for more steps keeps its schedule.
+    let total = settings.rate.total;
+    options.decay_steps = (total != settings.steps).then_some(total);
     options.resume = false;
     // Done once, not again when the run is continued.
     (options.import, options.export) = (None, None);

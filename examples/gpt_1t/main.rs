@@ -1,5 +1,10 @@
 //! Trains a GPT from text to sample, in any layout. `cargo run --example gpt_1t -- --help` lists what can be changed.
 
+#[path = "../common/console.rs"]
+#[macro_use]
+mod console;
+
+mod command;
 mod corpus;
 mod finish;
 mod folder;
@@ -9,23 +14,24 @@ mod plan;
 mod report;
 mod saved;
 mod settings;
+mod signals;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use burn::tensor::DType;
 use burn_frontier::Error;
 use burn_frontier::checkpoint::{self, Checkpoint, TensorSource};
 use burn_frontier::comm::groups::Groups;
-use burn_frontier::comm::local::{self, LocalOptions};
+use burn_frontier::comm::local::{self, FlightRecorder, LocalOptions};
 use burn_frontier::comm::{Buffer, Communicator, Reduction};
 use burn_frontier::data::{Sampler, Tokenizer};
 use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::models::gpt::{GptConfig, names};
+use burn_frontier::observe::progress::Screen;
 use burn_frontier::observe::trace::{Category, Span, SpanRecorder};
 use burn_frontier::ops::tuning;
 use burn_frontier::optim::clip_factor;
@@ -36,11 +42,12 @@ use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::zero::{ZeroConfig, state::load_parameters};
 
 use corpus::Corpus;
-use finish::{finish, sample};
+use finish::finish;
 use options::Options;
 use report::{Measured, Reporter};
-use saved::{Saved, same_run, state};
+use saved::{Saved, carry_on, same_run, state};
 use settings::Settings;
+use signals::Signals;
 
 /// Samples that a validation looks at.
 const VALIDATION_SAMPLES: u64 = 32;
@@ -54,28 +61,42 @@ struct Job {
     device: Choice,
     resume: Option<Checkpoint>,
     import: Option<names::Imported>,
-    stop: Arc<AtomicBool>,
+    prompt: Vec<u32>,
+    local: LocalOptions,
+    signals: Signals,
+    screen: Screen,
     origin: Instant,
+}
+
+impl Job {
+    /// Steps done before this program began.
+    fn done(&self) -> u64 {
+        self.resume.as_ref().map_or(0, Checkpoint::step)
+    }
+
+    /// How a rank makes its parameters.
+    fn parameters(&self, groups: &Groups, rank: usize) -> ParameterContext {
+        ParameterContext {
+            dtype: self.settings.dtype,
+            sequence_parallel: self.settings.sequence_parallel,
+            ..ParameterContext::new(self.settings.seed, groups, self.device.of_rank(rank))
+        }
+    }
 }
 
 /// What a rank hands back.
 struct RankResult {
     spans: Vec<Span>,
-    text: Vec<u32>,
     finished: u64,
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let screen = Screen::default();
+    console::listen(&screen);
+    console::end(run(screen).unwrap_or_else(console::failed))
 }
 
-fn run() -> Result<()> {
+fn run(screen: Screen) -> Result<ExitCode> {
     let options = Options::read()?;
     if options.plan {
         let tokenizer = options
@@ -85,9 +106,10 @@ fn run() -> Result<()> {
         let vocabulary = tokenizer
             .transpose()?
             .map(|tokenizer| tokenizer.vocabulary());
-        return plan::plan(&options, options.model(vocabulary)?);
+        plan::plan(&options, options.model(vocabulary)?)?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let settings = options.settings()?;
+    let mut settings = options.settings()?;
     let device = device::choose(options.device.as_deref())?;
     device.check_dtype(settings.dtype)?;
     if let Some(folder) = &options.autotune {
@@ -108,21 +130,29 @@ fn run() -> Result<()> {
         model.sequence,
         settings.seed,
     )?;
+    let mut changes = Vec::new();
     if let Some(checkpoint) = &resume {
         same_run(checkpoint, &model, &tokenizer, &corpus, &settings)?;
+        changes = carry_on(checkpoint, &options, &mut settings)?;
     }
-    report::introduce(&settings, &model, &corpus, &device, resume.as_ref());
-    folder::write_config(&settings.out, &options)?;
+    report::introduce(
+        &settings,
+        &model,
+        &corpus,
+        &device,
+        resume.as_ref(),
+        &changes,
+    );
+    let prompt = finish::prompt(&tokenizer, &corpus, &model)?;
+    folder::write_config(&options, &settings)?;
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130); // The second Ctrl-C does not wait for the checkpoint.
-        }
-    })
-    .context("cannot listen for Ctrl-C")?;
-
+    let recorder = FlightRecorder::default();
+    let signals = signals::listen(recorder.clone(), &settings.out)?;
+    let local = LocalOptions {
+        timeout: Duration::from_secs(settings.timeout),
+        recorder,
+        ..LocalOptions::default()
+    };
     let import = options.import.as_deref().map(names::import).transpose()?;
     let job = Job {
         settings,
@@ -132,17 +162,33 @@ fn run() -> Result<()> {
         device,
         resume,
         import,
-        stop,
+        prompt,
+        local,
+        signals,
+        screen,
         origin: Instant::now(),
     };
-    let timeout = Duration::from_secs(job.settings.timeout);
-    let local = LocalOptions {
-        timeout,
-        ..LocalOptions::default()
-    };
-    let layout = job.settings.layout;
-    let ranks = local::run(layout.world(), &local, |world| train(&job, world))?;
-    finish(&job, &options, ranks)
+    let mut ranks = Vec::new();
+    if job.done() < job.settings.steps {
+        let world = job.settings.layout.world();
+        ranks = local::run(world, &job.local, |world| train(&job, world))
+            .map_err(|error| with_way_on(&job, &error))?;
+    }
+    job.signals.all_is_saved();
+    Ok(finish(&job, &options, &ranks))
+}
+
+/// An error that ended the training, and what is left of it.
+fn with_way_on(job: &Job, error: &Error) -> anyhow::Error {
+    match Checkpoint::newest(&job.settings.checkpoints()) {
+        Ok(Some(checkpoint)) => anyhow!(
+            "{error}\nstep {} is saved; once this is mended, go on from it with\n  {}",
+            checkpoint.step(),
+            command::resume(&job.settings, &[])
+        ),
+        Ok(None) => anyhow!("{error}\nno checkpoint was saved before: the run must start anew"),
+        Err(unreadable) => anyhow!("{error}\nnor can a checkpoint be read: {unreadable}"),
+    }
 }
 
 /// One rank's training, start to end.
@@ -150,13 +196,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
     let Job {
         settings, model, ..
     } = job;
-    let device = job.device.of_rank(world.rank());
     let groups = Groups::new(settings.layout, world.clone())?;
-    let context = ParameterContext {
-        dtype: settings.dtype,
-        sequence_parallel: settings.sequence_parallel,
-        ..ParameterContext::new(settings.seed, &groups, device)
-    };
+    let context = job.parameters(&groups, world.rank());
 
     // The model: this stage's layers, split over the tensor-parallel ranks.
     let mut pipeline = model.init(settings.kind, &groups, &context)?;
@@ -193,7 +234,7 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
     )?;
     let tokens = (settings.global_batch * model.sequence as u64) as f64;
     let mut spans = SpanRecorder::new(job.origin, world.rank(), groups.at.pp, true);
-    let mut reporter = Reporter::new(settings, model, &job.corpus, &world, done)?;
+    let mut reporter = Reporter::new(settings, model, &job.corpus, &world, done, &job.screen)?;
     let mut last_spans = Vec::new();
 
     while done < settings.steps {
@@ -228,19 +269,22 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
                 optimizer.step(&mut pipeline.parts, reduced, rate, factor)?;
             }
             Some(false) => {} // An overflow: this step is skipped, the next has a smaller scale.
-            None => return Err(diverged(step, norm)),
+            None => return Err(diverged(step, "gradient norm", norm)),
         }
         spans.record(Category::Step, None, 0, update);
         done = step;
 
         // Every rank learns the loss, and whether any was asked to stop.
-        let stop = job.stop.load(Ordering::SeqCst);
+        let stop = job.signals.stop().is_some();
         let (loss, stop) = agree(&world, &groups, result.loss_sum / tokens, stop)?;
+        if !loss.is_finite() {
+            return Err(diverged(step, "loss", loss));
+        }
         last_spans = spans.take();
 
         let seconds = start.elapsed().as_secs_f64();
-        let at_end = stop || done == settings.steps;
-        let validation = (at_end || done % settings.validate_every == 0)
+        let last = done == settings.steps;
+        let validation = (last || done % settings.validate_every == 0)
             .then(|| validate(job, &pipeline, &groups))
             .transpose()?;
         let measured = Measured {
@@ -254,21 +298,19 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
         };
         reporter.step(measured, &world)?;
 
-        if at_end || done % settings.save_every == 0 {
+        if stop || last || done % settings.save_every == 0 {
             let saved = state(job, done, optimizer.steps, scaler)?;
-            let folder = settings.out.join("checkpoints");
             let pieces = optimizer.pieces(&mut pipeline.parts);
-            checkpoint::save(&folder, done, &saved, pieces, world.as_ref(), settings.keep)?;
+            let (folder, keep) = (settings.checkpoints(), settings.keep);
+            checkpoint::save(&folder, done, &saved, pieces, world.as_ref(), keep)?;
         }
         if stop {
             break;
         }
     }
     reporter.finish();
-    let text = sample(job, &pipeline.parts, &groups)?;
     Ok(RankResult {
         spans: last_spans,
-        text,
         finished: done,
     })
 }
@@ -330,9 +372,9 @@ fn validate(
     Ok(agree(&groups.world, groups, sum / tokens, false)?.0)
 }
 
-fn diverged(step: u64, norm: f64) -> Error {
+fn diverged(step: u64, what: &str, value: f64) -> Error {
     Error::config(
-        format!("the gradient norm of step {step} is {norm}: training has diverged"),
-        "continue from the last checkpoint (--resume) with a smaller --learning-rate",
+        format!("the {what} of step {step} is {value}: training has diverged"),
+        "go on from the last checkpoint with a smaller --learning-rate; if that diverges too, remove the newest checkpoint first",
     )
 }
