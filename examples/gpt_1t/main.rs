@@ -191,7 +191,6 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
         groups.at.dp,
         settings.layout.dp,
     )?;
-    let tokens = (settings.global_batch * model.sequence as u64) as f64;
     let mut spans = SpanRecorder::new(job.origin, world.rank(), groups.at.pp, true);
     let mut reporter = Reporter::new(settings, model, &job.corpus, &world, done)?;
     let mut last_spans = Vec::new();
@@ -208,14 +207,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
             step: Some(step),
             recompute: settings.recompute,
         };
-        let loss_gradient = scaler.scale / tokens;
-        let result = pipeline.forward_backward(
-            &batches,
-            &pass,
-            loss_gradient,
-            &mut gradients,
-            &mut spans,
-        )?;
+        let result =
+            pipeline.forward_backward(&batches, &pass, scaler.scale, &mut gradients, &mut spans)?;
 
         let reduced = gradients.finish()?;
         let norm = optimizer.gradient_norm(&reduced)? / scaler.scale;
@@ -235,7 +228,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
 
         // Every rank learns the loss, and whether any was asked to stop.
         let stop = job.stop.load(Ordering::SeqCst);
-        let (loss, stop) = agree(&world, &groups, result.loss_sum / tokens, stop)?;
+        let mean = result.loss_sum / result.counted as f64; // This replica's summand of it.
+        let (loss, stop) = agree(&world, &groups, mean, stop)?;
         last_spans = spans.take();
 
         let seconds = start.elapsed().as_secs_f64();
@@ -285,7 +279,7 @@ fn read(
                 .clone()
                 .map(|position| sampler.sample(first + position))
                 .collect();
-            Ok(MicroBatch::new(&samples?, cut.clone().collect()))
+            MicroBatch::new(&samples?, cut.clone().collect())
         })
         .collect()
 }
@@ -325,9 +319,9 @@ fn validate(
         step: None,
         recompute: settings.recompute,
     };
-    let sum = pipeline.evaluate(&batches, &pass)?;
-    let tokens = (samples * job.model.sequence as u64) as f64;
-    Ok(agree(&groups.world, groups, sum / tokens, false)?.0)
+    let result = pipeline.evaluate(&batches, &pass)?;
+    let mean = result.loss_sum / result.counted as f64;
+    Ok(agree(&groups.world, groups, mean, false)?.0)
 }
 
 fn diverged(step: u64, norm: f64) -> Error {
