@@ -17,6 +17,7 @@ pub struct Sequences {
 }
 
 /// [`super::attention`] of each of several sequences by itself, without padding. The dropout's `samples` are one a sequence.
+/// Queries of a sequence without keys give zeros; keys of one without queries have gradients of zero.
 ///
 /// # Shapes
 /// query `[1, heads, total, head_dim]`, key and value `[1, kv_heads, total keys, head_dim]`; gives the query's.
