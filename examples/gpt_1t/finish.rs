@@ -60,12 +60,7 @@ fn export(job: &Job, folder: &Path) -> Result<()> {
     let checkpoints = job.settings.out.join("checkpoints");
     let checkpoint =
         Checkpoint::newest(&checkpoints)?.context("there is no checkpoint to export")?;
-    let config = names::HuggingFaceConfig {
-        heads: job.model.heads,
-        norm_epsilon: job.model.epsilon,
-        activation: "gelu_new".into(),
-    };
-    names::export(&checkpoint, folder, &config)?;
+    names::export(&checkpoint, &job.model, folder)?;
     println!("exported to {}", folder.display());
     Ok(())
 }
