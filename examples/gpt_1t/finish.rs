@@ -25,14 +25,7 @@ pub fn sample(job: &Job, parts: &[GptPart], groups: &Groups) -> burn_frontier::R
         top_k: 40,
         seed: job.settings.seed,
     };
-    generate(
-        parts,
-        groups,
-        &prompt,
-        GENERATED,
-        job.model.sequence,
-        &sampling,
-    )
+    generate(parts, groups, &prompt, GENERATED, job.sequence, &sampling)
 }
 
 /// Plots, the sample, an export if wanted, and what to try next.
