@@ -85,7 +85,7 @@ pub fn finish(job: &Job, options: &Options, ranks: &[RankResult]) -> ExitCode {
         return ExitCode::from(INCOMPLETE);
     }
     say!("\nto try next:");
-    for (line, what) in command::suggestions(options, settings, &job.model) {
+    for (line, what) in command::suggestions(options, settings, &job.sampled()) {
         say!("  {line}  # {what}");
     }
     ExitCode::SUCCESS
@@ -123,13 +123,12 @@ fn sample(job: &Job) -> Result<String> {
         let context = job.parameters(&groups, world.rank());
         let mut pipeline = job.model.init(job.settings.kind, &groups, &context)?;
         load_parameters(&mut pipeline.parts, &checkpoint, &groups.tp)?;
-        let sequence = job.model.sequence;
         generate(
             &pipeline.parts,
             &groups,
             &job.prompt,
             GENERATED,
-            sequence,
+            job.sequence,
             &sampling,
         )
     })?;
@@ -137,12 +136,7 @@ fn sample(job: &Job) -> Result<String> {
 }
 
 fn export(job: &Job, folder: &Path) -> Result<()> {
-    let config = names::HuggingFaceConfig {
-        heads: job.model.heads,
-        norm_epsilon: job.model.epsilon,
-        activation: "gelu_new".into(),
-    };
-    names::export(&newest(job)?, folder, &config)?;
+    names::export(&newest(job)?, &job.model, folder)?;
     say!("exported to {}", folder.display());
     Ok(())
 }

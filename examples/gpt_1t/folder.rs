@@ -8,18 +8,24 @@ use burn_frontier::checkpoint::Checkpoint;
 use crate::options::Options;
 use crate::settings::Settings;
 
-/// Finds the checkpoint to continue from, or makes room for a new run: an older run in the folder is kept beside it.
-pub fn prepare(out: &Path, resume: bool) -> Result<Option<Checkpoint>> {
-    if resume {
-        let found = Checkpoint::newest(&out.join("checkpoints"))?;
-        if found.is_none() {
-            bail!(
-                "there is no checkpoint in {} to resume from; leave out --resume, or name the run's folder with --out",
-                out.display()
-            );
-        }
-        return Ok(found);
+/// The checkpoint that --resume goes on from.
+pub fn resumed(options: &Options) -> Result<Option<Checkpoint>> {
+    if !options.resume {
+        return Ok(None);
     }
+    let out = options.out();
+    let found = Checkpoint::newest(&out.join("checkpoints"))?;
+    if found.is_none() {
+        bail!(
+            "there is no checkpoint in {} to resume from; leave out --resume, or name the run's folder with --out",
+            out.display()
+        );
+    }
+    Ok(found)
+}
+
+/// Makes room for a new run: an older run in the folder is kept beside it.
+pub fn prepare(out: &Path) -> Result<()> {
     if out.join("checkpoints").exists() {
         let aside = (1..)
             .map(|i| PathBuf::from(format!("{}-{i}", out.display())))
@@ -30,8 +36,7 @@ pub fn prepare(out: &Path, resume: bool) -> Result<Option<Checkpoint>> {
         say!("the run before is kept in {}", aside.display());
     }
     std::fs::create_dir_all(out)
-        .with_context(|| format!("cannot make the folder {}", out.display()))?;
-    Ok(None)
+        .with_context(|| format!("cannot make the folder {}", out.display()))
 }
 
 /// Keeps the options beside the run, so that `--config` repeats it.

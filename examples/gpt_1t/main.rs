@@ -9,6 +9,7 @@ mod corpus;
 mod finish;
 mod folder;
 mod memory;
+mod model;
 mod options;
 mod plan;
 mod report;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use burn::tensor::DType;
 use burn_frontier::Error;
 use burn_frontier::checkpoint::{self, Checkpoint, TensorSource};
@@ -56,6 +57,8 @@ const VALIDATION_SAMPLES: u64 = 32;
 struct Job {
     settings: Settings,
     model: GptConfig,
+    /// Tokens a sample.
+    sequence: usize,
     corpus: Corpus,
     tokenizer: Tokenizer,
     device: Choice,
@@ -72,6 +75,14 @@ impl Job {
     /// Steps done before this program began.
     fn done(&self) -> u64 {
         self.resume.as_ref().map_or(0, Checkpoint::step)
+    }
+
+    /// The model at the length of its samples.
+    fn sampled(&self) -> GptConfig {
+        GptConfig {
+            sequence: self.sequence,
+            ..self.model.clone()
+        }
     }
 
     /// How a rank makes its parameters.
@@ -97,7 +108,8 @@ fn main() -> ExitCode {
 }
 
 fn run(screen: Screen) -> Result<ExitCode> {
-    let options = Options::read()?;
+    let mut options = Options::read()?;
+    let import = model::import(&options)?;
     if options.plan {
         let tokenizer = options
             .tokenizer
@@ -106,7 +118,9 @@ fn run(screen: Screen) -> Result<ExitCode> {
         let vocabulary = tokenizer
             .transpose()?
             .map(|tokenizer| tokenizer.vocabulary());
-        plan::plan(&options, options.model(vocabulary)?)?;
+        let resume = folder::resumed(&options)?;
+        let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
+        plan::plan(&options, chosen.sampled())?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut settings = options.settings()?;
@@ -115,35 +129,38 @@ fn run(screen: Screen) -> Result<ExitCode> {
     if let Some(folder) = &options.autotune {
         tuning::enable(&device, folder)?;
     }
+    let resume = folder::resumed(&options)?;
+    if options.tokenizer.is_none() {
+        options.tokenizer = model::tokenizer_of_import(&options);
+    }
     let tokenizer = corpus::tokenizer(&options)?;
-    let model = options.model(Some(tokenizer.vocabulary()))?;
-    settings.validate(&model)?;
-    if options.export.is_some() && options.form.as_deref() == Some("llama") {
-        anyhow::bail!("--export writes GPT-2's form; leave it out, or use --form gpt2");
+    let vocabulary = Some(tokenizer.vocabulary());
+    let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
+    settings.validate(&chosen.sampled())?;
+    if let Some(folder) = &options.export {
+        names::check_export(&chosen.model, folder).context("--export")?;
     }
 
-    let resume = folder::prepare(&settings.out, options.resume)?;
-    let corpus = corpus::load(
-        &options,
-        &tokenizer,
-        &settings.out,
-        model.sequence,
-        settings.seed,
-    )?;
+    if resume.is_none() {
+        folder::prepare(&settings.out)?;
+    }
+    let sequence = chosen.sequence;
+    let corpus = corpus::load(&options, &tokenizer, &settings.out, sequence, settings.seed)?;
     let mut changes = Vec::new();
     if let Some(checkpoint) = &resume {
-        same_run(checkpoint, &model, &tokenizer, &corpus, &settings)?;
+        same_run(checkpoint, &tokenizer, &corpus, &settings)?;
         changes = carry_on(checkpoint, &options, &mut settings)?;
     }
     report::introduce(
         &settings,
-        &model,
+        &chosen,
+        &tokenizer,
         &corpus,
         &device,
         resume.as_ref(),
         &changes,
     );
-    let prompt = finish::prompt(&tokenizer, &corpus, &model)?;
+    let prompt = finish::prompt(&tokenizer, &corpus, &chosen.model)?;
     folder::write_config(&options, &settings)?;
 
     let recorder = FlightRecorder::default();
@@ -153,10 +170,10 @@ fn run(screen: Screen) -> Result<ExitCode> {
         recorder,
         ..LocalOptions::default()
     };
-    let import = options.import.as_deref().map(names::import).transpose()?;
     let job = Job {
         settings,
-        model,
+        model: chosen.model,
+        sequence,
         corpus,
         tokenizer,
         device,
@@ -232,9 +249,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
         groups.at.dp,
         settings.layout.dp,
     )?;
-    let tokens = (settings.global_batch * model.sequence as u64) as f64;
     let mut spans = SpanRecorder::new(job.origin, world.rank(), groups.at.pp, true);
-    let mut reporter = Reporter::new(settings, model, &job.corpus, &world, done, &job.screen)?;
+    let mut reporter = Reporter::new(job, &world, done)?;
     let mut last_spans = Vec::new();
 
     while done < settings.steps {
@@ -249,14 +265,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
             step: Some(step),
             recompute: settings.recompute,
         };
-        let loss_gradient = scaler.scale / tokens;
-        let result = pipeline.forward_backward(
-            &batches,
-            &pass,
-            loss_gradient,
-            &mut gradients,
-            &mut spans,
-        )?;
+        let result =
+            pipeline.forward_backward(&batches, &pass, scaler.scale, &mut gradients, &mut spans)?;
 
         let reduced = gradients.finish()?;
         let norm = optimizer.gradient_norm(&reduced)? / scaler.scale;
@@ -276,7 +286,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
 
         // Every rank learns the loss, and whether any was asked to stop.
         let stop = job.signals.stop().is_some();
-        let (loss, stop) = agree(&world, &groups, result.loss_sum / tokens, stop)?;
+        let mean = result.loss_sum / result.counted as f64; // This replica's summand of it.
+        let (loss, stop) = agree(&world, &groups, mean, stop)?;
         if !loss.is_finite() {
             return Err(diverged(step, "loss", loss));
         }
@@ -327,7 +338,7 @@ fn read(
                 .clone()
                 .map(|position| sampler.sample(first + position))
                 .collect();
-            Ok(MicroBatch::new(&samples?, cut.clone().collect()))
+            MicroBatch::new(&samples?, cut.clone().collect())
         })
         .collect()
 }
@@ -367,9 +378,9 @@ fn validate(
         step: None,
         recompute: settings.recompute,
     };
-    let sum = pipeline.evaluate(&batches, &pass)?;
-    let tokens = (samples * job.model.sequence as u64) as f64;
-    Ok(agree(&groups.world, groups, sum / tokens, false)?.0)
+    let result = pipeline.evaluate(&batches, &pass)?;
+    let mean = result.loss_sum / result.counted as f64;
+    Ok(agree(&groups.world, groups, mean, false)?.0)
 }
 
 fn diverged(step: u64, what: &str, value: f64) -> Error {

@@ -5,40 +5,35 @@ use std::sync::Arc;
 use anyhow::Result;
 use burn_frontier::checkpoint::Checkpoint;
 use burn_frontier::comm::Communicator;
+use burn_frontier::data::Tokenizer;
 use burn_frontier::device::Choice;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Throughput;
 use burn_frontier::observe::metrics::{MetricsLog, StepRecord, peak_resident_bytes, read_metrics};
 use burn_frontier::observe::plot::{write_loss_plot, write_pipeline_plot};
-use burn_frontier::observe::progress::{Progress, Screen};
+use burn_frontier::observe::progress::Progress;
 use burn_frontier::observe::tensorboard::EventWriter;
 use burn_frontier::observe::trace::{Span, write_chrome_trace};
 use burn_frontier::ops::tuning;
 use burn_frontier::optim::scaler::LossScaler;
 
-use crate::RankResult;
 use crate::corpus::Corpus;
+use crate::model::Chosen;
 use crate::settings::Settings;
+use crate::{Job, RankResult};
 
 /// Says what is about to happen.
 pub fn introduce(
     settings: &Settings,
-    model: &GptConfig,
+    chosen: &Chosen,
+    tokenizer: &Tokenizer,
     corpus: &Corpus,
     device: &Choice,
     resume: Option<&Checkpoint>,
     changes: &[String],
 ) {
     say!("device    {}", device.reason);
-    say!(
-        "model     {} layers, hidden {}, {} heads, vocabulary {}, sequence {}: {:.2} million parameters",
-        model.layers,
-        model.hidden,
-        model.heads,
-        model.vocabulary,
-        model.sequence,
-        model.parameters() as f64 / 1e6
-    );
+    say!("model     {}", described(chosen, tokenizer));
     say!(
         "layout    {} = {} ranks as threads, schedule {}, ZeRO {}, sequence parallel {}",
         settings.layout,
@@ -55,7 +50,7 @@ pub fn introduce(
         "batch     {} samples a step in micro-batches of {}, {} tokens a step",
         settings.global_batch,
         settings.micro_batch,
-        settings.global_batch * model.sequence as u64
+        settings.global_batch * chosen.sequence as u64
     );
     say!("text      {}", corpus.summary);
     say!(
@@ -79,6 +74,27 @@ pub fn introduce(
     }
 }
 
+/// A model in a line.
+fn described(chosen: &Chosen, tokenizer: &Tokenizer) -> String {
+    let Chosen { model, sequence } = chosen;
+    let with = |remark: bool, words: String| if remark { words } else { String::new() };
+    let ids = tokenizer.vocabulary();
+    format!(
+        "{} layers, hidden {}, {} heads, vocabulary {}{}, sequence {sequence}{}{}: {:.2} million parameters",
+        model.layers,
+        model.hidden,
+        model.heads,
+        model.vocabulary,
+        with(ids < model.vocabulary, format!(" ({ids} in the tokenizer)")),
+        with(
+            *sequence < model.sequence,
+            format!(" (of {} positions)", model.sequence)
+        ),
+        with(model.dropout > 0.0, format!(", dropout {}", model.dropout)),
+        model.parameters() as f64 / 1e6
+    )
+}
+
 /// One step's numbers.
 pub struct Measured {
     pub step: u64,
@@ -99,14 +115,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub fn new(
-        settings: &Settings,
-        model: &GptConfig,
-        corpus: &Corpus,
-        world: &Arc<dyn Communicator>,
-        done: u64,
-        screen: &Screen,
-    ) -> burn_frontier::Result<Self> {
+    pub fn new(job: &Job, world: &Arc<dyn Communicator>, done: u64) -> burn_frontier::Result<Self> {
+        let (settings, corpus) = (&job.settings, &job.corpus);
         let outputs = if world.rank() == 0 {
             let (metrics, events) = (
                 settings.out.join("metrics.jsonl"),
@@ -119,13 +129,17 @@ impl Reporter {
             };
             let mut board = EventWriter::create(events, (done > 0).then_some(done))?;
             board.scalars(done, &[("loss/unigram", corpus.unigram)])?;
-            Some((Progress::new(settings.steps, done, screen)?, log, board))
+            Some((
+                Progress::new(settings.steps, done, &job.screen)?,
+                log,
+                board,
+            ))
         } else {
             None
         };
         Ok(Self {
             outputs,
-            model: model.clone(),
+            model: job.sampled(),
             settings: settings.clone(),
             communicated: 0,
         })

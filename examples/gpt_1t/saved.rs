@@ -18,6 +18,9 @@ use crate::settings::Settings;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Saved {
     pub model: GptConfig,
+    /// Tokens a sample; checkpoints of earlier versions, in which they were the model's positions, do not have it.
+    #[serde(default)]
+    pub sequence: Option<usize>,
     pub tokenizer: String,
     pub tokens: u64,
     pub precision: String,
@@ -52,15 +55,12 @@ impl Update {
 /// Refuses to continue a run as another one: the samples would no longer be those that follow.
 pub fn same_run(
     checkpoint: &Checkpoint,
-    model: &GptConfig,
     tokenizer: &Tokenizer,
     corpus: &Corpus,
     settings: &Settings,
 ) -> Result<()> {
     let saved: Saved = checkpoint.state()?;
-    let differs = if saved.model != *model {
-        "the model"
-    } else if saved.tokenizer != tokenizer.fingerprint() {
+    let differs = if saved.tokenizer != tokenizer.fingerprint() {
         "the tokenizer"
     } else if saved.tokens != corpus.tokens {
         "the text"
@@ -151,6 +151,7 @@ pub fn state(
 ) -> burn_frontier::Result<serde_json::Value> {
     let saved = Saved {
         model: job.model.clone(),
+        sequence: Some(job.sequence),
         tokenizer: job.tokenizer.fingerprint().to_string(),
         tokens: job.corpus.tokens,
         precision: format!("{:?}", job.settings.dtype),
