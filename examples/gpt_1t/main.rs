@@ -100,19 +100,16 @@ fn run() -> Result<()> {
         anyhow::bail!("--export writes GPT-2's form; leave it out, or use --form gpt2");
     }
 
-    let resume = folder::prepare(&settings.out, options.resume)?;
-    let corpus = corpus::load(
-        &options,
-        &tokenizer,
-        &settings.out,
-        model.sequence,
-        settings.seed,
-    )?;
+    let import = options.import.as_deref().map(names::import).transpose()?;
+
+    // Until the start, an older run in the folder stays as it is.
+    let (mut folder, resume) = folder::claim(&options)?;
+    let corpus = corpus::load(&options, &tokenizer, &folder, model.sequence, settings.seed)?;
     if let Some(checkpoint) = &resume {
         same_run(checkpoint, &model, &tokenizer, &corpus, &settings)?;
     }
+    folder::start(&mut folder, &options)?;
     report::introduce(&settings, &model, &corpus, &device, resume.as_ref());
-    folder::write_config(&settings.out, &options)?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -123,7 +120,6 @@ fn run() -> Result<()> {
     })
     .context("cannot listen for Ctrl-C")?;
 
-    let import = options.import.as_deref().map(names::import).transpose()?;
     let job = Job {
         settings,
         model,

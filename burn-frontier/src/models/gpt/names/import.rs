@@ -14,6 +14,7 @@ use crate::checkpoint::tensor_file::TensorFile;
 use crate::comm::Buffer;
 use crate::error::{Error, Result};
 use crate::placement::Block;
+use crate::utf8;
 
 /// An index or configuration file has at most this many bytes.
 const MAX_JSON: u64 = 64 << 20;
@@ -115,7 +116,8 @@ fn open_beside(folder: &Path, name: &str) -> Result<TensorFile> {
 }
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
-    serde_json::from_slice(&disk::read(path, MAX_JSON)?).map_err(|e| {
+    let bytes = disk::read(path, MAX_JSON)?;
+    serde_json::from_str(utf8::text(path, &bytes)?).map_err(|e| {
         Error::format(
             path,
             format!("cannot be understood: {e}"),
