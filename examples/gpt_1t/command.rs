@@ -59,7 +59,8 @@ pub fn suggestions(
             continue;
         }
         let mut words: Vec<String> = vec!["--config".into(), config.clone()];
-        if tokens.with_extension("idx").exists() {
+        // The very tokens; a --key of JSONL does not go with them.
+        if options.key.is_none() && tokens.with_extension("idx").exists() {
             words.extend(["--data".into(), tokens.display().to_string()]);
         }
         if let Some(path) = &options.import {

@@ -129,7 +129,8 @@ fn run(screen: Screen) -> Result<ExitCode> {
     if let Some(folder) = &options.autotune {
         tuning::enable(&device, folder)?;
     }
-    let resume = folder::resumed(&options)?;
+    // Until the start, an older run in the folder stays as it is.
+    let (mut folder, resume) = folder::claim(&options)?;
     if options.tokenizer.is_none() {
         options.tokenizer = model::tokenizer_of_import(&options);
     }
@@ -141,16 +142,14 @@ fn run(screen: Screen) -> Result<ExitCode> {
         names::check_export(&chosen.model, folder).context("--export")?;
     }
 
-    if resume.is_none() {
-        folder::prepare(&settings.out)?;
-    }
     let sequence = chosen.sequence;
-    let corpus = corpus::load(&options, &tokenizer, &settings.out, sequence, settings.seed)?;
+    let corpus = corpus::load(&options, &tokenizer, &folder, sequence, settings.seed)?;
     let mut changes = Vec::new();
     if let Some(checkpoint) = &resume {
         same_run(checkpoint, &tokenizer, &corpus, &settings)?;
         changes = carry_on(checkpoint, &options, &mut settings)?;
     }
+    folder::start(&mut folder, &options, &settings)?;
     report::introduce(
         &settings,
         &chosen,
@@ -161,7 +160,6 @@ fn run(screen: Screen) -> Result<ExitCode> {
         &changes,
     );
     let prompt = finish::prompt(&tokenizer, &corpus, &chosen.model)?;
-    folder::write_config(&options, &settings)?;
 
     let recorder = FlightRecorder::default();
     let signals = signals::listen(recorder.clone(), &settings.out)?;
