@@ -1,4 +1,5 @@
 //! What a program says: lines on standard output, warnings on standard error. A reader that leaves (`| head`) ends nothing.
+#![allow(dead_code)] // Every program uses its own part of this file.
 
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, Write};
@@ -38,7 +39,6 @@ pub fn end(code: ExitCode) -> ExitCode {
 
 /// Shows the events of the library, and the program's own, on standard error: warnings and errors, or what the
 /// environment's RUST_LOG asks for (`debug`, `off`, `burn_frontier=trace`, …).
-#[allow(dead_code)] // Who has a layer of its own calls `listen_with`.
 pub fn listen(screen: &Screen) {
     listen_with(screen, Identity::new());
 }
@@ -65,7 +65,6 @@ pub fn listen_with(screen: &Screen, own: impl Layer<Registry> + Send + Sync) {
 }
 
 /// Prints a line on standard error, whatever RUST_LOG says.
-#[allow(dead_code)] // Every example uses its own part of this file.
 pub fn note(text: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{text}"); // Nobody is left to be told.
 }
