@@ -4,6 +4,7 @@ mod corpus;
 mod finish;
 mod folder;
 mod memory;
+mod model;
 mod options;
 mod plan;
 mod report;
@@ -49,6 +50,8 @@ const VALIDATION_SAMPLES: u64 = 32;
 struct Job {
     settings: Settings,
     model: GptConfig,
+    /// Tokens a sample.
+    sequence: usize,
     corpus: Corpus,
     tokenizer: Tokenizer,
     device: Choice,
@@ -76,7 +79,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let options = Options::read()?;
+    let mut options = Options::read()?;
+    let import = model::import(&options)?;
     if options.plan {
         let tokenizer = options
             .tokenizer
@@ -85,7 +89,9 @@ fn run() -> Result<()> {
         let vocabulary = tokenizer
             .transpose()?
             .map(|tokenizer| tokenizer.vocabulary());
-        return plan::plan(&options, options.model(vocabulary)?);
+        let resume = folder::resumed(&options)?;
+        let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
+        return plan::plan(&options, chosen.sampled());
     }
     let settings = options.settings()?;
     let device = device::choose(options.device.as_deref())?;
@@ -93,26 +99,33 @@ fn run() -> Result<()> {
     if let Some(folder) = &options.autotune {
         tuning::enable(&device, folder)?;
     }
+    // Until the start, an older run in the folder stays as it is.
+    let (mut folder, resume) = folder::claim(&options)?;
+    if options.tokenizer.is_none() {
+        options.tokenizer = model::tokenizer_of_import(&options);
+    }
     let tokenizer = corpus::tokenizer(&options)?;
-    let model = options.model(Some(tokenizer.vocabulary()))?;
-    settings.validate(&model)?;
-    if options.export.is_some() && options.form.as_deref() == Some("llama") {
-        anyhow::bail!("--export writes GPT-2's form; leave it out, or use --form gpt2");
+    let vocabulary = Some(tokenizer.vocabulary());
+    let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
+    settings.validate(&chosen.sampled())?;
+    if let Some(folder) = &options.export {
+        names::check_export(&chosen.model, folder).context("--export")?;
     }
 
-    let resume = folder::prepare(&settings.out, options.resume)?;
-    let corpus = corpus::load(
-        &options,
-        &tokenizer,
-        &settings.out,
-        model.sequence,
-        settings.seed,
-    )?;
+    let sequence = chosen.sequence;
+    let corpus = corpus::load(&options, &tokenizer, &folder, sequence, settings.seed)?;
     if let Some(checkpoint) = &resume {
-        same_run(checkpoint, &model, &tokenizer, &corpus, &settings)?;
+        same_run(checkpoint, &tokenizer, &corpus, &settings)?;
     }
-    report::introduce(&settings, &model, &corpus, &device, resume.as_ref());
-    folder::write_config(&settings.out, &options)?;
+    folder::start(&mut folder, &options)?;
+    report::introduce(
+        &settings,
+        &chosen,
+        &tokenizer,
+        &corpus,
+        &device,
+        resume.as_ref(),
+    );
 
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -123,10 +136,10 @@ fn run() -> Result<()> {
     })
     .context("cannot listen for Ctrl-C")?;
 
-    let import = options.import.as_deref().map(names::import).transpose()?;
     let job = Job {
         settings,
-        model,
+        model: chosen.model,
+        sequence,
         corpus,
         tokenizer,
         device,
@@ -192,7 +205,7 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
         settings.layout.dp,
     )?;
     let mut spans = SpanRecorder::new(job.origin, world.rank(), groups.at.pp, true);
-    let mut reporter = Reporter::new(settings, model, &job.corpus, &world, done)?;
+    let mut reporter = Reporter::new(job, &world, done)?;
     let mut last_spans = Vec::new();
 
     while done < settings.steps {
