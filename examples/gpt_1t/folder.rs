@@ -11,10 +11,19 @@ use crate::options::Options;
 /// Takes the run's folder for this process, and finds the checkpoint to continue from. An older run stays where it is as yet.
 pub fn claim(options: &Options) -> Result<(RunFolder, Option<Checkpoint>)> {
     let out = options.out();
+    let folder = match options.resume {
+        true => RunFolder::resume(&out).context("--out, --resume")?,
+        false => RunFolder::claim(&out).context("--out")?,
+    };
+    Ok((folder, resumed(options)?))
+}
+
+/// The checkpoint that --resume goes on from.
+pub fn resumed(options: &Options) -> Result<Option<Checkpoint>> {
     if !options.resume {
-        return Ok((RunFolder::claim(&out).context("--out")?, None));
+        return Ok(None);
     }
-    let folder = RunFolder::resume(&out).context("--out, --resume")?;
+    let out = options.out();
     let found = Checkpoint::newest(&out.join("checkpoints"))?;
     if found.is_none() {
         bail!(
@@ -22,7 +31,7 @@ pub fn claim(options: &Options) -> Result<(RunFolder, Option<Checkpoint>)> {
             out.display()
         );
     }
-    Ok((folder, found))
+    Ok(found)
 }
 
 /// Begins the run, now that nothing can be refused any more: an older one is kept beside it.

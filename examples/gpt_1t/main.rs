@@ -4,6 +4,7 @@ mod corpus;
 mod finish;
 mod folder;
 mod memory;
+mod model;
 mod options;
 mod plan;
 mod report;
@@ -49,6 +50,8 @@ const VALIDATION_SAMPLES: u64 = 32;
 struct Job {
     settings: Settings,
     model: GptConfig,
+    /// Tokens a sample.
+    sequence: usize,
     corpus: Corpus,
     tokenizer: Tokenizer,
     device: Choice,
@@ -76,7 +79,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let options = Options::read()?;
+    let mut options = Options::read()?;
+    let import = model::import(&options)?;
     if options.plan {
         let tokenizer = options
             .tokenizer
@@ -85,7 +89,9 @@ fn run() -> Result<()> {
         let vocabulary = tokenizer
             .transpose()?
             .map(|tokenizer| tokenizer.vocabulary());
-        return plan::plan(&options, options.model(vocabulary)?);
+        let resume = folder::resumed(&options)?;
+        let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
+        return plan::plan(&options, chosen.sampled());
     }
     let settings = options.settings()?;
     let device = device::choose(options.device.as_deref())?;
@@ -93,23 +99,33 @@ fn run() -> Result<()> {
     if let Some(folder) = &options.autotune {
         tuning::enable(&device, folder)?;
     }
-    let tokenizer = corpus::tokenizer(&options)?;
-    let model = options.model(Some(tokenizer.vocabulary()))?;
-    settings.validate(&model)?;
-    if options.export.is_some() && options.form.as_deref() == Some("llama") {
-        anyhow::bail!("--export writes GPT-2's form; leave it out, or use --form gpt2");
-    }
-
-    let import = options.import.as_deref().map(names::import).transpose()?;
-
     // Until the start, an older run in the folder stays as it is.
     let (mut folder, resume) = folder::claim(&options)?;
-    let corpus = corpus::load(&options, &tokenizer, &folder, model.sequence, settings.seed)?;
+    if options.tokenizer.is_none() {
+        options.tokenizer = model::tokenizer_of_import(&options);
+    }
+    let tokenizer = corpus::tokenizer(&options)?;
+    let vocabulary = Some(tokenizer.vocabulary());
+    let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
+    settings.validate(&chosen.sampled())?;
+    if let Some(folder) = &options.export {
+        names::check_export(&chosen.model, folder).context("--export")?;
+    }
+
+    let sequence = chosen.sequence;
+    let corpus = corpus::load(&options, &tokenizer, &folder, sequence, settings.seed)?;
     if let Some(checkpoint) = &resume {
-        same_run(checkpoint, &model, &tokenizer, &corpus, &settings)?;
+        same_run(checkpoint, &tokenizer, &corpus, &settings)?;
     }
     folder::start(&mut folder, &options)?;
-    report::introduce(&settings, &model, &corpus, &device, resume.as_ref());
+    report::introduce(
+        &settings,
+        &chosen,
+        &tokenizer,
+        &corpus,
+        &device,
+        resume.as_ref(),
+    );
 
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -122,7 +138,8 @@ fn run() -> Result<()> {
 
     let job = Job {
         settings,
-        model,
+        model: chosen.model,
+        sequence,
         corpus,
         tokenizer,
         device,
@@ -187,9 +204,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
         groups.at.dp,
         settings.layout.dp,
     )?;
-    let tokens = (settings.global_batch * model.sequence as u64) as f64;
     let mut spans = SpanRecorder::new(job.origin, world.rank(), groups.at.pp, true);
-    let mut reporter = Reporter::new(settings, model, &job.corpus, &world, done)?;
+    let mut reporter = Reporter::new(job, &world, done)?;
     let mut last_spans = Vec::new();
 
     while done < settings.steps {
@@ -204,14 +220,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
             step: Some(step),
             recompute: settings.recompute,
         };
-        let loss_gradient = scaler.scale / tokens;
-        let result = pipeline.forward_backward(
-            &batches,
-            &pass,
-            loss_gradient,
-            &mut gradients,
-            &mut spans,
-        )?;
+        let result =
+            pipeline.forward_backward(&batches, &pass, scaler.scale, &mut gradients, &mut spans)?;
 
         let reduced = gradients.finish()?;
         let norm = optimizer.gradient_norm(&reduced)? / scaler.scale;
@@ -231,7 +241,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
 
         // Every rank learns the loss, and whether any was asked to stop.
         let stop = job.stop.load(Ordering::SeqCst);
-        let (loss, stop) = agree(&world, &groups, result.loss_sum / tokens, stop)?;
+        let mean = result.loss_sum / result.counted as f64; // This replica's summand of it.
+        let (loss, stop) = agree(&world, &groups, mean, stop)?;
         last_spans = spans.take();
 
         let seconds = start.elapsed().as_secs_f64();
@@ -281,7 +292,7 @@ fn read(
                 .clone()
                 .map(|position| sampler.sample(first + position))
                 .collect();
-            Ok(MicroBatch::new(&samples?, cut.clone().collect()))
+            MicroBatch::new(&samples?, cut.clone().collect())
         })
         .collect()
 }
@@ -321,9 +332,9 @@ fn validate(
         step: None,
         recompute: settings.recompute,
     };
-    let sum = pipeline.evaluate(&batches, &pass)?;
-    let tokens = (samples * job.model.sequence as u64) as f64;
-    Ok(agree(&groups.world, groups, sum / tokens, false)?.0)
+    let result = pipeline.evaluate(&batches, &pass)?;
+    let mean = result.loss_sum / result.counted as f64;
+    Ok(agree(&groups.world, groups, mean, false)?.0)
 }
 
 fn diverged(step: u64, norm: f64) -> Error {

@@ -45,10 +45,10 @@ pub struct Options {
         help_heading = "Model and data"
     )]
     pub vocabulary: Option<usize>,
-    /// Tokens a sample [default: the model's]
+    /// Tokens a sample; with --import at most the file's positions [default: the model's]
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub sequence: Option<usize>,
-    /// Probability of dropout [default: 0]
+    /// Probability of dropout [default: 0, or the file's with --import]
     #[arg(long, value_name = "P", help_heading = "Model and data")]
     pub dropout: Option<f64>,
     /// Form of the model: gpt2 (learned positions, GELU, layer norm, tied head) or llama (rotary, SwiGLU, RMS norm, untied head, no biases) [default: gpt2]
@@ -57,10 +57,10 @@ pub struct Options {
     /// Key and value heads, fewer than the heads for grouped-query attention [default: the heads]
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub kv_heads: Option<usize>,
-    /// Start from a Hugging Face GPT-2 (a folder or a .safetensors file) of the same shape
+    /// Start from a Hugging Face GPT-2 (a folder or a .safetensors file): the model, and a tokenizer.json beside it, are the file's
     #[arg(long, value_name = "PATH", help_heading = "Model and data")]
     pub import: Option<PathBuf>,
-    /// Write the trained model as a Hugging Face GPT-2 folder
+    /// Write the trained model as a Hugging Face GPT-2 folder; overwrites nothing
     #[arg(long, value_name = "FOLDER", help_heading = "Model and data")]
     pub export: Option<PathBuf>,
 
@@ -175,6 +175,9 @@ impl Options {
     /// Reads the command line, and the configuration file behind it: --config, or the one of the run that --resume continues.
     pub fn read() -> Result<Self> {
         let line = Self::parse();
+        if line.resume && line.import.is_some() {
+            bail!("--import begins a run, and --resume goes on with one; leave one of them out");
+        }
         let before = line.out().join("config.toml");
         let path = match &line.config {
             Some(path) => path.clone(),
@@ -190,11 +193,24 @@ impl Options {
                 merged.insert(name, value);
             }
         }
-        merged.try_into().with_context(|| {
+        if line.resume {
+            merged.remove("import"); // What is imported is in the checkpoint.
+        }
+        let merged: Self = merged.try_into().with_context(|| {
             format!(
                 "{} is not a configuration of gpt_1t (see --help)",
                 path.display()
             )
+        })?;
+        // A configuration holds a run, not a question about it.
+        Ok(Self {
+            plan: line.plan,
+            machine: line.machine,
+            nodes: line.nodes,
+            what_if: line.what_if,
+            shard_bench: line.shard_bench,
+            config: line.config,
+            ..merged
         })
     }
 

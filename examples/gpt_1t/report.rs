@@ -6,6 +6,7 @@ use anyhow::Result;
 use burn_frontier::Layout;
 use burn_frontier::checkpoint::Checkpoint;
 use burn_frontier::comm::Communicator;
+use burn_frontier::data::Tokenizer;
 use burn_frontier::device::Choice;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Throughput;
@@ -17,27 +18,22 @@ use burn_frontier::observe::trace::{Span, write_chrome_trace};
 use burn_frontier::ops::tuning;
 use burn_frontier::optim::scaler::LossScaler;
 
+use crate::Job;
 use crate::corpus::Corpus;
+use crate::model::Chosen;
 use crate::settings::Settings;
 
 /// Says what is about to happen.
 pub fn introduce(
     settings: &Settings,
-    model: &GptConfig,
+    chosen: &Chosen,
+    tokenizer: &Tokenizer,
     corpus: &Corpus,
     device: &Choice,
     resume: Option<&Checkpoint>,
 ) {
     println!("device    {}", device.reason);
-    println!(
-        "model     {} layers, hidden {}, {} heads, vocabulary {}, sequence {}: {:.2} million parameters",
-        model.layers,
-        model.hidden,
-        model.heads,
-        model.vocabulary,
-        model.sequence,
-        model.parameters() as f64 / 1e6
-    );
+    println!("model     {}", described(chosen, tokenizer));
     println!(
         "layout    {} = {} ranks as threads, schedule {}, ZeRO {}, sequence parallel {}",
         settings.layout,
@@ -54,7 +50,7 @@ pub fn introduce(
         "batch     {} samples a step in micro-batches of {}, {} tokens a step",
         settings.global_batch,
         settings.micro_batch,
-        settings.global_batch * model.sequence as u64
+        settings.global_batch * chosen.sequence as u64
     );
     println!("text      {}", corpus.summary);
     println!(
@@ -69,6 +65,27 @@ pub fn introduce(
         ),
         None => println!("output    {}", settings.out.display()),
     }
+}
+
+/// A model in a line.
+fn described(chosen: &Chosen, tokenizer: &Tokenizer) -> String {
+    let Chosen { model, sequence } = chosen;
+    let with = |remark: bool, words: String| if remark { words } else { String::new() };
+    let ids = tokenizer.vocabulary();
+    format!(
+        "{} layers, hidden {}, {} heads, vocabulary {}{}, sequence {sequence}{}{}: {:.2} million parameters",
+        model.layers,
+        model.hidden,
+        model.heads,
+        model.vocabulary,
+        with(ids < model.vocabulary, format!(" ({ids} in the tokenizer)")),
+        with(
+            *sequence < model.sequence,
+            format!(" (of {} positions)", model.sequence)
+        ),
+        with(model.dropout > 0.0, format!(", dropout {}", model.dropout)),
+        model.parameters() as f64 / 1e6
+    )
 }
 
 /// One step's numbers.
@@ -91,13 +108,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub fn new(
-        settings: &Settings,
-        model: &GptConfig,
-        corpus: &Corpus,
-        world: &Arc<dyn Communicator>,
-        done: u64,
-    ) -> burn_frontier::Result<Self> {
+    pub fn new(job: &Job, world: &Arc<dyn Communicator>, done: u64) -> burn_frontier::Result<Self> {
+        let (settings, corpus) = (&job.settings, &job.corpus);
         let outputs = if world.rank() == 0 {
             let (metrics, events) = (
                 settings.out.join("metrics.jsonl"),
@@ -116,7 +128,10 @@ impl Reporter {
         };
         Ok(Self {
             outputs,
-            model: model.clone(),
+            model: GptConfig {
+                sequence: job.sequence,
+                ..job.model.clone()
+            },
             settings: settings.clone(),
             communicated: 0,
         })

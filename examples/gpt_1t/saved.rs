@@ -16,6 +16,9 @@ use crate::settings::Settings;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Saved {
     pub model: GptConfig,
+    /// Tokens a sample; checkpoints of earlier versions, in which they were the model's positions, do not have it.
+    #[serde(default)]
+    pub sequence: Option<usize>,
     pub tokenizer: String,
     pub tokens: u64,
     /// Fingerprint of the tokens; none in checkpoints from before there was one.
@@ -32,16 +35,13 @@ pub struct Saved {
 /// Refuses to continue a run as another one: the samples would no longer be those that follow.
 pub fn same_run(
     checkpoint: &Checkpoint,
-    model: &GptConfig,
     tokenizer: &Tokenizer,
     corpus: &Corpus,
     settings: &Settings,
 ) -> Result<()> {
     let saved: Saved = checkpoint.state()?;
     same_text(&saved, checkpoint, corpus)?;
-    let differs = if saved.model != *model {
-        "the model"
-    } else if saved.tokenizer != tokenizer.fingerprint() {
+    let differs = if saved.tokenizer != tokenizer.fingerprint() {
         "the tokenizer"
     } else if saved.precision != format!("{:?}", settings.dtype) {
         "--precision"
@@ -95,6 +95,7 @@ pub fn state(
 ) -> burn_frontier::Result<serde_json::Value> {
     let saved = Saved {
         model: job.model.clone(),
+        sequence: Some(job.sequence),
         tokenizer: job.tokenizer.fingerprint().to_string(),
         tokens: job.corpus.tokens,
         text: Some(job.corpus.fingerprint.clone()),

@@ -31,7 +31,8 @@ const BLOCKS: usize = 1024;
 const BLOCK: usize = 64 << 10;
 const REMEDY: &str = "write the dataset again, or copy both files again";
 
-/// How a token is stored in `.bin`; the discriminant is Megatron's code.
+/// How a token is stored in `.bin`; the discriminant is Megatron's code. A reader goes by the header's code, never by the
+/// vocabulary: others write two bytes for up to 65,536 ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum TokenType {

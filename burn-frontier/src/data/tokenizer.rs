@@ -47,7 +47,8 @@ impl Tokenizer {
 
     /// The tokenizer in a Hugging Face `tokenizer.json`, of any model that the crate `tokenizers` knows.
     ///
-    /// Truncation and padding that the file asks for are ignored: they would cut documents silently.
+    /// Merges may be written as `["G", "t"]` or as `"G t"`. Truncation and padding that the file asks for are ignored: they would
+    /// cut documents silently.
     ///
     /// # Errors
     /// The file cannot be read, is no tokenizer, or has an empty vocabulary.
