@@ -3,6 +3,10 @@
 //!
 //! `cargo bench --bench training_step [-- STEPS]`
 
+#[path = "../examples/common/console.rs"]
+#[macro_use]
+mod console;
+
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
@@ -11,6 +15,7 @@ use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::model::Pass;
 use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::observe::flops::Recompute;
+use burn_frontier::observe::progress::Screen;
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::ops::adamw::{AdamWState, AdamWStep, adamw};
 use burn_frontier::ops::gradient::seed;
@@ -34,17 +39,18 @@ const STEP: AdamWStep = AdamWStep {
 };
 
 fn main() -> Result<()> {
+    console::listen(&Screen::default());
     let steps: usize = std::env::args()
         .skip(1)
         .find_map(|a| a.parse().ok())
         .unwrap_or(5);
     let config = GptConfig::new(4, 256, 8, 8192, 256);
     let tokens = BATCH * config.sequence;
-    println!(
+    say!(
         "{:.2} million parameters, {tokens} tokens a step, {steps} steps each, in turn",
         config.parameters() as f64 / 1e6
     );
-    let batch = batch(&config);
+    let batch = batch(&config)?;
     let mut plain = Plain::new(&config)?;
     let mut stack = Stack::new(&config)?;
     let (mut plain_times, mut stack_times) = (Vec::new(), Vec::new());
@@ -57,20 +63,20 @@ fn main() -> Result<()> {
         }
     }
     let whole = |times: &[Times]| median(times.iter().map(|t| t.iter().map(|(_, d)| *d).sum()));
-    println!("\n{:<34}{:>10}{:>12}", "", "ms a step", "tokens/s");
+    say!("\n{:<34}{:>10}{:>12}", "", "ms a step", "tokens/s");
     for (name, times) in [
         ("one graph, no machinery", &plain_times),
         ("burn-frontier, world size 1", &stack_times),
     ] {
         let time = whole(times);
-        println!(
+        say!(
             "{name:<34}{:>10.1}{:>12.0}",
             time * 1e3,
             tokens as f64 / time
         );
         for (i, (phase, _)) in times[0].iter().enumerate() {
             let part = median(times.iter().map(|t| t[i].1));
-            println!(
+            say!(
                 "  {phase:<32}{:>10.1}{:>11.0} %",
                 part * 1e3,
                 100.0 * part / time
@@ -83,7 +89,7 @@ fn main() -> Result<()> {
     });
     let mut ratios: Vec<f64> = ratios.collect();
     ratios.sort_by(f64::total_cmp);
-    println!(
+    say!(
         "\nmachinery / no machinery, median of pairs: {:.3}",
         ratios[ratios.len() / 2]
     );
@@ -98,7 +104,7 @@ fn median(values: impl Iterator<Item = Duration>) -> f64 {
     values[values.len() / 2]
 }
 
-fn batch(config: &GptConfig) -> MicroBatch {
+fn batch(config: &GptConfig) -> Result<MicroBatch> {
     let sample = |i: usize| -> Vec<u32> {
         (0..=config.sequence)
             .map(|t| ((i * 7919 + t * 104_729) % config.vocabulary) as u32)
@@ -158,8 +164,10 @@ impl Plain {
             gradients,
             moments: std::mem::take(&mut self.moments),
             next: 0,
+            result: Ok(()),
         };
         self.model.visit(&mut update);
+        update.result?;
         self.moments = update.moments;
         Ok(vec![
             ("forward", forward),
@@ -173,6 +181,7 @@ struct Update {
     gradients: Vec<Option<Tensor<1>>>,
     moments: Vec<(Tensor<1>, Tensor<1>)>,
     next: usize,
+    result: Result<()>,
 }
 
 impl Visitor for Update {
@@ -190,18 +199,18 @@ impl Visitor for Update {
         let (first, second) = std::mem::replace(&mut self.moments[i], (empty(), empty()));
         let (shape, count) = (p.value.shape(), p.count());
         let parameters = p.value.clone().reshape([count]);
-        let (new, _) = adamw(
-            AdamWState {
-                parameters,
-                first,
-                second,
-            },
-            gradient,
-            &STEP,
-            DType::F32,
-        );
-        p.value = new.parameters.reshape(shape);
-        self.moments[i] = (new.first, new.second);
+        let state = AdamWState {
+            parameters,
+            first,
+            second,
+        };
+        match adamw(state, gradient, &STEP, DType::F32) {
+            Ok((new, _)) => {
+                p.value = new.parameters.reshape(shape);
+                self.moments[i] = (new.first, new.second);
+            }
+            Err(error) => self.result = Err(error),
+        }
     }
 }
 
@@ -236,14 +245,8 @@ impl Stack {
         };
         let start = Instant::now();
         let batches = std::slice::from_ref(batch);
-        let scale = 1.0 / batch.targets.len() as f64;
-        self.pipeline.forward_backward(
-            batches,
-            &pass,
-            scale,
-            &mut self.reducer,
-            &mut self.spans,
-        )?;
+        self.pipeline
+            .forward_backward(batches, &pass, 1.0, &mut self.reducer, &mut self.spans)?;
         let spans = self.spans.take();
         let both = start.elapsed();
         let forward: f64 = spans

@@ -1,5 +1,8 @@
 //! Shapes and types that do not fit are errors that say what would, before anything is computed.
 
+#[path = "operations/batches.rs"]
+mod batches;
+
 use burn::tensor::{DType, Device, Tensor};
 use burn_frontier::comm::{groups::Groups, local};
 use burn_frontier::models::gpt::GptConfig;
@@ -200,6 +203,7 @@ fn losses_and_positions_say_what_is_missing() {
         let of = |targets: &[i64], ids| cross_entropy(x([3, 8]), targets, ids, &group);
         says(of(&[1, 2], 0..8), &["[3, 8]", "2 targets"]);
         says(of(&[1, 2, 3], 0..9), &["9 ids"]);
+        says(of(&[1, -1, 7], 0..7), &["target 7"]);
         of(&[1, 2, 3], 0..8).map(drop)
     })
     .unwrap();
@@ -211,7 +215,7 @@ fn a_model_refuses_tokens_and_lengths_that_it_does_not_know() {
     let run = |samples: &[Vec<u32>], (tp, pp)| {
         let layout = Layout::new(tp, pp, 1)?;
         let positions = (0..samples.len() as u64).collect();
-        let batch = [MicroBatch::new(samples, positions)];
+        let batch = [MicroBatch::new(samples, positions)?];
         local::run(layout.world(), &Default::default(), |world| {
             let groups = Groups::new(layout, world)?;
             let context = ParameterContext::new(1, &groups, Device::flex());
@@ -230,7 +234,7 @@ fn a_model_refuses_tokens_and_lengths_that_it_does_not_know() {
         says(run(&[sample(5, 10)], layout), &["8 positions"]);
         says(
             run(&[sample(5, 4), sample(5, 5)], layout),
-            &["7 tokens for 2 samples"],
+            &["sample 0 has 4 tokens", "sample 1 has 5"],
         );
     }
 }
