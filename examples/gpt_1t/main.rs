@@ -1,5 +1,7 @@
 //! Trains a GPT from text to sample, in any layout. `cargo run --example gpt_1t -- --help` lists what can be changed.
 
+#[cfg(test)]
+mod absurd;
 mod corpus;
 mod finish;
 mod folder;
@@ -13,7 +15,7 @@ mod settings;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use burn::tensor::DType;
@@ -95,7 +97,7 @@ fn run() -> Result<()> {
     }
     let tokenizer = corpus::tokenizer(&options)?;
     let model = options.model(Some(tokenizer.vocabulary()))?;
-    settings.validate(&model)?;
+    let memory = settings.validate(&model, &device)?;
     if options.export.is_some() && options.form.as_deref() == Some("llama") {
         anyhow::bail!("--export writes GPT-2's form; leave it out, or use --form gpt2");
     }
@@ -112,6 +114,7 @@ fn run() -> Result<()> {
         same_run(checkpoint, &model, &tokenizer, &corpus, &settings)?;
     }
     report::introduce(&settings, &model, &corpus, &device, resume.as_ref());
+    println!("memory    {memory}");
     folder::write_config(&settings.out, &options)?;
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -135,9 +138,8 @@ fn run() -> Result<()> {
         stop,
         origin: Instant::now(),
     };
-    let timeout = Duration::from_secs(job.settings.timeout);
     let local = LocalOptions {
-        timeout,
+        timeout: job.settings.timeout,
         ..LocalOptions::default()
     };
     let layout = job.settings.layout;
@@ -193,7 +195,7 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
     )?;
     let tokens = (settings.global_batch * model.sequence as u64) as f64;
     let mut spans = SpanRecorder::new(job.origin, world.rank(), groups.at.pp, true);
-    let mut reporter = Reporter::new(settings, model, &job.corpus, &world, done)?;
+    let mut reporter = Reporter::new(job, &world, done)?;
     let mut last_spans = Vec::new();
 
     while done < settings.steps {
@@ -240,7 +242,7 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
 
         let seconds = start.elapsed().as_secs_f64();
         let at_end = stop || done == settings.steps;
-        let validation = (at_end || done % settings.validate_every == 0)
+        let validation = (at_end || done.is_multiple_of(settings.validate_every))
             .then(|| validate(job, &pipeline, &groups))
             .transpose()?;
         let measured = Measured {
@@ -254,7 +256,7 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
         };
         reporter.step(measured, &world)?;
 
-        if at_end || done % settings.save_every == 0 {
+        if at_end || done.is_multiple_of(settings.save_every) {
             let saved = state(job, done, optimizer.steps, scaler)?;
             let folder = settings.out.join("checkpoints");
             let pieces = optimizer.pieces(&mut pipeline.parts);

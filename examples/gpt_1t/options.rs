@@ -7,12 +7,16 @@ use burn_frontier::models::gpt::GptConfig;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
+/// What 0 means, for every flag.
+const ZERO: &str = "0 is a value where a flag says what it stands for (none, never, all), and for --seed; every other \
+                    number is above 0. The same holds in the file of --config.";
+
 /// Trains a GPT on text, split over tensor-parallel, pipeline and data-parallel ranks (threads of this process), and shows
 /// what it does. With no argument: a small model on the Rust sources and documents of this machine, in a few minutes.
 ///
 /// Every layout gives the loss curve of one rank; try --tp 1 --pp 1 and compare.
 #[derive(Debug, Clone, Default, Parser, Serialize, Deserialize)]
-#[command(name = "gpt_1t", version)]
+#[command(name = "gpt_1t", version, after_help = ZERO)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Options {
     /// Model: tiny, gpt2-124m, 22b, 175b or 1t [default: tiny]
@@ -44,7 +48,7 @@ pub struct Options {
     /// Tokens a sample [default: the model's]
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub sequence: Option<usize>,
-    /// Probability of dropout [default: 0]
+    /// Probability of dropout; 0 for none [default: 0]
     #[arg(long, value_name = "P", help_heading = "Model and data")]
     pub dropout: Option<f64>,
     /// Form of the model: gpt2 (learned positions, GELU, layer norm, tied head) or llama (rotary, SwiGLU, RMS norm, untied head, no biases) [default: gpt2]
@@ -121,7 +125,7 @@ pub struct Options {
     /// Fall of the learning rate: cosine, linear or wsd [default: cosine]
     #[arg(long, help_heading = "Training")]
     pub decay: Option<String>,
-    /// Weight decay of matrices and embeddings [default: 0.1]
+    /// Weight decay of matrices and embeddings; 0 for none [default: 0.1]
     #[arg(long, value_name = "RATE", help_heading = "Training")]
     pub weight_decay: Option<f64>,
     /// Gradients are scaled down to this global norm; 0 for no clipping [default: 1]
@@ -140,13 +144,13 @@ pub struct Options {
     /// Folder for everything the run writes [default: runs/gpt_1t]
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
     pub out: Option<PathBuf>,
-    /// Steps between checkpoints [default: 200]
+    /// Steps between checkpoints; 0 for the last step's only [default: 200]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub save_every: Option<u64>,
-    /// Checkpoints kept; 0 keeps all [default: 2]
+    /// Checkpoints kept; 0 for all [default: 2]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub keep: Option<usize>,
-    /// Steps between validations [default: 100]
+    /// Steps between validations; 0 for the last step's only [default: 100]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub validate_every: Option<u64>,
     /// Peak of one rank's processor in TFLOP/s, to show MFU and HFU
@@ -158,7 +162,7 @@ pub struct Options {
     /// Time the plans of a GPU's kernels, and keep the fastest of each shape in this folder; no result changes [default: off]
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
     pub autotune: Option<PathBuf>,
-    /// Seconds after which a rank that waits for another gives up [default: 600]
+    /// Seconds after which a rank that waits for another gives up; 0 for never [default: 600]
     #[arg(long, value_name = "SECONDS", help_heading = "Run")]
     pub timeout: Option<u64>,
     /// A TOML file with the same names as these flags; flags win
@@ -193,6 +197,46 @@ impl Options {
                 path.display()
             )
         })
+    }
+
+    /// Refuses 0 where it is neither "none" nor "never": the rule that --help states.
+    pub fn refuse_zeros(&self) -> Result<()> {
+        let counts = [
+            ("layers", self.layers),
+            ("hidden", self.hidden),
+            ("heads", self.heads),
+            ("kv-heads", self.kv_heads),
+            ("vocabulary", self.vocabulary),
+            ("sequence", self.sequence),
+            ("tp", self.tp),
+            ("pp", self.pp),
+            ("dp", self.dp),
+            ("nodes", self.nodes),
+        ];
+        let amounts = [
+            ("micro-batch", self.micro_batch),
+            ("global-batch", self.global_batch),
+            ("steps", self.steps),
+        ];
+        let zero = counts
+            .iter()
+            .filter(|(_, count)| *count == Some(0))
+            .map(|(name, _)| *name)
+            .chain(
+                amounts
+                    .iter()
+                    .filter(|(_, n)| *n == Some(0))
+                    .map(|(name, _)| *name),
+            )
+            .next();
+        if let Some(name) = zero {
+            bail!("--{name} 0 leaves nothing to do; use at least 1, or leave it out");
+        }
+        let rates = [("learning-rate", self.learning_rate), ("peak", self.peak)];
+        if let Some((name, _)) = rates.iter().find(|(_, rate)| *rate == Some(0.0)) {
+            bail!("--{name} 0 cannot work; use more than 0, or leave it out");
+        }
+        Ok(())
     }
 
     /// Folder of the run.

@@ -9,7 +9,7 @@ use burn_frontier::comm::Communicator;
 use burn_frontier::device::Choice;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Throughput;
-use burn_frontier::observe::metrics::{MetricsLog, StepRecord, peak_resident_bytes, read_metrics};
+use burn_frontier::observe::metrics::{MetricsLog, StepRecord, read_metrics};
 use burn_frontier::observe::plot::{write_loss_plot, write_pipeline_plot};
 use burn_frontier::observe::progress::Progress;
 use burn_frontier::observe::tensorboard::EventWriter;
@@ -17,6 +17,7 @@ use burn_frontier::observe::trace::{Span, write_chrome_trace};
 use burn_frontier::ops::tuning;
 use burn_frontier::optim::scaler::LossScaler;
 
+use crate::Job;
 use crate::corpus::Corpus;
 use crate::settings::Settings;
 
@@ -87,17 +88,15 @@ pub struct Reporter {
     outputs: Option<(Progress, MetricsLog, EventWriter)>,
     model: GptConfig,
     settings: Settings,
+    device: Choice,
+    /// Most memory held so far.
+    peak: Option<u64>,
     communicated: u64,
 }
 
 impl Reporter {
-    pub fn new(
-        settings: &Settings,
-        model: &GptConfig,
-        corpus: &Corpus,
-        world: &Arc<dyn Communicator>,
-        done: u64,
-    ) -> burn_frontier::Result<Self> {
+    pub fn new(job: &Job, world: &Arc<dyn Communicator>, done: u64) -> burn_frontier::Result<Self> {
+        let (settings, corpus) = (&job.settings, &job.corpus);
         let outputs = if world.rank() == 0 {
             let (metrics, events) = (
                 settings.out.join("metrics.jsonl"),
@@ -116,8 +115,10 @@ impl Reporter {
         };
         Ok(Self {
             outputs,
-            model: model.clone(),
+            model: job.model.clone(),
             settings: settings.clone(),
+            device: job.device.clone(),
+            peak: None,
             communicated: 0,
         })
     }
@@ -134,6 +135,7 @@ impl Reporter {
         let tokens = self.settings.global_batch * self.model.sequence as u64;
         let ranks = self.settings.layout.world();
         let shape = self.model.shape();
+        self.peak = self.peak.max(self.device.held_bytes());
         // Without a known peak, utilisation stays empty.
         let speed = Throughput::measure(
             &shape,
@@ -156,7 +158,7 @@ impl Reporter {
             tokens_per_second_per_rank: speed.tokens_per_second_per_rank,
             mfu: speed.mfu,
             hfu: speed.hfu,
-            peak_memory_bytes: peak_resident_bytes(),
+            peak_memory_bytes: self.peak,
             communicated_bytes: total - self.communicated,
             loss_scale: (measured.scaler.scale > 1.0).then_some(measured.scaler.scale),
             validation_loss: measured.validation,
