@@ -44,7 +44,7 @@ fn main() -> Result<()> {
         "{:.2} million parameters, {tokens} tokens a step, {steps} steps each, in turn",
         config.parameters() as f64 / 1e6
     );
-    let batch = batch(&config);
+    let batch = batch(&config)?;
     let mut plain = Plain::new(&config)?;
     let mut stack = Stack::new(&config)?;
     let (mut plain_times, mut stack_times) = (Vec::new(), Vec::new());
@@ -98,7 +98,7 @@ fn median(values: impl Iterator<Item = Duration>) -> f64 {
     values[values.len() / 2]
 }
 
-fn batch(config: &GptConfig) -> MicroBatch {
+fn batch(config: &GptConfig) -> Result<MicroBatch> {
     let sample = |i: usize| -> Vec<u32> {
         (0..=config.sequence)
             .map(|t| ((i * 7919 + t * 104_729) % config.vocabulary) as u32)
@@ -158,8 +158,10 @@ impl Plain {
             gradients,
             moments: std::mem::take(&mut self.moments),
             next: 0,
+            result: Ok(()),
         };
         self.model.visit(&mut update);
+        update.result?;
         self.moments = update.moments;
         Ok(vec![
             ("forward", forward),
@@ -173,6 +175,7 @@ struct Update {
     gradients: Vec<Option<Tensor<1>>>,
     moments: Vec<(Tensor<1>, Tensor<1>)>,
     next: usize,
+    result: Result<()>,
 }
 
 impl Visitor for Update {
@@ -190,18 +193,18 @@ impl Visitor for Update {
         let (first, second) = std::mem::replace(&mut self.moments[i], (empty(), empty()));
         let (shape, count) = (p.value.shape(), p.count());
         let parameters = p.value.clone().reshape([count]);
-        let (new, _) = adamw(
-            AdamWState {
-                parameters,
-                first,
-                second,
-            },
-            gradient,
-            &STEP,
-            DType::F32,
-        );
-        p.value = new.parameters.reshape(shape);
-        self.moments[i] = (new.first, new.second);
+        let state = AdamWState {
+            parameters,
+            first,
+            second,
+        };
+        match adamw(state, gradient, &STEP, DType::F32) {
+            Ok((new, _)) => {
+                p.value = new.parameters.reshape(shape);
+                self.moments[i] = (new.first, new.second);
+            }
+            Err(error) => self.result = Err(error),
+        }
     }
 }
 
@@ -236,14 +239,8 @@ impl Stack {
         };
         let start = Instant::now();
         let batches = std::slice::from_ref(batch);
-        let scale = 1.0 / batch.targets.len() as f64;
-        self.pipeline.forward_backward(
-            batches,
-            &pass,
-            scale,
-            &mut self.reducer,
-            &mut self.spans,
-        )?;
+        self.pipeline
+            .forward_backward(batches, &pass, 1.0, &mut self.reducer, &mut self.spans)?;
         let spans = self.spans.take();
         let both = start.elapsed();
         let forward: f64 = spans

@@ -226,6 +226,90 @@ fn a_row_masked_by_a_large_number_is_the_mean_of_the_values_and_has_finite_gradi
     }
 }
 
+/// [`places`], and the CPU in single precision, which has operations of its own.
+fn places_and_single() -> Vec<(Device, DType, f64)> {
+    let mut places = places();
+    places.push((Device::flex(), DType::F32, 1e-6));
+    places
+}
+
+#[test]
+fn causal_attention_is_aligned_at_the_last_query_and_the_last_key() {
+    // Scores of zero: each query takes the mean of the values 1, 2, … that it sees. With the gradients of the values.
+    type Fact = (usize, &'static [f64], &'static [f64]);
+    let facts: [Fact; 2] = [
+        (5, &[2.5, 3.0], &[0.45, 0.45, 0.45, 0.45, 0.2]),
+        (2, &[0.0, 0.0, 0.0, 1.0, 1.5], &[1.5, 0.5]),
+    ];
+    for (device, dtype, limit) in places_and_single() {
+        let at = (device, dtype);
+        for (keys, expected, expected_gradient) in facts {
+            let queries = expected.len();
+            for packed in [false, true] {
+                let what = format!("{queries} queries, {keys} keys, {dtype:?}, packed {packed}");
+                let q = tensor(vec![0.0; queries * 8], [1, 1, queries, 8], &at);
+                let k = leaf(2, [1, 1, keys, 8], &at);
+                let v = (0..keys * 8).map(|i| (i / 8 + 1) as f64).collect();
+                let v = tensor(v, [1, 1, keys, 8], &at).autodiff().require_grad();
+                let y = if packed {
+                    let sequences = Sequences {
+                        queries: vec![0, queries as u32],
+                        keys: vec![0, keys as u32],
+                    };
+                    packed_attention(q, k.clone(), v.clone(), &sequences, &options(true))
+                } else {
+                    attention(q, k.clone(), v.clone(), &options(true))
+                }
+                .unwrap();
+                let gradients = y.clone().sum().backward();
+                let found = values(y);
+                let gradient = values(v.grad(&gradients).unwrap());
+                let each = |x: &[f64]| -> Vec<f64> { x.iter().flat_map(|&x| [x; 8]).collect() };
+                assert_close(&what, &found, &each(expected), limit);
+                assert_close(&what, &gradient, &each(expected_gradient), limit);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_packed_sequence_without_queries_gives_its_keys_no_gradient_and_one_without_keys_zeros() {
+    let sequences = Sequences {
+        queries: vec![0, 0, 256, 512],
+        keys: vec![0, 503, 768, 1536],
+    };
+    for (device, dtype, _) in places_and_single() {
+        let at = (device, dtype);
+        for causal in [false, true] {
+            let [q, k, v] =
+                [(1, 512), (2, 1536), (3, 1536)].map(|(seed, n)| leaf(seed, [1, 1, n, 8], &at));
+            let y = packed_attention(
+                q.clone(),
+                k.clone(),
+                v.clone(),
+                &sequences,
+                &options(causal),
+            )
+            .unwrap();
+            let all = with_gradients(y, &at, &[&q, &k, &v]);
+            assert!(all.iter().flatten().all(|x| x.is_finite()), "{dtype:?}");
+            for gradient in &all[2..] {
+                let (unseen, seen) = gradient.split_at(503 * 8);
+                assert!(unseen.iter().all(|&x| x == 0.0), "{dtype:?}");
+                assert!(seen.iter().any(|&x| x != 0.0), "{dtype:?}");
+            }
+        }
+        let [q, k, v] = [(1, 3), (2, 5), (3, 5)].map(|(seed, n)| leaf(seed, [1, 1, n, 8], &at));
+        let sequences = Sequences {
+            queries: vec![0, 3, 3],
+            keys: vec![0, 0, 5],
+        };
+        let y = packed_attention(q.clone(), k, v, &sequences, &options(true)).unwrap();
+        let all = with_gradients(y, &at, &[&q]);
+        assert!(all.iter().flatten().all(|&x| x == 0.0), "{dtype:?}");
+    }
+}
+
 fn site(samples: Vec<u64>, len: [usize; 3]) -> Dropout {
     Dropout {
         probability: 0.3,

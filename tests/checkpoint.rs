@@ -18,6 +18,8 @@ mod damage;
 mod fixture;
 #[path = "checkpoint/hugging_face.rs"]
 mod hugging_face;
+#[path = "checkpoint/imports.rs"]
+mod imports;
 #[path = "checkpoint/kill.rs"]
 mod kill;
 #[path = "checkpoint/misuse.rs"]

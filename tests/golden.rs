@@ -1,5 +1,6 @@
 //! The GPT against values of an independent implementation: PyTorch in float64 (tests/goldens/gpt_golden.json).
 
+use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
@@ -7,16 +8,19 @@ use burn_frontier::checkpoint::TensorSource;
 use burn_frontier::comm::{Buffer, groups::Groups, local};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::model::Pass;
+use burn_frontier::models::gpt::names::{Imported, import, to_hugging_face};
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::optim::clip_factor;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext};
 use burn_frontier::pipeline::schedule::Kind;
-use burn_frontier::placement::Block;
+use burn_frontier::placement::{Block, Placement};
 use burn_frontier::zero::ZeroConfig;
 use burn_frontier::zero::partition;
 use burn_frontier::{Layout, Result};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 fn golden() -> Value {
@@ -67,11 +71,52 @@ impl TensorSource for Weights {
     }
 }
 
-fn compare(dtype: DType, tolerance: f64, gradient_tolerance: f64) {
+/// The golden's model and weights.
+fn generated() -> (GptConfig, Weights) {
+    let order = serde_json::from_value(golden()["order"].clone()).unwrap();
+    (GptConfig::new(3, 32, 4, 64, 16), Weights(order))
+}
+
+/// The golden's model, and its weights as Hugging Face stores them.
+fn imported(config: &GptConfig, weights: &Weights, folder: &Path) -> Imported {
+    let mut files: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for spec in config.part_specs(0..config.layers, &Placement::Replicated) {
+        let Buffer::F64(values) = weights
+            .read(&spec.name, &spec.shape, &[], &spec.shape)
+            .unwrap()
+        else {
+            panic!("the golden's weights are f64");
+        };
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        let theirs = to_hugging_face(&spec.name).unwrap();
+        // A tied head is shown as the token embedding once more.
+        if !files.iter().any(|(name, ..)| *name == theirs) {
+            files.push((theirs, spec.shape, bytes));
+        }
+    }
+    let views = files.iter().map(|(name, shape, bytes)| {
+        (
+            name,
+            TensorView::new(Dtype::F64, shape.clone(), bytes).unwrap(),
+        )
+    });
+    let model = safetensors::serialize(views, None).unwrap();
+    std::fs::write(folder.join("model.safetensors"), model).unwrap();
+    let says = r#"{"model_type": "gpt2", "n_head": 4, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}"#;
+    std::fs::write(folder.join("config.json"), says).unwrap();
+    import(folder).unwrap()
+}
+
+fn compare(
+    dtype: DType,
+    (tolerance, gradient_tolerance): (f64, f64),
+    (config, weights): (&GptConfig, &dyn TensorSource),
+) {
     let golden = golden();
     let number = |value: &Value| value.as_f64().unwrap();
-    let order: Vec<String> = serde_json::from_value(golden["order"].clone()).unwrap();
-    let config = GptConfig::new(3, 32, 4, 64, 16);
     let groups = Groups::new(Layout::single(), local::single()).unwrap();
     let context = ParameterContext {
         dtype,
@@ -79,7 +124,7 @@ fn compare(dtype: DType, tolerance: f64, gradient_tolerance: f64) {
     };
     let mut pipeline = config.init(Kind::default(), &groups, &context).unwrap();
     let parts = &mut pipeline.parts;
-    burn_frontier::zero::state::load_parameters(parts, &Weights(order), &groups.tp).unwrap();
+    burn_frontier::zero::state::load_parameters(parts, weights, &groups.tp).unwrap();
 
     let tokens: Vec<i64> = lcg(7)
         .take(128)
@@ -131,9 +176,9 @@ fn compare(dtype: DType, tolerance: f64, gradient_tolerance: f64) {
         };
         let batches = std::slice::from_ref(&batch);
         let result = pipeline
-            .forward_backward(batches, &context, 1.0 / 64.0, &mut reducer, &mut spans)
+            .forward_backward(batches, &context, 1.0, &mut reducer, &mut spans)
             .unwrap();
-        let loss = result.loss_sum / 64.0;
+        let loss = result.loss_sum / result.counted as f64;
         assert!(
             (loss - number(&golden["loss"][step])).abs() < tolerance,
             "loss of step {step}: {loss}"
@@ -186,10 +231,21 @@ fn compare(dtype: DType, tolerance: f64, gradient_tolerance: f64) {
 
 #[test]
 fn f64_equals_pytorch() {
-    compare(DType::F64, 1e-10, 1e-9);
+    let (config, weights) = generated();
+    compare(DType::F64, (1e-10, 1e-9), (&config, &weights));
 }
 
 #[test]
 fn f32_equals_pytorch() {
-    compare(DType::F32, 1e-5, 1e-4);
+    let (config, weights) = generated();
+    compare(DType::F32, (1e-5, 1e-4), (&config, &weights));
+}
+
+#[test]
+fn a_model_that_is_taken_from_its_file_equals_pytorch() {
+    let (config, weights) = generated();
+    let folder = tempfile::tempdir().unwrap();
+    let file = imported(&config, &weights, folder.path());
+    let model = file.model(None, None).unwrap();
+    compare(DType::F64, (1e-10, 1e-9), (&model, &file));
 }

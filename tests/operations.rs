@@ -1,5 +1,8 @@
 //! Shapes and types that do not fit are errors that say what would, before anything is computed.
 
+#[path = "operations/batches.rs"]
+mod batches;
+
 use burn::tensor::{DType, Device, Tensor};
 use burn_frontier::comm::{groups::Groups, local};
 use burn_frontier::models::gpt::GptConfig;
@@ -211,7 +214,7 @@ fn a_model_refuses_tokens_and_lengths_that_it_does_not_know() {
     let run = |samples: &[Vec<u32>], (tp, pp)| {
         let layout = Layout::new(tp, pp, 1)?;
         let positions = (0..samples.len() as u64).collect();
-        let batch = [MicroBatch::new(samples, positions)];
+        let batch = [MicroBatch::new(samples, positions)?];
         local::run(layout.world(), &Default::default(), |world| {
             let groups = Groups::new(layout, world)?;
             let context = ParameterContext::new(1, &groups, Device::flex());
@@ -230,7 +233,7 @@ fn a_model_refuses_tokens_and_lengths_that_it_does_not_know() {
         says(run(&[sample(5, 10)], layout), &["8 positions"]);
         says(
             run(&[sample(5, 4), sample(5, 5)], layout),
-            &["7 tokens for 2 samples"],
+            &["sample 0 has 4 tokens", "sample 1 has 5"],
         );
     }
 }

@@ -2,6 +2,7 @@
 
 mod harness;
 
+use burn::tensor::DType;
 use burn_frontier::Layout;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute::{self, Full, None as Keep, Selective};
@@ -127,6 +128,77 @@ fn a_modern_gpt_gives_the_answer_of_one_rank() {
         .unwrap();
         assert_agrees(&outcome, &one, &format!("{row:?}"));
     }
+}
+
+/// In f64, where nothing but the order of sums differs.
+fn check_exactly(one: &Run, rows: &[Row]) {
+    let one = Run {
+        dtype: DType::F64,
+        steps: 4,
+        ..one.clone()
+    };
+    let expected = one.train().unwrap();
+    for row in rows {
+        let what = format!("{row:?}");
+        let outcome = Run {
+            config: one.config.clone(),
+            dtype: one.dtype,
+            steps: one.steps,
+            length: one.length,
+            counts: one.counts,
+            ..run(row)
+        }
+        .train()
+        .unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_agrees(&outcome, &expected, &what);
+        for (a, b) in outcome.losses.iter().zip(&expected.losses) {
+            assert!((a - b).abs() <= 1e-10 * b.abs(), "{what}: {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn samples_shorter_than_the_model_give_the_answer_of_one_rank() {
+    let rows = [
+        (2, 1, 1, 0, true, OneFOneB, Keep, 8, 4),
+        (2, 2, 1, 1, true, OneFOneB, Full, 8, 2),
+        (2, 2, 2, 1, true, TWO_CHUNKS, Selective, 8, 2),
+        (4, 1, 1, 0, true, GPipe, Keep, 8, 8),
+        (2, 2, 1, 0, false, OneFOneB, Keep, 8, 2),
+    ];
+    let rotary = GptConfig::new(4, 32, 4, 61, 16).modern().with_dropout(0.1);
+    for config in [config(), rotary] {
+        for length in [12, 4] {
+            let one = Run {
+                length,
+                ..Run::single(config.clone())
+            };
+            check_exactly(&one, &rows);
+        }
+    }
+}
+
+#[test]
+fn targets_that_do_not_count_give_the_answer_of_one_rank() {
+    // No target of sample 3 counts, which is a micro-batch of its own below; of the others more or fewer.
+    let counts = |sample: u64, place: usize| {
+        sample % 8 != 3 && !(place as u64 * 7 + sample).is_multiple_of(sample % 5 + 2)
+    };
+    let one = Run {
+        counts,
+        ..Run::single(config())
+    };
+    let rows = [
+        (1, 1, 1, 0, false, OneFOneB, Keep, 8, 3),
+        (1, 1, 4, 1, false, OneFOneB, Keep, 8, 1),
+        (1, 2, 2, 0, false, GPipe, Keep, 8, 1),
+        (2, 2, 1, 1, true, TWO_CHUNKS, Full, 8, 1),
+        (2, 1, 2, 1, true, OneFOneB, Selective, 8, 3),
+    ];
+    check_exactly(&one, &rows);
+    let all = Run::single(config()).train().unwrap();
+    let masked = Run { steps: 1, ..one }.train().unwrap();
+    assert!(masked.losses[0] != all.losses[0]);
 }
 
 #[test]

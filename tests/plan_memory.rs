@@ -59,7 +59,7 @@ fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<f64> {
     )?;
     let length = job.model.sequence as u64 + 1;
     let token = |at: u64| (at * 7919 % job.model.vocabulary as u64) as u32;
-    let batches: Vec<_> = cuts
+    let batches: Vec<MicroBatch> = cuts
         .iter()
         .map(|cut| {
             let samples: Vec<Vec<u32>> = cut
@@ -68,7 +68,7 @@ fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<f64> {
                 .collect();
             MicroBatch::new(&samples, cut.clone().collect())
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let mut spans = SpanRecorder::new(Instant::now(), me, groups.at.pp, false);
     let mut most = 0.0;
     for step in 1..=2 {
@@ -78,8 +78,7 @@ fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<f64> {
             step: Some(step),
             recompute: job.recompute,
         };
-        let scale = 1.0 / job.tokens();
-        pipeline.forward_backward(&batches, &context, scale, &mut reducer, &mut spans)?;
+        pipeline.forward_backward(&batches, &context, 1.0, &mut reducer, &mut spans)?;
         let reduced = reducer.finish()?;
         optimizer.gradient_norm(&reduced)?;
         optimizer.step(&mut pipeline.parts, reduced, 1e-3, 1.0)?;

@@ -176,7 +176,7 @@ fn update(shape: &[usize], _: Pass, place: &Place) -> Result<Case> {
         let (state, gradient) = (state.clone(), gradient.clone());
         let run: Timed = Box::new(move || {
             if let Some(before) = state.take() {
-                let (after, weights) = adamw(before, gradient, &numbers, weights);
+                let (after, weights) = adamw(before, gradient, &numbers, weights)?;
                 black_box(weights);
                 state.replace(Some(after));
             }

@@ -1,5 +1,6 @@
 //! One error type for the library. Every message says what was expected, what was found, and what to do.
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -93,4 +94,11 @@ impl Error {
             remedy: remedy.into(),
         }
     }
+}
+
+/// What a panic says.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
 }

@@ -41,6 +41,7 @@ fn refusal(arguments: &[&str]) -> Option<String> {
 
 fn refusal_of(options: &Options) -> Option<String> {
     let check = || {
+        options.refuse_zeros()?;
         let settings = options.settings()?;
         let cpu = device::choose(Some("cpu"))?;
         settings.validate(&options.model(Some(256))?, &cpu)
@@ -51,7 +52,10 @@ fn refusal_of(options: &Options) -> Option<String> {
 /// What a plan with these arguments is refused with.
 fn refusal_of_plan(arguments: &[&str]) -> Option<String> {
     let options = parse(&[&["--plan"], arguments].concat());
-    let check = || plan::report(&options, options.model(None)?);
+    let check = || {
+        options.refuse_zeros()?;
+        plan::report(&options, options.model(None)?)
+    };
     check().err().map(|error| error.to_string())
 }
 

@@ -25,14 +25,7 @@ pub fn sample(job: &Job, parts: &[GptPart], groups: &Groups) -> burn_frontier::R
         top_k: 40,
         seed: job.settings.seed,
     };
-    generate(
-        parts,
-        groups,
-        &prompt,
-        GENERATED,
-        job.model.sequence,
-        &sampling,
-    )
+    generate(parts, groups, &prompt, GENERATED, job.sequence, &sampling)
 }
 
 /// Plots, the sample, an export if wanted, and what to try next.
@@ -60,12 +53,7 @@ fn export(job: &Job, folder: &Path) -> Result<()> {
     let checkpoints = job.settings.out.join("checkpoints");
     let checkpoint =
         Checkpoint::newest(&checkpoints)?.context("there is no checkpoint to export")?;
-    let config = names::HuggingFaceConfig {
-        heads: job.model.heads,
-        norm_epsilon: job.model.epsilon,
-        activation: "gelu_new".into(),
-    };
-    names::export(&checkpoint, folder, &config)?;
+    names::export(&checkpoint, &job.model, folder)?;
     println!("exported to {}", folder.display());
     Ok(())
 }

@@ -6,6 +6,7 @@ mod corpus;
 mod finish;
 mod folder;
 mod memory;
+mod model;
 mod options;
 mod plan;
 mod report;
@@ -51,6 +52,8 @@ const VALIDATION_SAMPLES: u64 = 32;
 struct Job {
     settings: Settings,
     model: GptConfig,
+    /// Tokens a sample.
+    sequence: usize,
     corpus: Corpus,
     tokenizer: Tokenizer,
     device: Choice,
@@ -78,7 +81,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let options = Options::read()?;
+    let mut options = Options::read()?;
+    options.refuse_zeros()?;
+    let import = model::import(&options)?;
     if options.plan {
         let tokenizer = options
             .tokenizer
@@ -87,7 +92,9 @@ fn run() -> Result<()> {
         let vocabulary = tokenizer
             .transpose()?
             .map(|tokenizer| tokenizer.vocabulary());
-        return plan::plan(&options, options.model(vocabulary)?);
+        let resume = folder::resumed(&options)?;
+        let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
+        return plan::plan(&options, chosen.sampled());
     }
     let settings = options.settings()?;
     let device = device::choose(options.device.as_deref())?;
@@ -95,27 +102,34 @@ fn run() -> Result<()> {
     if let Some(folder) = &options.autotune {
         tuning::enable(&device, folder)?;
     }
+    // Until the start, an older run in the folder stays as it is.
+    let (mut folder, resume) = folder::claim(&options)?;
+    if options.tokenizer.is_none() {
+        options.tokenizer = model::tokenizer_of_import(&options);
+    }
     let tokenizer = corpus::tokenizer(&options)?;
-    let model = options.model(Some(tokenizer.vocabulary()))?;
-    let memory = settings.validate(&model, &device)?;
-    if options.export.is_some() && options.form.as_deref() == Some("llama") {
-        anyhow::bail!("--export writes GPT-2's form; leave it out, or use --form gpt2");
+    let vocabulary = Some(tokenizer.vocabulary());
+    let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
+    let memory = settings.validate(&chosen.sampled(), &device)?;
+    if let Some(folder) = &options.export {
+        names::check_export(&chosen.model, folder).context("--export")?;
     }
 
-    let resume = folder::prepare(&settings.out, options.resume)?;
-    let corpus = corpus::load(
-        &options,
-        &tokenizer,
-        &settings.out,
-        model.sequence,
-        settings.seed,
-    )?;
+    let sequence = chosen.sequence;
+    let corpus = corpus::load(&options, &tokenizer, &folder, sequence, settings.seed)?;
     if let Some(checkpoint) = &resume {
-        same_run(checkpoint, &model, &tokenizer, &corpus, &settings)?;
+        same_run(checkpoint, &tokenizer, &corpus, &settings)?;
     }
-    report::introduce(&settings, &model, &corpus, &device, resume.as_ref());
-    println!("memory    {memory}");
-    folder::write_config(&settings.out, &options)?;
+    folder::start(&mut folder, &options)?;
+    report::introduce(
+        &settings,
+        &chosen,
+        &tokenizer,
+        &corpus,
+        &device,
+        resume.as_ref(),
+        &memory,
+    );
 
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -126,10 +140,10 @@ fn run() -> Result<()> {
     })
     .context("cannot listen for Ctrl-C")?;
 
-    let import = options.import.as_deref().map(names::import).transpose()?;
     let job = Job {
         settings,
-        model,
+        model: chosen.model,
+        sequence,
         corpus,
         tokenizer,
         device,
@@ -193,7 +207,6 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
         groups.at.dp,
         settings.layout.dp,
     )?;
-    let tokens = (settings.global_batch * model.sequence as u64) as f64;
     let mut spans = SpanRecorder::new(job.origin, world.rank(), groups.at.pp, true);
     let mut reporter = Reporter::new(job, &world, done)?;
     let mut last_spans = Vec::new();
@@ -210,14 +223,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
             step: Some(step),
             recompute: settings.recompute,
         };
-        let loss_gradient = scaler.scale / tokens;
-        let result = pipeline.forward_backward(
-            &batches,
-            &pass,
-            loss_gradient,
-            &mut gradients,
-            &mut spans,
-        )?;
+        let result =
+            pipeline.forward_backward(&batches, &pass, scaler.scale, &mut gradients, &mut spans)?;
 
         let reduced = gradients.finish()?;
         let norm = optimizer.gradient_norm(&reduced)? / scaler.scale;
@@ -237,7 +244,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
 
         // Every rank learns the loss, and whether any was asked to stop.
         let stop = job.stop.load(Ordering::SeqCst);
-        let (loss, stop) = agree(&world, &groups, result.loss_sum / tokens, stop)?;
+        let mean = result.loss_sum / result.counted as f64; // This replica's summand of it.
+        let (loss, stop) = agree(&world, &groups, mean, stop)?;
         last_spans = spans.take();
 
         let seconds = start.elapsed().as_secs_f64();
@@ -287,7 +295,7 @@ fn read(
                 .clone()
                 .map(|position| sampler.sample(first + position))
                 .collect();
-            Ok(MicroBatch::new(&samples?, cut.clone().collect()))
+            MicroBatch::new(&samples?, cut.clone().collect())
         })
         .collect()
 }
@@ -327,9 +335,9 @@ fn validate(
         step: None,
         recompute: settings.recompute,
     };
-    let sum = pipeline.evaluate(&batches, &pass)?;
-    let tokens = (samples * job.model.sequence as u64) as f64;
-    Ok(agree(&groups.world, groups, sum / tokens, false)?.0)
+    let result = pipeline.evaluate(&batches, &pass)?;
+    let mean = result.loss_sum / result.counted as f64;
+    Ok(agree(&groups.world, groups, mean, false)?.0)
 }
 
 fn diverged(step: u64, norm: f64) -> Error {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::utf8;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
@@ -22,9 +23,12 @@ pub struct Options {
     /// Model: tiny, gpt2-124m, 22b, 175b or 1t [default: tiny]
     #[arg(long, help_heading = "Model and data")]
     pub model: Option<String>,
-    /// Text to learn: a file or folder (text, .jsonl), or the prefix of a Megatron PREFIX.bin/.idx pair [default: text found here]
+    /// Text to learn: a file or folder (text, JSONL), or the prefix of a Megatron PREFIX.bin/.idx pair [default: text found here]
     #[arg(long, value_name = "PATH", help_heading = "Model and data")]
     pub data: Option<PathBuf>,
+    /// With --data: the field of a JSONL line that holds the text [default: text]
+    #[arg(long, value_name = "NAME", help_heading = "Model and data")]
+    pub key: Option<String>,
     /// A Hugging Face tokenizer.json [default: bytes]
     #[arg(long, value_name = "FILE", help_heading = "Model and data")]
     pub tokenizer: Option<PathBuf>,
@@ -45,10 +49,10 @@ pub struct Options {
         help_heading = "Model and data"
     )]
     pub vocabulary: Option<usize>,
-    /// Tokens a sample [default: the model's]
+    /// Tokens a sample; with --import at most the file's positions [default: the model's]
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub sequence: Option<usize>,
-    /// Probability of dropout; 0 for none [default: 0]
+    /// Probability of dropout; 0 for none [default: 0, or the file's with --import]
     #[arg(long, value_name = "P", help_heading = "Model and data")]
     pub dropout: Option<f64>,
     /// Form of the model: gpt2 (learned positions, GELU, layer norm, tied head) or llama (rotary, SwiGLU, RMS norm, untied head, no biases) [default: gpt2]
@@ -57,10 +61,10 @@ pub struct Options {
     /// Key and value heads, fewer than the heads for grouped-query attention [default: the heads]
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub kv_heads: Option<usize>,
-    /// Start from a Hugging Face GPT-2 (a folder or a .safetensors file) of the same shape
+    /// Start from a Hugging Face GPT-2 (a folder or a .safetensors file): the model, and a tokenizer.json beside it, are the file's
     #[arg(long, value_name = "PATH", help_heading = "Model and data")]
     pub import: Option<PathBuf>,
-    /// Write the trained model as a Hugging Face GPT-2 folder
+    /// Write the trained model as a Hugging Face GPT-2 folder; overwrites nothing
     #[arg(long, value_name = "FOLDER", help_heading = "Model and data")]
     pub export: Option<PathBuf>,
 
@@ -175,14 +179,16 @@ impl Options {
     /// Reads the command line, and the configuration file behind it: --config, or the one of the run that --resume continues.
     pub fn read() -> Result<Self> {
         let line = Self::parse();
+        if line.resume && line.import.is_some() {
+            bail!("--import begins a run, and --resume goes on with one; leave one of them out");
+        }
         let before = line.out().join("config.toml");
         let path = match &line.config {
             Some(path) => path.clone(),
             None if line.resume && before.exists() => before,
             None => return Ok(line),
         };
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        let text = utf8::read(&path).context("the configuration")?;
         let mut merged: toml::Table = toml::from_str(&text)
             .with_context(|| format!("{} is not a configuration", path.display()))?;
         for (name, value) in toml::Table::try_from(&line)? {
@@ -191,11 +197,24 @@ impl Options {
                 merged.insert(name, value);
             }
         }
-        merged.try_into().with_context(|| {
+        if line.resume {
+            merged.remove("import"); // What is imported is in the checkpoint.
+        }
+        let merged: Self = merged.try_into().with_context(|| {
             format!(
                 "{} is not a configuration of gpt_1t (see --help)",
                 path.display()
             )
+        })?;
+        // A configuration holds a run, not a question about it.
+        Ok(Self {
+            plan: line.plan,
+            machine: line.machine,
+            nodes: line.nodes,
+            what_if: line.what_if,
+            shard_bench: line.shard_bench,
+            config: line.config,
+            ..merged
         })
     }
 
@@ -218,18 +237,9 @@ impl Options {
             ("global-batch", self.global_batch),
             ("steps", self.steps),
         ];
-        let zero = counts
-            .iter()
-            .filter(|(_, count)| *count == Some(0))
-            .map(|(name, _)| *name)
-            .chain(
-                amounts
-                    .iter()
-                    .filter(|(_, n)| *n == Some(0))
-                    .map(|(name, _)| *name),
-            )
-            .next();
-        if let Some(name) = zero {
+        let counts = counts.map(|(name, n)| (name, n == Some(0)));
+        let amounts = amounts.map(|(name, n)| (name, n == Some(0)));
+        if let Some((name, _)) = counts.iter().chain(&amounts).find(|(_, zero)| *zero) {
             bail!("--{name} 0 leaves nothing to do; use at least 1, or leave it out");
         }
         let rates = [("learning-rate", self.learning_rate), ("peak", self.peak)];

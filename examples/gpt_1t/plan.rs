@@ -1,7 +1,7 @@
 //! `--plan`: what a job needs and how fast it is, on a machine that need not be this one; and the same question about this
 //! one before a run.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn_frontier::Layout;
 use burn_frontier::device;
 use burn_frontier::mesh::MAX_RANKS;
@@ -9,6 +9,7 @@ use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::search::{self, Candidate};
 use burn_frontier::plan::{Job, Machine, Report, shard, time};
+use burn_frontier::run_folder;
 use burn_frontier::zero::reducer::MAX_ZERO_STAGE;
 
 use crate::memory::gib;
@@ -20,9 +21,12 @@ const SAMPLES_PER_RANK: u64 = 4;
 
 /// Prints the plan and writes plan.html and plan.json.
 pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
+    let out = options.out();
+    run_folder::check(&out).context("--out")?;
     let report = report(options, model)?;
     print!("{}", report.page());
-    let out = options.out();
+    // A plan may lie in the folder of a run, before the run, beside it and after it.
+    run_folder::mark(&out).context("--out")?;
     report.write(&out)?;
     println!("\nmore      {0}/plan.html, {0}/plan.json", out.display());
     Ok(())

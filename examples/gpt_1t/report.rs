@@ -6,6 +6,7 @@ use anyhow::Result;
 use burn_frontier::Layout;
 use burn_frontier::checkpoint::Checkpoint;
 use burn_frontier::comm::Communicator;
+use burn_frontier::data::Tokenizer;
 use burn_frontier::device::Choice;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Throughput;
@@ -19,26 +20,21 @@ use burn_frontier::optim::scaler::LossScaler;
 
 use crate::Job;
 use crate::corpus::Corpus;
+use crate::model::Chosen;
 use crate::settings::Settings;
 
 /// Says what is about to happen.
 pub fn introduce(
     settings: &Settings,
-    model: &GptConfig,
+    chosen: &Chosen,
+    tokenizer: &Tokenizer,
     corpus: &Corpus,
     device: &Choice,
     resume: Option<&Checkpoint>,
+    memory: &str,
 ) {
     println!("device    {}", device.reason);
-    println!(
-        "model     {} layers, hidden {}, {} heads, vocabulary {}, sequence {}: {:.2} million parameters",
-        model.layers,
-        model.hidden,
-        model.heads,
-        model.vocabulary,
-        model.sequence,
-        model.parameters() as f64 / 1e6
-    );
+    println!("model     {}", described(chosen, tokenizer));
     println!(
         "layout    {} = {} ranks as threads, schedule {}, ZeRO {}, sequence parallel {}",
         settings.layout,
@@ -55,8 +51,9 @@ pub fn introduce(
         "batch     {} samples a step in micro-batches of {}, {} tokens a step",
         settings.global_batch,
         settings.micro_batch,
-        settings.global_batch * model.sequence as u64
+        settings.global_batch * chosen.sequence as u64
     );
+    println!("memory    {memory}");
     println!("text      {}", corpus.summary);
     println!(
         "to beat   {:.3}, the validation loss of a unigram model",
@@ -70,6 +67,27 @@ pub fn introduce(
         ),
         None => println!("output    {}", settings.out.display()),
     }
+}
+
+/// A model in a line.
+fn described(chosen: &Chosen, tokenizer: &Tokenizer) -> String {
+    let Chosen { model, sequence } = chosen;
+    let with = |remark: bool, words: String| if remark { words } else { String::new() };
+    let ids = tokenizer.vocabulary();
+    format!(
+        "{} layers, hidden {}, {} heads, vocabulary {}{}, sequence {sequence}{}{}: {:.2} million parameters",
+        model.layers,
+        model.hidden,
+        model.heads,
+        model.vocabulary,
+        with(ids < model.vocabulary, format!(" ({ids} in the tokenizer)")),
+        with(
+            *sequence < model.sequence,
+            format!(" (of {} positions)", model.sequence)
+        ),
+        with(model.dropout > 0.0, format!(", dropout {}", model.dropout)),
+        model.parameters() as f64 / 1e6
+    )
 }
 
 /// One step's numbers.
@@ -115,7 +133,10 @@ impl Reporter {
         };
         Ok(Self {
             outputs,
-            model: job.model.clone(),
+            model: GptConfig {
+                sequence: job.sequence,
+                ..job.model.clone()
+            },
             settings: settings.clone(),
             device: job.device.clone(),
             peak: None,

@@ -49,7 +49,6 @@ pub struct Settings {
 impl Options {
     /// Fills in the defaults.
     pub fn settings(&self) -> Result<Settings> {
-        self.refuse_zeros()?;
         let steps = self.steps.unwrap_or(1200);
         let global_batch = self.global_batch.unwrap_or(8);
         let peak = self.learning_rate.unwrap_or(3e-3);

@@ -81,7 +81,7 @@ fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<Vec<f64>> {
             let samples: Vec<Vec<u32>> = cut.clone().map(sample).collect();
             MicroBatch::new(&samples, cut.collect())
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let mut spans = SpanRecorder::new(Instant::now(), me, groups.at.pp, false);
     let mut times = Vec::new();
     for step in 0..=TIMED as u64 {
@@ -92,8 +92,7 @@ fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<Vec<f64>> {
             step: Some(step + 1),
             recompute: job.recompute,
         };
-        let scale = 1.0 / job.tokens();
-        pipeline.forward_backward(&batches, &context, scale, &mut reducer, &mut spans)?;
+        pipeline.forward_backward(&batches, &context, 1.0, &mut reducer, &mut spans)?;
         let reduced = reducer.finish()?;
         optimizer.gradient_norm(&reduced)?;
         optimizer.step(&mut pipeline.parts, reduced, 1e-3, 1.0)?;

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Every test program uses its own part of the harness.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,6 +39,10 @@ pub struct Run {
     pub dtype: DType,
     pub device: Device,
     pub seed: u64,
+    /// Tokens a sample, at most the model's.
+    pub length: usize,
+    /// Whether a target counts, by number of the sample and place of the token.
+    pub counts: fn(u64, usize) -> bool,
     /// Where to save after the last step.
     pub save: Option<PathBuf>,
     /// Where to continue from.
@@ -56,6 +61,8 @@ impl Run {
     /// One rank, one micro-batch at a time.
     pub fn single(config: GptConfig) -> Self {
         Self {
+            length: config.sequence,
+            counts: |_, _| true,
             config,
             layout: Layout::single(),
             kind: Kind::OneForwardOneBackward,
@@ -114,29 +121,20 @@ impl Run {
             groups.at.dp,
             self.layout.dp,
         )?;
-        let tokens = (self.global_batch * self.config.sequence as u64) as f64;
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
         for step in optimizer.steps + 1..=self.steps {
             let first = (step - 1) * self.global_batch;
             let batches: Vec<MicroBatch> = cuts
                 .iter()
-                .map(|cut| {
-                    let samples: Vec<_> = cut.clone().map(|i| self.sample(first + i)).collect();
-                    MicroBatch::new(&samples, cut.clone().collect())
-                })
-                .collect();
+                .map(|cut| self.micro_batch(first, cut.clone()))
+                .collect::<Result<_>>()?;
             let pass = StepContext {
                 seed: self.seed,
                 step: Some(step),
                 recompute: self.recompute,
             };
-            let result = pipeline.forward_backward(
-                &batches,
-                &pass,
-                1.0 / tokens,
-                &mut reducer,
-                &mut spans,
-            )?;
+            let result =
+                pipeline.forward_backward(&batches, &pass, 1.0, &mut reducer, &mut spans)?;
             let reduced = reducer.finish()?;
             let norm = optimizer.gradient_norm(&reduced)?;
             optimizer.step(
@@ -153,7 +151,7 @@ impl Run {
             let sum = world
                 .all_reduce(Buffer::F64(vec![mine]), Reduction::Sum)?
                 .into_f64()?[0];
-            losses.push(sum / tokens);
+            losses.push(sum / result.counted as f64);
             norms.push(norm);
         }
         if let Some(folder) = &self.save {
@@ -180,13 +178,27 @@ impl Run {
         ))
     }
 
+    fn micro_batch(&self, first: u64, cut: Range<u64>) -> Result<MicroBatch> {
+        let samples: Vec<_> = cut.clone().map(|i| self.sample(first + i)).collect();
+        let mut batch = MicroBatch::new(&samples, cut.clone().collect())?;
+        let samples = cut.zip(batch.targets.chunks_mut(self.length));
+        for (i, targets) in samples {
+            for (place, target) in targets.iter_mut().enumerate() {
+                if !(self.counts)(first + i, place) {
+                    *target = -1;
+                }
+            }
+        }
+        Ok(batch)
+    }
+
     /// A sample that can be learned: a noisy walk over the vocabulary.
     fn sample(&self, index: u64) -> Vec<u32> {
         let mut s = (index as u32)
             .wrapping_mul(2_654_435_761)
             .wrapping_add(12345);
         let mut token = 0;
-        (0..=self.config.sequence)
+        (0..=self.length)
             .map(|_| {
                 s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 token = (token + 1 + (s >> 30)) % self.config.vocabulary as u32;

@@ -9,7 +9,6 @@ mod group;
 mod member;
 mod world;
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use std::time::Duration;
 use self::member::Member;
 use self::world::World;
 use super::Communicator;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_message};
 
 /// Stack of a rank's thread, in bytes: the backward pass of a deep model recurses.
 const STACK: usize = 16 << 20;
@@ -125,10 +124,4 @@ fn rank_main<T>(
             None
         }
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(no message)")
 }

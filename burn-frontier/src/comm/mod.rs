@@ -97,6 +97,20 @@ impl Buffer {
         }
     }
 
+    /// The integers inside.
+    ///
+    /// # Errors
+    /// Another element type inside.
+    pub fn into_i64(self) -> Result<Vec<i64>> {
+        match self {
+            Self::I64(v) => Ok(v),
+            other => Err(Error::Internal(format!(
+                "expected i64, got {}",
+                other.dtype()
+            ))),
+        }
+    }
+
     /// The bytes inside.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::utf8;
 
 /// Vocabulary of the byte tokenizer: 256 bytes and the end of a document.
 const BYTE_VOCABULARY: usize = 257;
@@ -46,13 +47,14 @@ impl Tokenizer {
 
     /// The tokenizer in a Hugging Face `tokenizer.json`, of any model that the crate `tokenizers` knows.
     ///
-    /// Truncation and padding that the file asks for are ignored: they would cut documents silently.
+    /// Merges may be written as `["G", "t"]` or as `"G t"`. Truncation and padding that the file asks for are ignored: they would
+    /// cut documents silently.
     ///
     /// # Errors
     /// The file cannot be read, is no tokenizer, or has an empty vocabulary.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let json = std::fs::read(path).map_err(|e| Error::io("read the tokenizer", path, e))?;
+        let json = utf8::read(path)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| {
             Error::format(
                 path,
@@ -85,7 +87,7 @@ impl Tokenizer {
         let fingerprint = format!(
             "huggingface-{vocabulary}-{}-{:08x}",
             json.len(),
-            crc32fast::hash(&json)
+            crc32fast::hash(json.as_bytes())
         );
         Ok(Self {
             kind: Kind::HuggingFace {

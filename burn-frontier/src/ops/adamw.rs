@@ -3,6 +3,8 @@
 use burn::tensor::{DType, Tensor};
 
 use super::backends;
+use super::shape::{expect, expect_type};
+use crate::error::{Error, Result};
 
 /// One step's numbers, as PyTorch's `AdamW` names them.
 #[derive(Debug, Clone, Copy)]
@@ -35,20 +37,54 @@ pub struct AdamWState {
 }
 
 /// One AdamW step, in place where nobody else holds the tensors. Gives the new state, and its parameters in the type
-/// `weights`, with which the model computes. Gradient and state have one length, type and device.
+/// `weights`, with which the model computes.
+///
+/// # Errors
+/// Gradient or moments of another length or type than the parameters, or on another device.
 pub fn adamw(
     state: AdamWState,
     gradient: Tensor<1>,
     step: &AdamWStep,
     weights: DType,
-) -> (AdamWState, Tensor<1>) {
+) -> Result<(AdamWState, Tensor<1>)> {
+    check(&state, &gradient)?;
     let (state, gradient) = match backends::adamw(state, gradient, step, weights) {
-        Ok(done) => return done,
+        Ok(done) => return Ok(done),
         Err(given_back) => *given_back,
     };
     let state = plain(state, gradient, step);
     let weights = state.parameters.clone().cast(weights);
-    (state, weights)
+    Ok((state, weights))
+}
+
+/// Fails unless all is of the parameters' kind: a run that is shorter would be updated in part.
+fn check(state: &AdamWState, gradient: &Tensor<1>) -> Result<()> {
+    let parameters = &state.parameters;
+    let device = parameters.device().without_autodiff();
+    for (what, x) in [
+        ("the gradient", gradient),
+        ("the first moment", &state.first),
+        ("the second moment", &state.second),
+    ] {
+        expect(
+            "adamw",
+            what,
+            x.dims(),
+            parameters.dims(),
+            "as long as the parameters",
+        )?;
+        expect_type("adamw", what, x, parameters.dtype())?;
+        if x.device().without_autodiff() != device {
+            return Err(Error::config(
+                format!(
+                    "adamw: {what} is on {:?}, and the parameters on {device:?}",
+                    x.device()
+                ),
+                "move one of them",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn plain(state: AdamWState, gradient: Tensor<1>, step: &AdamWStep) -> AdamWState {
@@ -170,6 +206,47 @@ mod tests {
     use burn::tensor::{Device, TensorData};
 
     #[test]
+    fn a_gradient_that_is_not_the_parameters_is_refused() {
+        let run = |n: usize, dtype| Tensor::<1>::ones([n], (&Device::flex(), dtype));
+        let step = AdamWStep {
+            learning_rate: 1e-2,
+            weight_decay: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            step: 1,
+            gradient_scale: 1.0,
+        };
+        for (gradient, second, says) in [
+            (
+                run(4, DType::F32),
+                run(5, DType::F32),
+                "the gradient has shape [4]",
+            ),
+            (
+                run(5, DType::F64),
+                run(5, DType::F32),
+                "the gradient is of F64",
+            ),
+            (
+                run(5, DType::F32),
+                run(6, DType::F32),
+                "the second moment has shape [6]",
+            ),
+        ] {
+            let state = AdamWState {
+                parameters: run(5, DType::F32),
+                first: run(5, DType::F32),
+                second,
+            };
+            let error = adamw(state, gradient, &step, DType::F32)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
     fn the_fast_way_equals_the_definition() {
         let device = Device::flex();
         let n = 40_000;
@@ -195,7 +272,7 @@ mod tests {
                 gradient_scale: 0.5,
             };
             let gradient = wave(0.3 * step as f64);
-            (fast, _) = adamw(fast, gradient.clone(), &numbers, DType::F32);
+            (fast, _) = adamw(fast, gradient.clone(), &numbers, DType::F32).unwrap();
             plain = reference(plain, gradient, &numbers);
         }
         let (fast, plain) = (fast.parameters.into_data(), plain.parameters.into_data());

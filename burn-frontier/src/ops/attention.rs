@@ -16,7 +16,9 @@ use crate::error::Result;
 /// What attention does besides the two matrix products.
 #[derive(Debug, Clone)]
 pub struct AttentionOptions {
-    /// A query sees keys up to its own position only.
+    /// A query sees keys up to its own position only. With other than as many keys, the last query stands beside the last key
+    /// (aligned at the bottom right, as in FlashAttention since 2.1): query i of n sees the keys j <= i + keys - n. One that
+    /// sees none gives zeros.
     pub causal: bool,
     /// Factor on the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f64,
@@ -38,7 +40,7 @@ impl AttentionOptions {
         }
     }
 
-    /// [`Self::full`], where a query sees keys up to its own position only.
+    /// [`Self::full`], where a query sees keys up to its own position only, as the field of that name says.
     pub fn causal(head_dim: usize) -> Self {
         Self {
             causal: true,

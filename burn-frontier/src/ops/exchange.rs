@@ -30,8 +30,8 @@ pub enum Exchange {
 
 /// Applies `forward` now and `backward` to the gradient on the way back.
 ///
-/// A failed collective is kept by the group ([`Communicator::failure`]) and gives zeros here, so that a backward pass can
-/// end; whoever runs the pass asks the group afterwards.
+/// A failed collective, or a dimension that cannot be split into equal parts, is kept by the group ([`Communicator::failure`])
+/// and gives zeros here, so that a backward pass can end; whoever runs the pass asks the group afterwards.
 pub fn exchange<const D: usize>(
     x: Tensor<D>,
     group: &Group,
@@ -48,10 +48,22 @@ pub fn exchange<const D: usize>(
     })
 }
 
-/// Applies an exchange to a tensor without autodiff.
+/// Applies an exchange to a tensor without autodiff. Failures as in [`exchange`].
 pub fn apply<const D: usize>(x: Tensor<D>, group: &Group, exchange: Exchange) -> Tensor<D> {
     let (n, rank) = (group.size(), group.rank());
     match exchange {
+        Exchange::Split(dim) | Exchange::ReduceScatter(dim) if !x.dims()[dim].is_multiple_of(n) => {
+            group.fail(Error::config(
+                format!(
+                    "dimension {dim} of {:?} cannot be split over {n} ranks",
+                    x.dims()
+                ),
+                format!("give it a multiple of {n}"),
+            ));
+            let (mut shape, options) = (x.shape(), (&x.device(), x.dtype()));
+            shape[dim] = shape[dim].div_ceil(n);
+            Tensor::zeros(shape, options)
+        }
         _ if n == 1 => x,
         Exchange::Identity => x,
         Exchange::AllReduce => {
@@ -66,12 +78,10 @@ pub fn apply<const D: usize>(x: Tensor<D>, group: &Group, exchange: Exchange) ->
         }
         Exchange::AllGather(dim) => gather(x, group, dim),
         Exchange::ReduceScatter(dim) => {
-            let len = x.dims()[dim] / n;
             // Pieces must be contiguous: rank-major order first.
             let pieces = Tensor::cat(x.chunk(n, dim), 0);
             let mut shape = pieces.shape();
             shape[0] /= n;
-            debug_assert!(dim == 0 || shape[dim] == len);
             through(pieces, group, shape, |data| group.reduce_scatter(data))
         }
     }

@@ -8,7 +8,7 @@ use burn::backend::Cube;
 #[cfg(feature = "flex")]
 use burn::backend::Flex;
 use burn::backend::{
-    Autodiff, Backend, DispatchTensor, TensorMetadata,
+    Autodiff, Backend, DispatchTensor,
     autodiff::{
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
         grads::Gradients,
@@ -17,11 +17,11 @@ use burn::backend::{
     backend_extension,
     tensor::FloatTensor,
 };
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Device, Shape, Tensor};
 
 type Function = Box<dyn FnOnce(DispatchTensor) -> Vec<Option<DispatchTensor>> + Send>;
 
-/// The way back of one operation: from the output's gradient to the inputs' gradients. Used once.
+/// The way back of one operation: from the output's gradient to the inputs' gradients. Used once, as Burn's graph is.
 #[derive(Clone)]
 pub struct Gradient(Arc<Mutex<Option<Function>>>);
 
@@ -34,8 +34,9 @@ impl fmt::Debug for Gradient {
 impl Gradient {
     fn call(&self, output: DispatchTensor) -> Vec<Option<DispatchTensor>> {
         let function = lock(&self.0).take();
-        // The graph is consumed by its backward pass, so a second call does not happen.
-        function.map_or_else(Vec::new, |function| function(output))
+        // Burn refuses a second backward pass over a graph, so this is not reached; zeros would be a silent fault.
+        let function = function.expect("the way back of an operation is taken once");
+        function(output)
     }
 }
 
@@ -43,8 +44,8 @@ impl Gradient {
 pub trait Primitive: Backend {
     /// The primitive as a tensor without autodiff.
     fn wrap(tensor: FloatTensor<Self>) -> DispatchTensor;
-    /// The primitive of a tensor without autodiff; `None` if it lives on another backend.
-    fn unwrap(tensor: DispatchTensor) -> Option<FloatTensor<Self>>;
+    /// The primitive of a tensor of this backend, without autodiff.
+    fn unwrap(tensor: DispatchTensor) -> FloatTensor<Self>;
 }
 
 macro_rules! primitive {
@@ -54,10 +55,10 @@ macro_rules! primitive {
                 // The rank is a compile-time label that the primitive does not carry.
                 Tensor::<1>::from_primitive::<Self>(tensor).into_dispatch()
             }
-            fn unwrap(tensor: DispatchTensor) -> Option<FloatTensor<Self>> {
+            fn unwrap(tensor: DispatchTensor) -> FloatTensor<Self> {
                 Tensor::<1>::from_dispatch(tensor)
                     .try_into_primitive::<Self>()
-                    .ok()
+                    .expect("a gradient is moved to its input's device")
             }
         }
         impl GradientOps for $backend {
@@ -119,8 +120,8 @@ impl<B: Primitive> Backward<B, INPUTS> for Attached {
         let output = gradients.consume::<B>(&ops.node);
         let inputs = ops.state.call(B::wrap(output));
         for (parent, gradient) in ops.parents.into_iter().zip(inputs) {
-            if let (Some(parent), Some(gradient)) = (parent, gradient.and_then(B::unwrap)) {
-                gradients.register::<B>(parent.id, gradient);
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                gradients.register::<B>(parent.id, B::unwrap(gradient));
             }
         }
     }
@@ -155,8 +156,14 @@ impl InputCount for [(); 5] {}
 
 /// `output`, computed without autodiff, as a differentiable function of `inputs`.
 ///
-/// `gradient` maps the output's gradient to one gradient per input (`None`: no gradient), each of its input's shape,
-/// without autodiff. It runs at most once, and not at all if no input is tracked. Like PyTorch's `autograd.Function`.
+/// `gradient` maps the output's gradient to one gradient per input (`None`: no gradient), each of its input's shape; a gradient
+/// on another device or of another type is moved to the input's. It runs at most once, and not at all if no input is tracked.
+/// Like PyTorch's `autograd.Function`.
+///
+/// # Panics
+/// In the backward pass, where Burn has no errors, at a gradient of another shape than its input's
+/// ([`segment`](crate::pipeline::segment::segment) makes an error of it). Burn itself panics at a second backward pass over
+/// the same operation.
 pub fn with_gradient<const N: usize, const D: usize>(
     inputs: [DispatchTensor; N],
     output: Tensor<D>,
@@ -171,10 +178,11 @@ where
     {
         return output;
     }
-    let shape = output.shape();
+    let places = inputs.each_ref().map(Place::of);
     let function: Function = Box::new(move |g| {
-        debug_assert_eq!(g.shape(), shape);
-        gradient(Tensor::from_dispatch(g)).into()
+        let gradients = gradient(Tensor::from_dispatch(g)).into_iter().zip(&places);
+        let fitted = gradients.map(|(gradient, place)| gradient.map(|g| place.fit(g)));
+        fitted.collect()
     });
     // Without autodiff, so that it takes the strategy of gradient checkpointing that the inputs have.
     let constant = output.into_dispatch();
@@ -191,6 +199,42 @@ where
         constant,
         Gradient(Arc::new(Mutex::new(Some(function)))),
     ))
+}
+
+/// Where and of what kind an input is, and so its gradient.
+struct Place {
+    shape: Shape,
+    dtype: DType,
+    device: Device,
+}
+
+impl Place {
+    fn of(input: &DispatchTensor) -> Self {
+        // As everywhere here, the rank is a label only.
+        let input = Tensor::<1>::from_dispatch(input.clone()).without_autodiff();
+        Self {
+            shape: input.shape(),
+            dtype: input.dtype(),
+            device: input.device(),
+        }
+    }
+
+    /// The gradient, where and of the type that its input is.
+    fn fit(&self, gradient: DispatchTensor) -> DispatchTensor {
+        let mut gradient = Tensor::<1>::from_dispatch(gradient).without_autodiff();
+        assert_eq!(
+            gradient.shape(),
+            self.shape,
+            "with_gradient: the shape of a gradient, and that of its input"
+        );
+        if gradient.device() != self.device {
+            gradient = gradient.to_device(&self.device);
+        }
+        if gradient.dtype() != self.dtype {
+            gradient = gradient.cast(self.dtype);
+        }
+        gradient.into_dispatch()
+    }
 }
 
 /// What has arrived of the gradients of two outputs.
@@ -242,7 +286,63 @@ pub fn seed<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> Tensor<1>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// A leaf of ones, and twice it with `gradient` as the way back.
+    fn doubled(
+        gradient: impl FnOnce(Tensor<1>) -> DispatchTensor + Send + 'static,
+    ) -> (Tensor<1>, Tensor<1>) {
+        let x = Tensor::<1>::ones([3], &Device::flex())
+            .autodiff()
+            .require_grad();
+        let plain = x.clone().without_autodiff().mul_scalar(2.0);
+        let y = with_gradient([x.clone().into_dispatch()], plain, |g| [Some(gradient(g))]);
+        (x, y)
+    }
+
+    #[test]
+    fn a_gradient_of_another_kind_than_its_input_is_not_lost() {
+        type Change = fn(Tensor<1>) -> Tensor<1>;
+        let changes: [Change; 3] = [
+            |g| g.autodiff(),
+            |g| g.autodiff().require_grad().mul_scalar(1.0),
+            |g| g.cast(DType::F64),
+        ];
+        for change in changes {
+            let (x, y) = doubled(move |g| change(g.mul_scalar(2.0)).into_dispatch());
+            let gradient = x.grad(&y.sum().backward()).unwrap();
+            assert_eq!(gradient.into_data().try_to_vec::<f32>().unwrap(), [2.0; 3]);
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "wgpu")]
+    fn a_gradient_from_another_device_is_moved_to_its_inputs() {
+        let Ok(gpu) = crate::device::choose(Some("wgpu")) else {
+            return eprintln!("skipped: there is no device for wgpu");
+        };
+        let gpu = gpu.of_rank(0);
+        let (x, y) = doubled(move |g| g.mul_scalar(2.0).to_device(&gpu).into_dispatch());
+        let gradient = x.grad(&y.sum().backward()).unwrap();
+        assert_eq!(gradient.into_data().try_to_vec::<f32>().unwrap(), [2.0; 3]);
+    }
+
+    #[test]
+    fn a_gradient_of_another_shape_is_refused() {
+        let (_, y) = doubled(|g| g.narrow(0, 0, 2).into_dispatch());
+        assert!(catch_unwind(AssertUnwindSafe(|| y.sum().backward())).is_err());
+    }
+
+    #[test]
+    fn a_second_backward_pass_over_an_operation_is_refused() {
+        let (x, y) = doubled(|g| g.mul_scalar(2.0).into_dispatch());
+        let (once, again) = (y.clone().sum(), (y * x.clone()).sum());
+        let gradient = x.grad(&once.backward()).unwrap();
+        assert_eq!(gradient.into_data().try_to_vec::<f32>().unwrap(), [2.0; 3]);
+        for second in [once, again] {
+            assert!(catch_unwind(AssertUnwindSafe(|| second.backward())).is_err());
+        }
+    }
 
     #[test]
     fn an_attached_gradient_is_used_and_adds_up() {

@@ -25,19 +25,80 @@ pub struct MicroBatch {
 
 impl MicroBatch {
     /// Splits samples of `sequence + 1` tokens into inputs and targets. `positions`: where they stand in the global batch.
-    pub fn new(samples: &[Vec<u32>], positions: Vec<u64>) -> Self {
-        let rows = |range: fn(&Vec<u32>) -> &[u32]| {
-            samples
-                .iter()
-                .flat_map(|s| range(s).iter().map(|&t| i64::from(t)))
-                .collect()
+    ///
+    /// # Errors
+    /// No samples, samples of fewer than two tokens or of different lengths, or other than one position a sample.
+    pub fn new(samples: &[Vec<u32>], positions: Vec<u64>) -> Result<Self> {
+        let length = samples.first().map_or(0, Vec::len);
+        if let Some(other) = samples.iter().position(|sample| sample.len() != length) {
+            return Err(Error::config(
+                format!(
+                    "a micro-batch whose sample 0 has {length} tokens, and sample {other} has {}",
+                    samples[other].len()
+                ),
+                "give every sample as many tokens",
+            ));
+        }
+        if length < 2 {
+            return Err(Error::config(
+                format!(
+                    "a micro-batch of {} samples of {length} tokens",
+                    samples.len()
+                ),
+                "give one sample at least, of two tokens at least: each but the last has the next as its target",
+            ));
+        }
+        let rows = |range: fn(&[u32]) -> &[u32]| {
+            let tokens = samples.iter().flat_map(|sample| range(sample));
+            tokens.map(|&token| i64::from(token)).collect()
         };
-        Self {
-            tokens: rows(|s| &s[..s.len().saturating_sub(1)]),
-            targets: rows(|s| s.get(1..).unwrap_or_default()),
+        let batch = Self {
+            tokens: rows(|sample| &sample[..sample.len() - 1]),
+            targets: rows(|sample| &sample[1..]),
             batch: samples.len(),
             positions,
+        };
+        batch.check()?;
+        Ok(batch)
+    }
+
+    /// Fails unless every sample has as many tokens, every token a target, and every sample a position.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self) -> Result<()> {
+        let (tokens, batch) = (self.tokens.len(), self.batch);
+        let fail = |what: String, remedy: &str| Err(Error::config(what, remedy));
+        if tokens == 0 || batch == 0 || !tokens.is_multiple_of(batch) {
+            return fail(
+                format!("a micro-batch of {tokens} tokens for {batch} samples"),
+                "give every sample as many tokens, one at least",
+            );
         }
+        if self.targets.len() != tokens {
+            return fail(
+                format!(
+                    "a micro-batch of {} targets for {tokens} tokens",
+                    self.targets.len()
+                ),
+                "give every token a target, a negative one where it does not count",
+            );
+        }
+        if self.positions.len() != batch {
+            return fail(
+                format!(
+                    "a micro-batch of {} positions for {batch} samples",
+                    self.positions.len()
+                ),
+                "say of every sample where it stands in the global batch",
+            );
+        }
+        Ok(())
+    }
+
+    /// Tokens a sample.
+    pub fn sequence(&self) -> usize {
+        self.tokens.len() / self.batch.max(1)
     }
 
     /// Targets that count.
@@ -127,6 +188,15 @@ pub struct StepContext {
 
 /// A part of a model: consecutive layers. The first part takes tokens, the last gives losses.
 pub trait PipelinePart: Module {
+    /// Fails unless the model can take a micro-batch that is whole in itself ([`MicroBatch::check`]). Every part is asked
+    /// before anything is communicated, so all of a model's parts answer alike.
+    ///
+    /// # Errors
+    /// What the model cannot take.
+    fn check(&self, _batch: &MicroBatch) -> Result<()> {
+        Ok(())
+    }
+
     /// Goes forward. `input` is `[batch, seq, hidden]` from the previous part, none for the first.
     ///
     /// # Errors
@@ -180,25 +250,34 @@ impl Tape {
     /// Goes back, handing each piece's parameter gradients to `sink` as they come. Gives the gradient of the part's input.
     ///
     /// # Errors
-    /// Those of `sink`, and of the pieces that are computed again.
+    /// Those of `sink` and of the pieces, or a seed of the other kind than the part's output.
     pub fn backward(
         self,
         seed: Seed,
         sink: &mut dyn FnMut(Vec<ParameterGradient>) -> Result<()>,
     ) -> Result<Option<Tensor<3>>> {
         let mut gradient = match (seed, self.loss) {
-            (Seed::Activation(gradient), _) => Some(gradient),
+            (Seed::Activation(gradient), None) => Some(gradient),
             (Seed::Losses(gradient), Some(loss)) => {
                 let SegmentGradients { input, parameters } = loss(gradient)?;
                 sink(parameters)?;
                 input
             }
-            (Seed::Losses(_), None) => None,
+            (Seed::Activation(_), Some(_)) => {
+                return Err(Error::Internal(
+                    "a part that ends in losses goes back from activations".into(),
+                ));
+            }
+            (Seed::Losses(_), None) => {
+                return Err(Error::Internal(
+                    "a part without a loss goes back from losses".into(),
+                ));
+            }
         };
         for segment in self.segments.into_iter().rev() {
-            let Some(above) = gradient else {
-                return Ok(None);
-            };
+            let above = gradient.ok_or_else(|| {
+                Error::Internal("a piece behind the first of a part was given no input".into())
+            })?;
             let SegmentGradients { input, parameters } = segment(above)?;
             sink(parameters)?;
             gradient = input;

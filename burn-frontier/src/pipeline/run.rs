@@ -8,6 +8,7 @@ use burn::tensor::{DType, Device, Shape, Tensor};
 use super::part::{MicroBatch, Output, PipelinePart, Seed, StepContext, Tape};
 use super::schedule::{Instruction, Kind, Payload, Schedule};
 use crate::comm::groups::Groups;
+use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
 use crate::observe::trace::{Category, SpanRecorder};
 use crate::ops::exchange::{from_buffer, to_buffer};
@@ -24,11 +25,22 @@ pub struct Pipeline<P> {
     dtype: DType,
 }
 
-/// Numbers of one forward and backward pass.
-#[derive(Debug, Clone, Copy)]
+/// Numbers of one pass over a global batch. Its mean loss is the sum of the replicas' `loss_sum` over `counted`.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PassResult {
-    /// Sum of the losses of this replica's tokens; zero except on the last stage.
+    /// Sum of the losses of this replica's targets that count; zero except on the last stage.
     pub loss_sum: f64,
+    /// Targets of the global batch that count: those of all replicas' micro-batches that are not negative. The same on all
+    /// ranks.
+    pub counted: u64,
+}
+
+/// What one pass goes over.
+struct Work<'a> {
+    schedule: Schedule,
+    batches: &'a [MicroBatch],
+    context: &'a StepContext,
+    loss_gradient: f64,
 }
 
 type Key = (Payload, usize, usize);
@@ -66,99 +78,61 @@ impl<P: PipelinePart> Pipeline<P> {
         })
     }
 
-    /// Forward and backward pass of this replica's micro-batches. Every token's loss gets the gradient `loss_gradient`
-    /// (one over the global number of counted tokens, times the loss scale). Parameter gradients go to `reducer`.
+    /// Forward and backward pass of this replica's micro-batches. The loss is the mean over all targets of the global batch
+    /// that count, times `loss_scale`: a sum over replicas and micro-batches, divided once. Parameter gradients go to
+    /// `reducer`. Every rank calls it; ranks of one replica give the same micro-batches.
     ///
     /// # Communication
-    /// Point to point between neighbouring stages: activations forward, their gradients back; the parts' own; the reducer's.
+    /// Over dp an all-reduce of two integers. Point to point between neighbouring stages: activations forward, their gradients
+    /// back; the parts' own; the reducer's.
     ///
     /// # Errors
-    /// A micro-batch count that the schedule cannot run, or failed communication.
+    /// Micro-batches that the model or the schedule cannot take, in any replica, or of which no target counts, before anything
+    /// is computed; failed communication. What the reducer has been given by then is dropped.
     pub fn forward_backward(
         &mut self,
         batches: &[MicroBatch],
         context: &StepContext,
-        loss_gradient: f64,
+        loss_scale: f64,
         reducer: &mut GradientReducer,
         spans: &mut SpanRecorder,
     ) -> Result<PassResult> {
-        let schedule = Schedule::new(self.kind, self.groups.layout.pp, batches.len())?;
-        let stage = self.groups.at.pp;
-        let mut state = State {
-            received: HashMap::new(),
-            produced: HashMap::new(),
-            tapes: HashMap::new(),
-            loss_sum: 0.0,
-        };
-        for instruction in &schedule.orders[stage] {
-            let start = Instant::now();
-            let span = match *instruction {
-                Instruction::Receive {
-                    what,
-                    micro_batch,
-                    chunk,
-                } => {
-                    self.receive(
-                        &schedule,
-                        instruction,
-                        (what, micro_batch, chunk),
-                        batches,
-                        &mut state,
-                    )?;
-                    Some((Category::Receive, Some(micro_batch), chunk))
-                }
-                Instruction::Send {
-                    what,
-                    micro_batch,
-                    chunk,
-                } => {
-                    self.send(
-                        &schedule,
-                        instruction,
-                        (what, micro_batch, chunk),
-                        &mut state,
-                    )?;
-                    Some((Category::Send, Some(micro_batch), chunk))
-                }
-                Instruction::Forward { micro_batch, chunk } => {
-                    self.forward(
-                        micro_batch,
-                        chunk,
-                        &batches[micro_batch],
-                        context,
-                        &mut state,
-                    )?;
-                    Some((Category::Forward, Some(micro_batch), chunk))
-                }
-                Instruction::Backward { micro_batch, chunk } => {
-                    let last = micro_batch + 1 == batches.len();
-                    self.backward(micro_batch, chunk, loss_gradient, last, &mut state, reducer)?;
-                    Some((Category::Backward, Some(micro_batch), chunk))
-                }
-                Instruction::Reduce { chunk } => {
-                    reducer.finish_chunk(chunk)?;
-                    Some((Category::Reduce, None, chunk))
-                }
-                // The optimiser's step needs the global gradient norm, so it is the training loop's.
-                Instruction::Step => None,
-            };
-            if let Some((category, micro_batch, chunk)) = span {
-                spans.record(category, micro_batch, chunk, start);
-            }
-            self.groups.world.failure().map_or(Ok(()), Err)?;
+        let schedule = Schedule::new(self.kind, self.groups.layout.pp, batches.len());
+        let (schedule, counted) = self.agree(batches, schedule)?;
+        if counted == 0 {
+            return Err(Error::config(
+                "no target of the global batch counts, so that its loss has no mean",
+                "give it one target at least that is not negative",
+            ));
         }
-        Ok(PassResult {
-            loss_sum: state.loss_sum,
-        })
+        let work = Work {
+            schedule,
+            batches,
+            context,
+            loss_gradient: loss_scale / counted as f64,
+        };
+        reducer.begin()?;
+        match self.run(&work, reducer, spans) {
+            Ok(loss_sum) => Ok(PassResult { loss_sum, counted }),
+            Err(error) => {
+                reducer.discard()?;
+                Err(error)
+            }
+        }
     }
 
-    /// Sum of the losses of the micro-batches, without gradients; zero except on the last stage.
+    /// The losses of the micro-batches, without gradients. Nothing is wrong with a batch of which no target counts: both
+    /// numbers are zero. Every rank calls it.
     ///
     /// # Communication
-    /// Activations between neighbouring stages.
-    pub fn evaluate(&self, batches: &[MicroBatch], context: &StepContext) -> Result<f64> {
+    /// Over dp an all-reduce of two integers; activations between neighbouring stages; the parts' own.
+    ///
+    /// # Errors
+    /// Micro-batches that the model cannot take, in any replica, before anything is computed; failed communication.
+    pub fn evaluate(&self, batches: &[MicroBatch], context: &StepContext) -> Result<PassResult> {
+        let ((), counted) = self.agree(batches, Ok(()))?;
         let (stage, stages) = (self.groups.at.pp, self.groups.layout.pp);
-        let mut sum = 0.0;
+        let mut loss_sum = 0.0;
         for batch in batches {
             for chunk in 0..self.parts.len() {
                 let part = chunk * stages + stage;
@@ -168,7 +142,7 @@ impl<P: PipelinePart> Pipeline<P> {
                     Some(self.take_from_previous(chunk, batch)?)
                 };
                 match self.parts[chunk].forward(input, batch, context)?.output {
-                    Output::Losses(losses) => sum += host_sum(losses)?,
+                    Output::Losses(losses) => loss_sum += host_sum(losses)?,
                     Output::Activation(x) => {
                         self.groups.pp.send(to_buffer(x)?, (stage + 1) % stages)?
                     }
@@ -176,7 +150,103 @@ impl<P: PipelinePart> Pipeline<P> {
             }
             self.groups.world.failure().map_or(Ok(()), Err)?;
         }
-        Ok(sum)
+        Ok(PassResult { loss_sum, counted })
+    }
+
+    /// `found`, and the number of targets of the global batch that count, once no replica has anything against its own
+    /// micro-batches. A replica that refuses its own tells the others, which would wait for it.
+    fn agree<T>(&self, batches: &[MicroBatch], found: Result<T>) -> Result<(T, u64)> {
+        let found = found.and_then(|found| {
+            for batch in batches {
+                batch.check()?;
+                self.parts.iter().try_for_each(|part| part.check(batch))?;
+            }
+            Ok(found)
+        });
+        let counted: usize = batches.iter().map(MicroBatch::counted).sum();
+        let mine = Buffer::I64(vec![counted as i64, i64::from(found.is_err())]);
+        let dp = &self.groups.dp;
+        let sums = dp.all_reduce(mine, Reduction::Sum)?.into_i64()?;
+        if sums[1] == 0 {
+            return Ok((found?, sums[0] as u64));
+        }
+        let reason = found.as_ref().err().map_or(String::new(), Error::to_string);
+        let reasons = dp.all_gather(Buffer::U8(reason.into_bytes()))?.into_u8()?;
+        found?;
+        Err(Error::config(
+            format!(
+                "another replica refuses its micro-batches: {}",
+                String::from_utf8_lossy(&reasons)
+            ),
+            "every replica needs some that it can run",
+        ))
+    }
+
+    /// Does all instructions. Gives the sum of the losses.
+    fn run(
+        &self,
+        work: &Work<'_>,
+        reducer: &mut GradientReducer,
+        spans: &mut SpanRecorder,
+    ) -> Result<f64> {
+        let mut state = State {
+            received: HashMap::new(),
+            produced: HashMap::new(),
+            tapes: HashMap::new(),
+            loss_sum: 0.0,
+        };
+        for instruction in &work.schedule.orders[self.groups.at.pp] {
+            let start = Instant::now();
+            if let Some((category, micro_batch, chunk)) =
+                self.execute(work, instruction, &mut state, reducer)?
+            {
+                spans.record(category, micro_batch, chunk, start);
+            }
+            self.groups.world.failure().map_or(Ok(()), Err)?;
+        }
+        Ok(state.loss_sum)
+    }
+
+    /// Does one instruction. Gives what it is in a trace: kind, micro-batch, chunk.
+    fn execute(
+        &self,
+        work: &Work<'_>,
+        instruction: &Instruction,
+        state: &mut State,
+        reducer: &mut GradientReducer,
+    ) -> Result<Option<(Category, Option<usize>, usize)>> {
+        Ok(match *instruction {
+            Instruction::Receive {
+                what,
+                micro_batch,
+                chunk,
+            } => {
+                self.receive(work, instruction, (what, micro_batch, chunk), state)?;
+                Some((Category::Receive, Some(micro_batch), chunk))
+            }
+            Instruction::Send {
+                what,
+                micro_batch,
+                chunk,
+            } => {
+                self.send(work, instruction, (what, micro_batch, chunk), state)?;
+                Some((Category::Send, Some(micro_batch), chunk))
+            }
+            Instruction::Forward { micro_batch, chunk } => {
+                self.forward(work, micro_batch, chunk, state)?;
+                Some((Category::Forward, Some(micro_batch), chunk))
+            }
+            Instruction::Backward { micro_batch, chunk } => {
+                self.backward(work, micro_batch, chunk, state, reducer)?;
+                Some((Category::Backward, Some(micro_batch), chunk))
+            }
+            Instruction::Reduce { chunk } => {
+                reducer.finish_chunk(chunk)?;
+                Some((Category::Reduce, None, chunk))
+            }
+            // The optimiser's step needs the global gradient norm, so it is the training loop's.
+            Instruction::Step => None,
+        })
     }
 
     /// Receives a part's input from the previous stage (this one, if it is the only one).
@@ -192,15 +262,14 @@ impl<P: PipelinePart> Pipeline<P> {
 
     fn receive(
         &self,
-        schedule: &Schedule,
+        work: &Work<'_>,
         instruction: &Instruction,
         key: Key,
-        batches: &[MicroBatch],
         state: &mut State,
     ) -> Result<()> {
-        let message = message(schedule, self.groups.at.pp, instruction)?;
+        let message = message(&work.schedule, self.groups.at.pp, instruction)?;
         let data = self.groups.pp.recv(message.from)?;
-        let shape = Shape::from(self.parts[key.2].activation_shape(&batches[key.1]));
+        let shape = Shape::from(self.parts[key.2].activation_shape(&work.batches[key.1]));
         state
             .received
             .insert(key, from_buffer(data, shape, &self.device)?);
@@ -209,22 +278,21 @@ impl<P: PipelinePart> Pipeline<P> {
 
     fn send(
         &self,
-        schedule: &Schedule,
+        work: &Work<'_>,
         instruction: &Instruction,
         key: Key,
         state: &mut State,
     ) -> Result<()> {
-        let message = message(schedule, self.groups.at.pp, instruction)?;
+        let message = message(&work.schedule, self.groups.at.pp, instruction)?;
         let x = state.produced.remove(&key).ok_or_else(|| missing(&key))?;
         self.groups.pp.send(to_buffer(x)?, message.to)
     }
 
     fn forward(
         &self,
+        work: &Work<'_>,
         micro_batch: usize,
         chunk: usize,
-        batch: &MicroBatch,
-        context: &StepContext,
         state: &mut State,
     ) -> Result<()> {
         let key = (Payload::Activation, micro_batch, chunk);
@@ -234,7 +302,8 @@ impl<P: PipelinePart> Pipeline<P> {
             None if first => None,
             None => return Err(missing(&key)),
         };
-        let forward = self.parts[chunk].forward(input, batch, context)?;
+        let batch = &work.batches[micro_batch];
+        let forward = self.parts[chunk].forward(input, batch, work.context)?;
         match forward.output {
             Output::Activation(x) => _ = state.produced.insert(key, x),
             Output::Losses(losses) => state.loss_sum += host_sum(losses)?,
@@ -245,10 +314,9 @@ impl<P: PipelinePart> Pipeline<P> {
 
     fn backward(
         &self,
+        work: &Work<'_>,
         micro_batch: usize,
         chunk: usize,
-        loss_gradient: f64,
-        last: bool,
         state: &mut State,
         reducer: &mut GradientReducer,
     ) -> Result<()> {
@@ -263,10 +331,12 @@ impl<P: PipelinePart> Pipeline<P> {
             } else {
                 DType::F32
             };
-            Seed::Losses(Tensor::full([losses], loss_gradient, (&self.device, dtype)))
+            let gradient = work.loss_gradient;
+            Seed::Losses(Tensor::full([losses], gradient, (&self.device, dtype)))
         } else {
             Seed::Activation(self.input(key, state).ok_or_else(|| missing(&key))?)
         };
+        let last = micro_batch + 1 == work.batches.len();
         let gradient = tape.backward(seed, &mut |gradients| reducer.add(gradients, last))?;
         if let Some(gradient) = gradient {
             state.produced.insert(key, gradient);
@@ -310,7 +380,6 @@ fn missing(key: &Key) -> Error {
 
 /// Sum in f64, so that it does not depend on how tokens are divided.
 fn host_sum(x: Tensor<1>) -> Result<f64> {
-    use crate::comm::Buffer;
     Ok(match to_buffer(x)? {
         Buffer::F32(v) => v.into_iter().map(f64::from).sum(),
         Buffer::F64(v) => v.into_iter().sum(),

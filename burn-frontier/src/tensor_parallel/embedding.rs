@@ -70,7 +70,7 @@ impl VocabularyParallel {
     /// Over tp: forward all-reduce of the output (reduce-scatter under sequence parallelism, all-gather of the gradient).
     ///
     /// # Errors
-    /// Tokens that are not in the vocabulary, or not as many for every sample.
+    /// Tokens that are not in the vocabulary, not as many for every sample, or that sequence parallelism cannot split.
     pub fn embed(&self, tokens: &[i64], batch: usize) -> Result<Tensor<3>> {
         if batch == 0 || !tokens.len().is_multiple_of(batch) {
             return Err(Error::config(
@@ -78,7 +78,13 @@ impl VocabularyParallel {
                 "give every sample as many tokens",
             ));
         }
-        self.check_tokens(tokens)?;
+        let split = if self.sequence_parallel {
+            self.tp.size()
+        } else {
+            1
+        };
+        check_split(tokens.len() / batch, split)?;
+        check_tokens(tokens, self.weight.spec.shape[0])?;
         let weight = self.weight.value.clone();
         let (device, dtype) = (weight.device().without_autodiff(), weight.dtype());
         let seq = tokens.len() / batch;
@@ -113,19 +119,6 @@ impl VocabularyParallel {
         })
     }
 
-    /// Fails at a token that is not in the vocabulary.
-    fn check_tokens<'a>(&self, tokens: impl IntoIterator<Item = &'a i64>) -> Result<()> {
-        let vocabulary = self.weight.spec.shape[0];
-        let known = |token: i64| usize::try_from(token).is_ok_and(|token| token < vocabulary);
-        match tokens.into_iter().find(|&&token| !known(token)) {
-            None => Ok(()),
-            Some(token) => Err(Error::config(
-                format!("token {token} is not in the vocabulary of {vocabulary}"),
-                "use the tokenizer that the model is made for, or enlarge its vocabulary",
-            )),
-        }
-    }
-
     /// This rank's columns of the logits.
     ///
     /// # Shapes
@@ -153,7 +146,8 @@ impl VocabularyParallel {
     /// # Errors
     /// Targets that are not in the vocabulary, or not as many as tokens; another width than the table's.
     pub fn loss(&self, x: Tensor<3>, targets: &[i64]) -> Result<Tensor<1>> {
-        self.check_tokens(targets.iter().filter(|&&target| target >= 0))?;
+        let counted = targets.iter().filter(|&&target| target >= 0);
+        check_tokens(counted, self.weight.spec.shape[0])?;
         cross_entropy(self.local_logits(x)?, targets, self.ids(), &self.tp)
     }
 
@@ -170,4 +164,32 @@ impl VocabularyParallel {
         let all = apply(local, &self.tp, Exchange::AllGather(1));
         Ok(all.narrow(1, 0, self.weight.spec.shape[0]))
     }
+}
+
+/// Fails at a token that is not in the vocabulary.
+pub(crate) fn check_tokens<'a>(
+    tokens: impl IntoIterator<Item = &'a i64>,
+    vocabulary: usize,
+) -> Result<()> {
+    let known = |token: i64| usize::try_from(token).is_ok_and(|token| token < vocabulary);
+    match tokens.into_iter().find(|&&token| !known(token)) {
+        None => Ok(()),
+        Some(token) => Err(Error::config(
+            format!("token {token} is not in the vocabulary of {vocabulary}"),
+            "use the tokenizer that the model is made for, or enlarge its vocabulary",
+        )),
+    }
+}
+
+/// Fails unless the sequence can be split into parts of one length.
+pub(crate) fn check_split(tokens: usize, split: usize) -> Result<()> {
+    if tokens.is_multiple_of(split) {
+        return Ok(());
+    }
+    Err(Error::config(
+        format!(
+            "a sample of {tokens} tokens cannot be split over tp {split} by sequence parallelism"
+        ),
+        format!("use samples of a multiple of {split} tokens, or no sequence parallelism"),
+    ))
 }

@@ -90,9 +90,9 @@ impl ShardedAdamW {
             groups,
             by_name,
         };
-        let values = optimizer.values(chunks);
+        let values = optimizer.values(chunks)?;
         for bucket in optimizer.buckets.clone().iter() {
-            let whole = optimizer.flatten(bucket, &values)?;
+            let whole = optimizer.flatten(bucket, &values);
             let half = matches!(whole.dtype(), DType::F16 | DType::BF16);
             let piece = optimizer.own(bucket, full_precision(whole));
             let zeros = piece.zeros_like();
@@ -109,7 +109,11 @@ impl ShardedAdamW {
     ///
     /// # Communication
     /// All-reduce of one f64 over the world.
+    ///
+    /// # Errors
+    /// Other than one gradient a bucket, a device that cannot be read, or failed communication.
     pub fn gradient_norm(&self, reduced: &[Tensor<1>]) -> Result<f64> {
+        self.check(reduced)?;
         let at = self.groups.at;
         let (dp, replicas) = (at.dp, self.groups.layout.dp);
         let mut sum = 0.0;
@@ -137,6 +141,9 @@ impl ShardedAdamW {
     ///
     /// # Communication
     /// With ZeRO 1 an all-gather of every bucket's parameters over dp.
+    ///
+    /// # Errors
+    /// Other gradients or parameters than the optimiser was made for, or failed communication.
     pub fn step<M: Module>(
         &mut self,
         chunks: &mut [M],
@@ -144,8 +151,9 @@ impl ShardedAdamW {
         learning_rate: f64,
         gradient_scale: f64,
     ) -> Result<()> {
+        self.check(&reduced)?;
+        let mut values = self.values(chunks)?;
         self.steps += 1;
-        let mut values = self.values(chunks);
         for (i, gradient) in reduced.into_iter().enumerate() {
             let bucket = self.buckets[i].clone();
             let step = AdamWStep {
@@ -165,7 +173,7 @@ impl ShardedAdamW {
             let state = &self.states[i];
             let parameters = match &state.master {
                 Some(master) => master.clone(),
-                None => self.own(&bucket, self.flatten(&bucket, &values)?),
+                None => self.own(&bucket, self.flatten(&bucket, &values)),
             };
             let (first, second) = (state.first.clone(), state.second.clone());
             // The state's own handles are given up, so that the update can work in place.
@@ -186,7 +194,7 @@ impl ShardedAdamW {
                 gradient,
                 &step,
                 dtype,
-            );
+            )?;
             self.states[i] = Moments {
                 first: new.first,
                 second: new.second,
@@ -199,6 +207,17 @@ impl ShardedAdamW {
         }
         self.set_values(chunks, values);
         self.groups.world.failure().map_or(Ok(()), Err)
+    }
+
+    /// Fails unless there is a gradient for every bucket, of the length that this replica updates.
+    fn check(&self, reduced: &[Tensor<1>]) -> Result<()> {
+        let lengths = self.states.iter().map(|state| state.first.dims()[0]);
+        if lengths.eq(reduced.iter().map(|gradient| gradient.dims()[0])) {
+            return Ok(());
+        }
+        Err(Error::Internal(
+            "the gradients are not those of the optimiser's buckets".into(),
+        ))
     }
 
     /// This replica's part of a whole bucket: all of it at stage 0.
@@ -220,20 +239,43 @@ impl ShardedAdamW {
     }
 
     /// Values of all slots, flat.
-    pub(super) fn values<M: Module>(&self, chunks: &mut [M]) -> Vec<Tensor<1>> {
-        struct Collect<'a>(&'a HashMap<String, usize>, Vec<Option<Tensor<1>>>);
+    ///
+    /// # Errors
+    /// Other parameters than those of the slots.
+    pub(super) fn values<M: Module>(&self, chunks: &mut [M]) -> Result<Vec<Tensor<1>>> {
+        struct Collect<'a> {
+            by_name: &'a HashMap<String, usize>,
+            values: Vec<Option<Tensor<1>>>,
+            unknown: Option<String>,
+        }
         impl Visitor for Collect<'_> {
             fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
-                if let Some(&slot) = self.0.get(&p.spec.name) {
-                    self.1[slot] = Some(p.value.clone().reshape([p.count()]));
+                match self.by_name.get(&p.spec.name) {
+                    Some(&slot) => {
+                        self.values[slot] = Some(p.value.clone().reshape([p.count()]));
+                    }
+                    None => self.unknown = Some(p.spec.name.clone()),
                 }
             }
         }
-        let mut collect = Collect(&self.by_name, vec![None; self.slots.len()]);
+        let mut collect = Collect {
+            by_name: &self.by_name,
+            values: vec![None; self.slots.len()],
+            unknown: None,
+        };
         chunks
             .iter_mut()
             .for_each(|chunk| chunk.visit(&mut collect));
-        collect.1.into_iter().flatten().collect()
+        if let Some(name) = collect.unknown {
+            return Err(Error::Internal(format!(
+                "{name} is not among the optimiser's parameters"
+            )));
+        }
+        let values = collect.values.into_iter().zip(self.slots.iter());
+        let known = values.map(|(value, slot)| {
+            value.ok_or_else(|| Error::Internal(format!("{} is not in the model", slot.spec.name)))
+        });
+        known.collect()
     }
 
     fn set_values<M: Module>(&self, chunks: &mut [M], values: Vec<Tensor<1>>) {
@@ -250,17 +292,9 @@ impl ShardedAdamW {
     }
 
     /// A bucket as one run, padded with zeros.
-    pub(super) fn flatten(&self, bucket: &Bucket, values: &[Tensor<1>]) -> Result<Tensor<1>> {
-        let mut runs: Vec<Tensor<1>> = Vec::with_capacity(bucket.slots.len() + 1);
-        for &(slot, _) in &bucket.slots {
-            let value = values.get(slot);
-            runs.push(value.cloned().ok_or_else(|| {
-                Error::Internal(format!(
-                    "{} is not in the model",
-                    self.slots[slot].spec.name
-                ))
-            })?);
-        }
+    pub(super) fn flatten(&self, bucket: &Bucket, values: &[Tensor<1>]) -> Tensor<1> {
+        let slots = bucket.slots.iter();
+        let mut runs: Vec<Tensor<1>> = slots.map(|&(slot, _)| values[slot].clone()).collect();
         let used: usize = runs.iter().map(|run| run.dims()[0]).sum();
         if let (Some(first), true) = (runs.first(), used < bucket.len) {
             runs.push(Tensor::zeros(
@@ -268,10 +302,10 @@ impl ShardedAdamW {
                 (&first.device(), first.dtype()),
             ));
         }
-        Ok(match runs.len() {
+        match runs.len() {
             1 => runs.remove(0),
             _ => Tensor::cat(runs, 0),
-        })
+        }
     }
 }
 

@@ -38,6 +38,8 @@ pub struct GradientReducer {
     reduced: Vec<Option<Tensor<1>>>,
     channel: Channel,
     worker: Option<Worker>,
+    /// A pass has begun, whose gradients are not taken.
+    open: bool,
 }
 
 /// The communicators that reductions use: their own, because they may run beside the backward pass.
@@ -99,13 +101,51 @@ impl GradientReducer {
             slots,
             buckets,
             channel,
+            open: false,
         })
+    }
+
+    /// Begins a pass.
+    ///
+    /// # Errors
+    /// The gradients of the pass before have not been taken by [`Self::finish`]: those of both would be added up in part.
+    pub fn begin(&mut self) -> Result<()> {
+        if self.open {
+            return Err(Error::config(
+                "a pass begins, and the gradients of the one before have not been taken",
+                "call GradientReducer::finish after every pass, or discard to drop them; to add up passes, give one \
+                 pass the micro-batches of all",
+            ));
+        }
+        self.open = true;
+        Ok(())
+    }
+
+    /// Drops what a pass that failed, or whose gradients are not wanted, has left.
+    ///
+    /// # Errors
+    /// A thread for reductions that cannot be started.
+    pub fn discard(&mut self) -> Result<()> {
+        // What a reduction under way will give is dropped with its thread.
+        if self.worker.take().is_some() {
+            self.worker = Some(Worker::start(self.channel.clone())?);
+        }
+        self.slots.iter().for_each(|slot| _ = slot.sum.take());
+        self.reduced.fill(None);
+        self.rewind();
+        Ok(())
+    }
+
+    fn rewind(&mut self) {
+        self.launched.fill(false);
+        self.final_uses.fill(0);
+        self.open = false;
     }
 
     /// Adds one piece's gradients. `last`: of the last micro-batch, so that finished buckets can go.
     ///
     /// # Errors
-    /// A gradient of a parameter that is not this stage's.
+    /// A gradient of a parameter that is not this stage's, of another length, or one too many.
     pub fn add(&mut self, gradients: Vec<ParameterGradient>, last: bool) -> Result<()> {
         for (spec, gradient) in gradients {
             let Some(&slot) = self.by_name.get(&spec.name) else {
@@ -114,10 +154,18 @@ impl GradientReducer {
                     spec.name
                 )));
             };
-            if let Some(gradient) = gradient {
-                self.slots[slot].sum.add(gradient);
+            let (slot_of, uses) = (&self.slots[slot], &mut self.final_uses[slot]);
+            *uses += usize::from(last);
+            let length = gradient.as_ref().map_or(slot_of.count, |g| g.dims()[0]);
+            if *uses > slot_of.uses || length != slot_of.count {
+                return Err(Error::Internal(format!(
+                    "gradient {uses} of {}, of {length} elements; there are to be {} of {}",
+                    spec.name, slot_of.uses, slot_of.count
+                )));
             }
-            self.final_uses[slot] += usize::from(last);
+            if let Some(gradient) = gradient {
+                slot_of.sum.add(gradient);
+            }
         }
         if last && self.worker.is_some() {
             self.launch(|bucket| !bucket.class.tied)?;
@@ -154,8 +202,7 @@ impl GradientReducer {
                 self.reduced[bucket] = Some(sum?);
             }
         }
-        self.launched.fill(false);
-        self.final_uses.fill(0);
+        self.rewind();
         let sums = self.reduced.iter_mut().map(Option::take);
         sums.map(|sum| sum.ok_or_else(|| Error::Internal("a bucket was not reduced".into())))
             .collect()

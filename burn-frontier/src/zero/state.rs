@@ -6,7 +6,7 @@ use super::optimizer::{Moments, ShardedAdamW, full_precision};
 use super::partition::Slot;
 use crate::checkpoint::{Piece, TensorSource};
 use crate::comm::Buffer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::exchange::{from_buffer, to_buffer};
 use crate::parameter::{Module, Parameter, Visitor};
 use crate::placement::Placement;
@@ -24,9 +24,12 @@ impl ShardedAdamW {
     /// With ZeRO 1 an all-gather of the optimiser state over dp, a bucket at a time. Every rank calls it and consumes it.
     pub fn pieces<M: Module>(&self, chunks: &mut [M]) -> impl Iterator<Item = Result<Piece>> {
         let values = self.values(chunks);
-        (0..self.buckets.len()).flat_map(move |i| match self.bucket_pieces(i, &values) {
-            Ok(pieces) => pieces.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(error) => vec![Err(error)],
+        (0..self.buckets.len()).flat_map(move |i| {
+            let values = values.as_ref().map_err(Error::clone);
+            match values.and_then(|values| self.bucket_pieces(i, values)) {
+                Ok(pieces) => pieces.into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(error) => vec![Err(error)],
+            }
         })
     }
 
@@ -87,7 +90,7 @@ impl ShardedAdamW {
     ) -> Result<()> {
         load_parameters(chunks, source, &self.groups.tp)?;
         self.steps = steps;
-        let values = self.values(chunks);
+        let values = self.values(chunks)?;
         for (i, bucket) in self.buckets.clone().iter().enumerate() {
             let read = |suffix: &str| -> Result<Tensor<1>> {
                 let mut runs = values.clone();
@@ -96,7 +99,7 @@ impl ShardedAdamW {
                     let shape = [self.slots[slot].count].into();
                     runs[slot] = from_buffer(data, shape, &values[slot].device())?;
                 }
-                Ok(self.own(bucket, self.flatten(bucket, &runs)?))
+                Ok(self.own(bucket, self.flatten(bucket, &runs)))
             };
             let moments = Moments {
                 first: full_precision(read(FIRST)?),

@@ -28,7 +28,7 @@ pub struct Sampling {
 /// Activations along the pipeline for every token, then a broadcast of the token from the last stage.
 ///
 /// # Errors
-/// An empty prompt, or failed communication.
+/// An empty prompt, tokens or a `sequence` that the model does not have, or failed communication.
 pub fn generate(
     parts: &[GptPart],
     groups: &Groups,
@@ -37,10 +37,13 @@ pub fn generate(
     sequence: usize,
     sampling: &Sampling,
 ) -> Result<Vec<u32>> {
-    if prompt.is_empty() {
+    if prompt.is_empty() || sequence == 0 {
         return Err(Error::config(
-            "a prompt of no tokens",
-            "give at least one token",
+            format!(
+                "a prompt of {} tokens for a model that sees the last {sequence}",
+                prompt.len()
+            ),
+            "give at least one token, and let it see one at least",
         ));
     }
     let mut tokens = prompt.to_vec();
@@ -53,10 +56,7 @@ pub fn generate(
         };
         let last = groups.layout.pp - 1;
         let token = groups.pp.broadcast(Buffer::I64(vec![token]), last)?;
-        let Buffer::I64(token) = token else {
-            return Err(Error::Internal("a token arrived as another type".into()));
-        };
-        tokens.extend(token.iter().map(|&t| t as u32));
+        tokens.extend(token.into_i64()?.iter().map(|&t| t as u32));
     }
     Ok(tokens)
 }
@@ -77,6 +77,8 @@ fn last_logits(
         batch: 1,
         positions: vec![0],
     };
+    batch.check()?;
+    parts.iter().try_for_each(|part| part.check(&batch))?;
     let pass = Pass {
         seed: 0,
         step: None,

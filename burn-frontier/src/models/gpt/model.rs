@@ -25,13 +25,13 @@ pub struct Pass {
     pub recompute_attention: bool,
 }
 
-/// Where this rank's slices lie in the global tensors, for dropout.
+/// Where this rank's slices lie in the global tensors, for positions and dropout.
 #[derive(Debug, Clone, Copy)]
 pub struct Slice {
     /// First head.
     pub head: usize,
-    /// First token between blocks.
-    pub token: usize,
+    /// Which part of the sequence is here between blocks. All parts are as long, whatever a sample's length is.
+    pub part: usize,
 }
 
 /// Token and position embedding.
@@ -51,7 +51,8 @@ impl Embedding {
         let x = self.token.embed(tokens, batch)?;
         let x = match &self.position {
             Some(table) => {
-                let (first, seq) = (self.slice.token, x.dims()[1]);
+                let seq = x.dims()[1];
+                let first = self.slice.part * seq;
                 let [positions, _] = table.value.dims();
                 if first + seq > positions {
                     return Err(Error::config(
@@ -274,6 +275,6 @@ fn rows_site(
     pass: &Pass,
 ) -> Option<Dropout> {
     let [_, seq, hidden] = x.dims();
-    let (start, len) = ([0, slice.token, 0], [1, seq, hidden]);
+    let (start, len) = ([0, slice.part * seq, 0], [1, seq, hidden]);
     site(name.into(), 1, start, len, config, pass)
 }

@@ -6,8 +6,8 @@ mod config;
 mod export;
 mod import;
 
-pub use config::{Dimensions, HuggingFaceConfig};
-pub use export::export;
+pub use config::Dimensions;
+pub use export::{check_export, export};
 pub use import::{Imported, import};
 
 /// Modules outside the layers: ours, theirs.

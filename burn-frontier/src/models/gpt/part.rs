@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::observe::flops::Recompute;
 use crate::pipeline::part::{Forward, MicroBatch, Output, PipelinePart, StepContext, Tape};
 use crate::pipeline::segment::segment;
+use crate::tensor_parallel::embedding::{check_split, check_tokens};
 
 impl GptPart {
     /// Activations behind the last block, or in front of the head.
@@ -48,6 +49,22 @@ fn needed(input: Option<Tensor<3>>) -> Result<Tensor<3>> {
 }
 
 impl PipelinePart for GptPart {
+    fn check(&self, batch: &MicroBatch) -> Result<()> {
+        let tokens = batch.sequence();
+        if tokens > self.sequence {
+            return Err(Error::config(
+                format!(
+                    "a sample of {tokens} tokens, and the model has {} positions",
+                    self.sequence
+                ),
+                "shorten the samples, or give the model a longer sequence",
+            ));
+        }
+        check_split(tokens, self.sequence_split)?;
+        let targets = batch.targets.iter().filter(|&&target| target >= 0);
+        check_tokens(batch.tokens.iter().chain(targets), self.vocabulary)
+    }
+
     fn forward(
         &self,
         input: Option<Tensor<3>>,
@@ -102,7 +119,7 @@ impl PipelinePart for GptPart {
     }
 
     fn activation_shape(&self, batch: &MicroBatch) -> [usize; 3] {
-        let seq = batch.tokens.len() / batch.batch.max(1);
-        [batch.batch, seq / self.sequence_split, self.hidden]
+        let tokens = batch.sequence() / self.sequence_split;
+        [batch.batch, tokens, self.hidden]
     }
 }

@@ -30,6 +30,9 @@ pub struct GptPart {
     /// Last part only.
     pub head: Option<Head>,
     pub(super) hidden: usize,
+    pub(super) vocabulary: usize,
+    /// Most tokens of a sample.
+    pub(super) sequence: usize,
     pub(super) sequence_split: usize,
     pub(super) device: Device,
 }
@@ -55,6 +58,8 @@ impl GptConfig {
             head: (blocks.end == self.layers).then(|| split.head()),
             blocks: blocks.map(|layer| split.block(layer)).collect(),
             hidden: self.hidden,
+            vocabulary: self.vocabulary,
+            sequence: self.sequence,
             device: context.device.clone(),
             sequence_split: if context.sequence_parallel {
                 context.tp.size()
@@ -103,14 +108,13 @@ struct Split<'a> {
 impl Split<'_> {
     fn slice(&self) -> Slice {
         let tp = &self.context.tp;
-        let token = if self.context.sequence_parallel {
-            tp.rank() * (self.config.sequence / tp.size())
-        } else {
-            0
-        };
         Slice {
             head: tp.rank() * (self.config.heads / tp.size()),
-            token,
+            part: if self.context.sequence_parallel {
+                tp.rank()
+            } else {
+                0
+            },
         }
     }
 

@@ -17,6 +17,7 @@ pub struct Sequences {
 }
 
 /// [`super::attention`] of each of several sequences by itself, without padding. The dropout's `samples` are one a sequence.
+/// Queries of a sequence without keys give zeros; keys of one without queries have gradients of zero.
 ///
 /// # Shapes
 /// query `[1, heads, total, head_dim]`, key and value `[1, kv_heads, total keys, head_dim]`; gives the query's.
@@ -64,7 +65,7 @@ fn one_by_one(
     let outputs = bounds.enumerate().filter_map(|(i, (queries, keys))| {
         let q = part(&query, queries)?;
         let Some((k, v)) = part(&key, keys).zip(part(&value, keys)) else {
-            return Some(q.zeros_like());
+            return Some(zeros(q));
         };
         let mut options = options.clone();
         if let Some(site) = &mut options.dropout {
@@ -74,6 +75,14 @@ fn one_by_one(
         Some(checked([q, k, v], [None, None], &options))
     });
     Tensor::cat(outputs.collect(), 2)
+}
+
+/// What queries without keys give: zeros, whose gradient is zeros.
+fn zeros(q: Tensor<4>) -> Tensor<4> {
+    let y = q.clone().without_autodiff().zeros_like();
+    with_gradient([q.into_dispatch()], y, |g| {
+        [Some(g.zeros_like().into_dispatch())]
+    })
 }
 
 /// The gradients of [`one_by_one`], from that of the output.

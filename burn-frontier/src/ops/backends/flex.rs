@@ -30,11 +30,11 @@ fn open<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
         return None;
     }
     let x = x.clone().try_into_primitive::<Flex>().ok()?;
-    Some(if x.as_slice::<f32>().is_some() {
-        x
-    } else {
-        x.to_contiguous()
-    })
+    let x = match x.as_slice::<f32>() {
+        Some(_) => x,
+        None => x.to_contiguous(),
+    };
+    x.as_slice::<f32>().is_some().then_some(x)
 }
 
 /// Its elements.
@@ -61,10 +61,9 @@ fn overwrite<const D: usize>(
     };
     drop(x);
     let mut data = primitive.into_data();
-    if let Ok(elements) = data.as_mut_slice::<f32>() {
-        change(elements);
-    }
-    Ok(Tensor::from_primitive::<Flex>(FlexTensor::from_data(data)))
+    let changed = data.as_mut_slice::<f32>().map(change).is_ok();
+    let x = Tensor::from_primitive::<Flex>(FlexTensor::from_data(data));
+    if changed { Ok(x) } else { Err(Box::new(x)) }
 }
 
 /// Calls `work` with the index of each row of `out` and the row, on several threads if that pays.

@@ -1,29 +1,207 @@
-//! What a GPT-2 is: the sizes its tensors tell, and what only its `config.json` tells.
+//! What a GPT-2 is: what its `config.json` says, and the sizes that its tensors tell.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-/// What tensors cannot tell of a GPT-2: fields of its `config.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HuggingFaceConfig {
-    /// Attention heads.
-    #[serde(rename = "n_head")]
-    pub heads: usize,
-    /// Added to the variance in layer norms.
-    #[serde(rename = "layer_norm_epsilon", default = "default_epsilon")]
-    pub norm_epsilon: f64,
-    /// Activation of the MLP: `gelu_new` is the approximation by tanh, `gelu` the exact one.
-    #[serde(rename = "activation_function", default = "default_activation")]
-    pub activation: String,
+use crate::models::gpt::{Activation, GptConfig, NormKind, Positions};
+
+/// Hugging Face's names of GELU in its tanh form; they differ in how it is computed, not in what it is. `gelu` is the
+/// exact one.
+const TANH_GELU: [&str; 5] = [
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "gelu_python_tanh",
+    "gelu_fast",
+    "gelu_accurate",
+];
+
+/// What a `config.json` that says nothing of it means by the first and the last token of a text: GPT-2's own.
+const END_OF_TEXT: usize = 50256;
+
+/// The members of a `config.json` that change what the model computes. What is not there is as Hugging Face has it, but
+/// for the sizes: those the tensors tell, and the heads nothing else does.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct ConfigFile {
+    model_type: String,
+    #[serde(alias = "num_attention_heads")]
+    pub(super) n_head: Option<usize>,
+    #[serde(alias = "num_hidden_layers")]
+    n_layer: Option<usize>,
+    #[serde(alias = "hidden_size")]
+    n_embd: Option<usize>,
+    n_inner: Option<usize>,
+    #[serde(alias = "max_position_embeddings")]
+    n_positions: Option<usize>,
+    vocab_size: Option<usize>,
+    activation_function: String,
+    pub(super) layer_norm_epsilon: f64,
+    scale_attn_weights: bool,
+    scale_attn_by_inverse_layer_idx: bool,
+    add_cross_attention: bool,
+    pub(super) tie_word_embeddings: bool,
+    resid_pdrop: f64,
+    embd_pdrop: f64,
+    attn_pdrop: f64,
+    pruned_heads: Value,
+    quantization_config: Value,
+    auto_map: Value,
 }
 
-fn default_epsilon() -> f64 {
-    1e-5
+impl Default for ConfigFile {
+    fn default() -> Self {
+        Self {
+            model_type: "gpt2".into(),
+            n_head: None,
+            n_layer: None,
+            n_embd: None,
+            n_inner: None,
+            n_positions: None,
+            vocab_size: None,
+            activation_function: TANH_GELU[0].into(),
+            layer_norm_epsilon: 1e-5,
+            scale_attn_weights: true,
+            scale_attn_by_inverse_layer_idx: false,
+            add_cross_attention: false,
+            tie_word_embeddings: true,
+            resid_pdrop: 0.1,
+            embd_pdrop: 0.1,
+            attn_pdrop: 0.1,
+            pruned_heads: Value::Null,
+            quantization_config: Value::Null,
+            auto_map: Value::Null,
+        }
+    }
 }
 
-fn default_activation() -> String {
-    "gelu_new".into()
+impl ConfigFile {
+    /// Refuses a model that a [`GptConfig`] cannot be; returns what is wrong and what would do.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let (yes, no, none) = (json!(true), json!(false), Value::Null);
+        let inverse = json!(self.scale_attn_by_inverse_layer_idx);
+        for (name, found, needed) in [
+            ("model_type", json!(self.model_type), json!("gpt2")),
+            ("scale_attn_weights", json!(self.scale_attn_weights), yes),
+            ("scale_attn_by_inverse_layer_idx", inverse, no.clone()),
+            ("add_cross_attention", json!(self.add_cross_attention), no),
+            ("pruned_heads", or_null(&self.pruned_heads), none.clone()),
+            (
+                "quantization_config",
+                or_null(&self.quantization_config),
+                none.clone(),
+            ),
+            ("auto_map", or_null(&self.auto_map), none),
+        ] {
+            if found != needed {
+                return Err(format!("has {name} {found}, and only {needed} can be run"));
+            }
+        }
+        let gelu = &self.activation_function;
+        if !TANH_GELU.contains(&gelu.as_str()) {
+            let known = TANH_GELU.join(", ");
+            return Err(format!(
+                "has activation_function \"{gelu}\", and only GELU in its tanh form can be run ({known})"
+            ));
+        }
+        if self.layer_norm_epsilon <= 0.0 {
+            let found = self.layer_norm_epsilon;
+            return Err(format!(
+                "has layer_norm_epsilon {found}, which is not above 0"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What it says of the sizes and the tensors say otherwise.
+    pub(super) fn agree(&self, tensors: &Dimensions) -> Result<(), String> {
+        for (name, said, found) in [
+            ("n_layer", self.n_layer, tensors.layers),
+            ("n_embd", self.n_embd, tensors.hidden),
+            ("n_inner", self.n_inner, tensors.inner),
+            ("n_positions", self.n_positions, tensors.positions),
+            ("vocab_size", self.vocab_size, tensors.vocabulary),
+        ] {
+            if let Some(said) = said.filter(|said| *said != found) {
+                return Err(format!("has {name} {said}, but the tensors have {found}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The one probability of dropout; what is wrong if there are several.
+    pub(super) fn dropout(&self) -> Result<f64, String> {
+        let [residual, embedding, attention] = [self.resid_pdrop, self.embd_pdrop, self.attn_pdrop];
+        if residual == embedding && embedding == attention {
+            return Ok(residual);
+        }
+        Err(format!(
+            "has resid_pdrop {residual}, embd_pdrop {embedding} and attn_pdrop {attention}, where a model here has one probability"
+        ))
+    }
+}
+
+/// Null for what is empty, as an empty map of pruned heads.
+fn or_null(value: &Value) -> Value {
+    match value {
+        Value::Object(map) if map.is_empty() => Value::Null,
+        other => other.clone(),
+    }
+}
+
+/// What of a model GPT-2's form cannot express, if there is anything.
+pub(super) fn beyond_gpt2(model: &GptConfig) -> Option<String> {
+    let differences = [
+        (
+            model.positions != Positions::Learned,
+            "rotary positions".to_string(),
+        ),
+        (model.activation != Activation::Gelu, "SwiGLU".into()),
+        (model.norm != NormKind::Layer, "RMS norm".into()),
+        (!model.bias, "linear layers without biases".into()),
+        (
+            model.kv_heads != model.heads,
+            format!(
+                "{} key and value heads for {} heads",
+                model.kv_heads, model.heads
+            ),
+        ),
+    ];
+    let found: Vec<String> = differences
+        .into_iter()
+        .filter_map(|(differs, what)| differs.then_some(what))
+        .collect();
+    (!found.is_empty()).then(|| found.join(", "))
+}
+
+/// The `config.json` of a model that GPT-2's form can express. It says everything that changes the mathematics, also
+/// where Hugging Face's default is the same.
+pub(super) fn config_json(model: &GptConfig) -> Value {
+    let mut config = json!({
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": model.vocabulary,
+        "n_positions": model.sequence,
+        "n_ctx": model.sequence,
+        "n_embd": model.hidden,
+        "n_layer": model.layers,
+        "n_head": model.heads,
+        "n_inner": model.ffn,
+        "activation_function": TANH_GELU[0],
+        "layer_norm_epsilon": model.epsilon,
+        "scale_attn_weights": true,
+        "scale_attn_by_inverse_layer_idx": false,
+        "add_cross_attention": false,
+        "tie_word_embeddings": model.tied,
+        "resid_pdrop": model.dropout,
+        "embd_pdrop": model.dropout,
+        "attn_pdrop": model.dropout,
+    });
+    if model.vocabulary <= END_OF_TEXT {
+        (config["bos_token_id"], config["eos_token_id"]) = (Value::Null, Value::Null);
+    }
+    config
 }
 
 /// The sizes of a GPT, as its tensors tell them.
@@ -44,6 +222,18 @@ pub struct Dimensions {
 }
 
 impl Dimensions {
+    /// The sizes of a model.
+    pub(super) fn of(model: &GptConfig) -> Self {
+        Self {
+            layers: model.layers,
+            hidden: model.hidden,
+            inner: model.ffn,
+            vocabulary: model.vocabulary,
+            positions: model.sequence,
+            tied: model.tied,
+        }
+    }
+
     /// The sizes of the model whose tensors have these shapes; `what` says what is missing or does not fit.
     pub(super) fn infer(shapes: &BTreeMap<String, Vec<usize>>, tied: bool) -> Result<Self, String> {
         let matrix = |name: &str| match shapes.get(name).map(Vec::as_slice) {

@@ -1,28 +1,69 @@
 //! A checkpoint's model written as Hugging Face's GPT-2.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
 use std::path::Path;
 
-use super::config::{Dimensions, HuggingFaceConfig};
-use super::{CONFIG, MODEL, to_hugging_face};
+use super::config::{Dimensions, beyond_gpt2, config_json};
+use super::{CONFIG, INDEX, MODEL, to_hugging_face};
 use crate::checkpoint::disk::Disk;
 use crate::checkpoint::tensor_file::{self, Entry};
 use crate::checkpoint::{Checkpoint, TensorSource, bytes};
 use crate::error::{Error, Result};
+use crate::models::gpt::GptConfig;
 use crate::placement::Block;
+
+/// Whether [`export`] could write a model into the folder `path`, as far as can be known before there is a checkpoint:
+/// GPT-2's form can express the model, and the folder can be made and written to and has no file of those names.
+/// Leaves nothing behind.
+///
+/// # Errors
+/// What is in the way.
+pub fn check_export(model: &GptConfig, path: &Path) -> Result<()> {
+    if let Some(what) = beyond_gpt2(model) {
+        return Err(Error::config(
+            format!("the model has {what}, which Hugging Face's GPT-2 cannot express"),
+            "export a model of GPT-2's form: learned positions, GELU, layer norm, biases, as many key and value heads as heads",
+        ));
+    }
+    for name in [MODEL, INDEX, CONFIG] {
+        let file = path.join(name);
+        if file.symlink_metadata().is_ok() {
+            return Err(Error::format(
+                file,
+                "is there already, and an export does not overwrite it",
+                "export to another folder, or move it away",
+            ));
+        }
+    }
+    let made: Vec<&Path> = path
+        .ancestors()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .collect();
+    let probe = path.join(format!(".writable-{}", std::process::id()));
+    let writable = fs::create_dir_all(path)
+        .and_then(|()| File::create(&probe))
+        .and_then(|_| fs::remove_file(&probe));
+    for folder in made {
+        // The first that was not made ends it: those above it are not empty, or not made either.
+        let _ = fs::remove_dir(folder);
+    }
+    writable.map_err(|reason| Error::io("export to", path, reason))
+}
 
 /// Writes the model tensors of a checkpoint as Hugging Face's GPT-2: `model.safetensors` and `config.json` in the
 /// folder `path`. Element types stay. One rank calls it; a tensor at a time is in memory. Each file appears whole or
 /// not at all.
 ///
 /// # Errors
-/// The checkpoint holds no GPT, is damaged, or the files cannot be written.
-pub fn export(checkpoint: &Checkpoint, path: &Path, config: &HuggingFaceConfig) -> Result<()> {
+/// As [`check_export`]; the checkpoint is of another model or damaged, or the files cannot be written.
+pub fn export(checkpoint: &Checkpoint, model: &GptConfig, path: &Path) -> Result<()> {
+    check_export(model, path)?;
     let refused = |what: String| {
         Error::format(
             checkpoint.path(),
             what,
-            "export a checkpoint of a GPT with learned positions and biases",
+            "export a checkpoint of the model that is given with it",
         )
     };
     let mut shapes = BTreeMap::new();
@@ -39,13 +80,19 @@ pub fn export(checkpoint: &Checkpoint, path: &Path, config: &HuggingFaceConfig) 
         entries.push((name, Entry { key, dtype, shape }));
     }
     let tied = !shapes.contains_key("head.weight");
-    let dimensions = Dimensions::infer(&shapes, tied).map_err(refused)?;
+    let found = Dimensions::infer(&shapes, tied).map_err(refused)?;
+    if found != Dimensions::of(model) {
+        let model = Dimensions::of(model);
+        return Err(refused(format!(
+            "holds {found:?}, but the model is {model:?}"
+        )));
+    }
     entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.dtype.bitsize()));
 
     // transformers refuses a file that does not say which library's tensors it holds.
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let model = path.join(MODEL);
-    let header = tensor_file::header(&model, entries.iter().map(|(_, e)| e), Some(metadata))?;
+    let file = path.join(MODEL);
+    let header = tensor_file::header(&file, entries.iter().map(|(_, e)| e), Some(metadata))?;
     let tensors = entries.iter().map(|(name, entry)| {
         let blocks = whole(&entry.shape);
         let data = checkpoint.read(name, &entry.shape, &blocks, &entry.shape)?;
@@ -53,23 +100,25 @@ pub fn export(checkpoint: &Checkpoint, path: &Path, config: &HuggingFaceConfig) 
     });
     let disk = Disk::new(&|_| Ok(()));
     disk.create_folder(path, true)?;
-    replace(
-        disk,
-        &path.join(CONFIG),
-        [Ok(config_json(&dimensions, config)?)],
-    )?;
-    replace(disk, &model, std::iter::once(Ok(header)).chain(tensors))?;
+    replace(disk, &file, std::iter::once(Ok(header)).chain(tensors))?;
+    let json = serde_json::to_vec_pretty(&config_json(model))
+        .map_err(|e| Error::Internal(format!("a configuration cannot be written as JSON: {e}")))?;
+    replace(disk, &path.join(CONFIG), [Ok(json)])?;
     disk.sync_folder(path)
 }
 
-/// Writes a file beside its place, and moves it there.
+/// Writes a file beside its place, and moves it there; what could not be finished goes.
 fn replace(
     disk: Disk<'_>,
     path: &Path,
     chunks: impl IntoIterator<Item = Result<Vec<u8>>>,
 ) -> Result<()> {
     let temporary = path.with_extension("tmp");
-    disk.write(&temporary, chunks)?;
+    let written = disk.write(&temporary, chunks);
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
     disk.rename(&temporary, path)
 }
 
@@ -85,23 +134,4 @@ fn whole(shape: &[usize]) -> Vec<Block> {
     } else {
         vec![block]
     }
-}
-
-fn config_json(dimensions: &Dimensions, config: &HuggingFaceConfig) -> Result<Vec<u8>> {
-    let json = serde_json::json!({
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": dimensions.vocabulary,
-        "n_positions": dimensions.positions,
-        "n_ctx": dimensions.positions,
-        "n_embd": dimensions.hidden,
-        "n_layer": dimensions.layers,
-        "n_head": config.heads,
-        "n_inner": dimensions.inner,
-        "activation_function": config.activation,
-        "layer_norm_epsilon": config.norm_epsilon,
-        "tie_word_embeddings": dimensions.tied,
-    });
-    serde_json::to_vec_pretty(&json)
-        .map_err(|e| Error::Internal(format!("a configuration cannot be written as JSON: {e}")))
 }

@@ -3,44 +3,43 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
 use serde::Deserialize;
 
-use super::config::{Dimensions, HuggingFaceConfig};
-use super::{CONFIG, INDEX, MODEL, from_hugging_face};
+use super::config::{ConfigFile, Dimensions};
+use super::{CONFIG, INDEX, MODEL, from_hugging_face, split_layer};
 use crate::checkpoint::TensorSource;
 use crate::checkpoint::assembly::Assembly;
 use crate::checkpoint::disk;
 use crate::checkpoint::tensor_file::TensorFile;
 use crate::comm::Buffer;
 use crate::error::{Error, Result};
+use crate::models::gpt::GptConfig;
+use crate::models::gpt::specs::TOKEN_EMBEDDING;
 use crate::placement::Block;
+use crate::utf8;
 
+/// The output projection, where it is not the token embedding.
+const HEAD: &str = "head.weight";
+/// What parameters are stored as.
+const FLOATS: [Dtype; 4] = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
+/// Tensors that a message names.
+const NAMED: usize = 20;
 /// An index or configuration file has at most this many bytes.
 const MAX_JSON: u64 = 64 << 20;
+
+/// Number of a file, and a tensor's key in it.
+type Place = (usize, String);
 
 /// Hugging Face's GPT-2 on disk, read by our names.
 #[derive(Debug)]
 pub struct Imported {
     path: PathBuf,
     dimensions: Dimensions,
-    config: Option<HuggingFaceConfig>,
+    config: Option<ConfigFile>,
     files: Vec<TensorFile>,
-    /// File and key of each tensor, by our name.
-    tensors: BTreeMap<String, (usize, String)>,
-}
-
-/// The members of a `config.json` that are read here.
-#[derive(Deserialize)]
-struct ConfigFile {
-    /// Hugging Face's own default is to tie.
-    #[serde(default = "default_tied")]
-    tie_word_embeddings: bool,
-    #[serde(flatten)]
-    config: HuggingFaceConfig,
-}
-
-fn default_tied() -> bool {
-    true
+    /// Where each tensor is, by our name.
+    tensors: BTreeMap<String, Place>,
 }
 
 /// The member of an index file that is read here: the file of each tensor.
@@ -50,57 +49,119 @@ struct IndexFile {
 }
 
 /// Opens Hugging Face's GPT-2: a safetensors file, or a folder with `model.safetensors` or
-/// `model.safetensors.index.json`, and perhaps `config.json`. Reads headers only.
+/// `model.safetensors.index.json`; and the `config.json` beside it, if there is one. Reads headers only, and an output
+/// projection that may be the token embedding. Warns of tensors that are left out.
 ///
 /// # Errors
-/// Missing or damaged files, tensors missing or of shapes that do not fit together.
+/// Missing or damaged files; tensors missing, of shapes that do not fit together or of other types than floats; a
+/// `config.json` that contradicts the tensors, or is of a model that a [`GptConfig`] cannot be.
 pub fn import(path: &Path) -> Result<Imported> {
     let folder = if path.is_dir() {
         path
     } else {
         path.parent().unwrap_or(path)
     };
-    let index = path.join(INDEX);
-    let files = if !path.is_dir() {
-        vec![TensorFile::open(path)?]
-    } else if index.is_file() {
-        let index: IndexFile = read_json(&index)?;
-        let names: BTreeSet<String> = index.weight_map.into_values().collect();
-        names
-            .iter()
-            .map(|name| open_beside(path, name))
-            .collect::<Result<_>>()?
-    } else {
-        vec![TensorFile::open(&path.join(MODEL))?]
+    let file = folder.join(CONFIG);
+    let config: Option<ConfigFile> = file.is_file().then(|| read_json(&file)).transpose()?;
+    if let Some(config) = &config {
+        config.check().map_err(|what| {
+            Error::format(&file, what, "import a model of the form that GPT-2 has")
+        })?;
+    }
+    let files = open_files(path)?;
+    let tensors = known_tensors(path, &files)?;
+    let shapes = tensors
+        .iter()
+        .map(|(name, (number, key))| Ok((name.clone(), files[*number].info(key)?.shape.clone())))
+        .collect::<Result<_>>()?;
+    let mut imported = Imported {
+        path: path.to_path_buf(),
+        dimensions: Dimensions::infer(&shapes, !tensors.contains_key(HEAD))
+            .map_err(|what| Error::format(path, what, "only GPT-2 models can be imported"))?,
+        config,
+        files,
+        tensors,
     };
-    let config = folder.join(CONFIG);
-    let config: Option<ConfigFile> = config.is_file().then(|| read_json(&config)).transpose()?;
-    let refused = |what: String| Error::format(path, what, "only GPT-2 models can be imported");
+    imported.settle_head()?;
+    if let Some(config) = &imported.config {
+        config.agree(&imported.dimensions).map_err(|what| {
+            Error::format(
+                &file,
+                what,
+                "use the config.json that belongs to the tensors",
+            )
+        })?;
+    }
+    Ok(imported)
+}
 
-    let (mut tensors, mut shapes) = (BTreeMap::new(), BTreeMap::new());
+/// The files with tensors.
+fn open_files(path: &Path) -> Result<Vec<TensorFile>> {
+    let index = path.join(INDEX);
+    if !path.is_dir() {
+        return Ok(vec![TensorFile::open(path)?]);
+    }
+    if !index.is_file() {
+        return Ok(vec![TensorFile::open(&path.join(MODEL))?]);
+    }
+    let index: IndexFile = read_json(&index)?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    names.iter().map(|name| open_beside(path, name)).collect()
+}
+
+/// Where the tensors of a GPT-2 are; says which others are left out.
+fn known_tensors(path: &Path, files: &[TensorFile]) -> Result<BTreeMap<String, Place>> {
+    let (mut tensors, mut left_out) = (BTreeMap::new(), Vec::new());
     for (number, file) in files.iter().enumerate() {
         for key in file.keys() {
             let Some(name) = from_hugging_face(&key) else {
-                note_ignored(&key);
+                if !is_mask(&key) {
+                    left_out.push(key);
+                }
                 continue;
             };
-            shapes.insert(name.clone(), file.info(&key)?.shape.clone());
+            let dtype = file.info(&key)?.dtype;
+            if !FLOATS.contains(&dtype) {
+                return Err(Error::format(
+                    file.path(),
+                    format!("tensor `{key}` has elements of type {dtype}"),
+                    "convert it to F32, F16 or BF16",
+                ));
+            }
             if tensors.insert(name, (number, key.clone())).is_some() {
-                return Err(refused(format!("tensor `{key}` is there twice")));
+                return Err(Error::format(
+                    path,
+                    format!("tensor `{key}` is there twice"),
+                    "only GPT-2 models can be imported",
+                ));
             }
         }
     }
-    let ties = config
-        .as_ref()
-        .is_some_and(|config| config.tie_word_embeddings);
-    let tied = ties || !tensors.contains_key("head.weight");
-    Ok(Imported {
-        path: path.to_path_buf(),
-        dimensions: Dimensions::infer(&shapes, tied).map_err(refused)?,
-        config: config.map(|config| config.config),
-        files,
-        tensors,
-    })
+    if !left_out.is_empty() {
+        tracing::warn!(
+            "{}: left out, for a GPT-2 language model has no such tensors: {}",
+            path.display(),
+            enumerate(&left_out)
+        );
+    }
+    Ok(tensors)
+}
+
+/// All names of a short list, the first of a long one.
+fn enumerate(names: &[String]) -> String {
+    let shown = names.len().min(NAMED);
+    let rest = match names.len() - shown {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{}{rest}", names[..shown].join(", "))
+}
+
+/// Old files hold the causal mask of every layer as buffers, which nobody needs.
+fn is_mask(key: &str) -> bool {
+    let bare = key.strip_prefix("transformer.").unwrap_or(key);
+    let layer = bare.strip_prefix("h.").and_then(split_layer);
+    matches!(layer, Some((_, "attn.bias" | "attn.masked_bias")))
 }
 
 fn open_beside(folder: &Path, name: &str) -> Result<TensorFile> {
@@ -115,7 +176,8 @@ fn open_beside(folder: &Path, name: &str) -> Result<TensorFile> {
 }
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
-    serde_json::from_slice(&disk::read(path, MAX_JSON)?).map_err(|e| {
+    let bytes = disk::read(path, MAX_JSON)?;
+    serde_json::from_str(utf8::text(path, &bytes)?).map_err(|e| {
         Error::format(
             path,
             format!("cannot be understood: {e}"),
@@ -124,26 +186,109 @@ fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
     })
 }
 
-/// Old files hold the causal mask as buffers; anything else that is left out deserves a word.
-fn note_ignored(key: &str) {
-    if !key.ends_with(".attn.bias") && !key.ends_with(".attn.masked_bias") {
-        tracing::warn!("tensor `{key}` is not one of a GPT-2 language model: it is left out");
-    }
-}
-
 impl Imported {
     /// The model's sizes.
     pub fn dimensions(&self) -> Dimensions {
         self.dimensions
     }
 
-    /// What its `config.json` says; none if there is no such file.
-    pub fn config(&self) -> Option<&HuggingFaceConfig> {
-        self.config.as_ref()
+    /// Attention heads; none if no `config.json` says so, for tensors do not tell.
+    pub fn heads(&self) -> Option<usize> {
+        self.config.as_ref()?.n_head
+    }
+
+    /// The model of the file. `heads` is needed where [`Self::heads`] is none; `dropout` takes the place of the file's.
+    ///
+    /// # Errors
+    /// No number of heads, or another one than the file's; several probabilities of dropout, where a [`GptConfig`] has one.
+    pub fn model(&self, heads: Option<usize>, dropout: Option<f64>) -> Result<GptConfig> {
+        let refused = |what: String, remedy: &str| Error::format(&self.path, what, remedy);
+        let heads = match (self.heads(), heads) {
+            (Some(said), Some(wanted)) if said != wanted => {
+                let what = format!("has {said} heads, not {wanted}");
+                return Err(refused(what, "leave the number of heads to the file"));
+            }
+            (Some(heads), _) | (None, Some(heads)) => heads,
+            (None, None) => {
+                return Err(refused(
+                    "no config.json beside the tensors says how many attention heads they are for"
+                        .into(),
+                    "give the number of heads, or put the model's config.json there",
+                ));
+            }
+        };
+        let sizes = self.dimensions;
+        if heads == 0 || !sizes.hidden.is_multiple_of(heads) {
+            let what = format!(
+                "a hidden size of {} is no multiple of {heads} heads",
+                sizes.hidden
+            );
+            return Err(refused(
+                what,
+                "give the number of heads it was trained with",
+            ));
+        }
+        if self.config.is_none() {
+            tracing::warn!(
+                "{}: there is no config.json, so the rest is taken to be as GPT-2 has it: GELU in its tanh form, epsilon 1e-5, dropout 0.1 unless it is given",
+                self.path.display()
+            );
+        }
+        let config = self.config.clone().unwrap_or_default();
+        let dropout = match dropout {
+            Some(dropout) => dropout,
+            None => config
+                .dropout()
+                .map_err(|what| refused(what, "give the probability of dropout"))?,
+        };
+        let (vocabulary, positions) = (sizes.vocabulary, sizes.positions);
+        Ok(GptConfig {
+            ffn: sizes.inner,
+            tied: sizes.tied,
+            epsilon: config.layer_norm_epsilon,
+            dropout,
+            ..GptConfig::new(sizes.layers, sizes.hidden, heads, vocabulary, positions)
+        })
+    }
+
+    /// Whether the head is the token embedding: `tie_word_embeddings` decides, or the tensors where there is no
+    /// `config.json`.
+    fn settle_head(&mut self) -> Result<()> {
+        let ties = self
+            .config
+            .as_ref()
+            .map(|config| config.tie_word_embeddings);
+        let Some(head) = self.tensors.get(HEAD) else {
+            return match ties {
+                Some(false) => Err(Error::format(
+                    &self.path,
+                    "has tie_word_embeddings false, but there is no tensor `lm_head.weight`",
+                    "use all files of the model",
+                )),
+                _ => Ok(()),
+            };
+        };
+        let same = ties != Some(false)
+            && self.bytes(head)? == self.bytes(&self.tensors[TOKEN_EMBEDDING])?;
+        if ties == Some(true) && !same {
+            tracing::warn!(
+                "{}: `lm_head.weight` is left out: it differs from the token embedding, which is the head for tie_word_embeddings is true",
+                self.path.display()
+            );
+        }
+        self.dimensions.tied = ties == Some(true) || same;
+        Ok(())
+    }
+
+    /// A tensor's type and bytes.
+    fn bytes(&self, (file, key): &Place) -> Result<(Dtype, Vec<u8>)> {
+        let file = &self.files[*file];
+        Ok((file.info(key)?.dtype, file.read(key)?))
     }
 }
 
 impl TensorSource for Imported {
+    /// As the trait says; a tensor with NaN or infinite values is refused as well.
     fn read(
         &self,
         name: &str,
@@ -159,7 +304,7 @@ impl TensorSource for Imported {
                 Error::format(
                     &self.path,
                     format!("has no tensor `{name}`"),
-                    "configure the model by the file's `dimensions`",
+                    "take the model from the file's `model`",
                 )
             })?;
         let info = file.info(key)?;
@@ -169,6 +314,24 @@ impl TensorSource for Imported {
         if local.wants(&start, &info.shape) {
             local.fill(&start, &info.shape, &file.read(key)?);
         }
-        local.finish(file.path(), name)
+        let data = local.finish(file.path(), name)?;
+        if !is_finite(&data) {
+            return Err(Error::format(
+                file.path(),
+                format!("tensor `{key}` holds NaN or infinite values"),
+                "use another copy of the model",
+            ));
+        }
+        Ok(data)
+    }
+}
+
+fn is_finite(data: &Buffer) -> bool {
+    match data {
+        Buffer::F32(values) => values.iter().all(|x| x.is_finite()),
+        Buffer::F64(values) => values.iter().all(|x| x.is_finite()),
+        Buffer::F16(values) => values.iter().all(|x| x.is_finite()),
+        Buffer::BF16(values) => values.iter().all(|x| x.is_finite()),
+        Buffer::I64(_) | Buffer::U8(_) => true,
     }
 }

@@ -1,0 +1,259 @@
+//! A model that can be computed in the head: `y = w x` on every stage, and the squared error on the last.
+
+use std::time::Instant;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn_frontier::comm::groups::Groups;
+use burn_frontier::comm::{Buffer, Communicator, Reduction, local};
+use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
+use burn_frontier::pipeline::part::{Forward, MicroBatch, Output, PipelinePart, StepContext, Tape};
+use burn_frontier::pipeline::run::Pipeline;
+use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::pipeline::segment::segment;
+use burn_frontier::placement::Placement;
+use burn_frontier::zero::ZeroConfig;
+use burn_frontier::{Error, Layout, Result};
+
+/// A token at which a pass fails half-way.
+const BAD: i64 = 666;
+
+/// One weight of 1, `[1]`.
+#[derive(Debug, Clone)]
+struct Scale {
+    weight: Parameter<1>,
+    last: bool,
+}
+
+burn_frontier::module!(Scale { weight });
+
+impl Scale {
+    fn new(name: &str, last: bool, groups: &Groups) -> Self {
+        let spec = ParameterSpec {
+            name: name.into(),
+            shape: vec![1],
+            placement: Placement::Replicated,
+            gradient: Placement::Replicated,
+            init: Init::Constant(1.0),
+            decay: false,
+        };
+        let context = ParameterContext {
+            dtype: DType::F64,
+            ..ParameterContext::new(1, groups, Device::flex())
+        };
+        let weight = Parameter::init(spec, &context);
+        Self { weight, last }
+    }
+}
+
+fn column(values: &[i64], like: &Tensor<1>) -> Tensor<1> {
+    let data = TensorData::new(values.to_vec(), [values.len()]);
+    Tensor::from_data(data, (&like.device().without_autodiff(), DType::F64))
+}
+
+impl PipelinePart for Scale {
+    fn forward(
+        &self,
+        input: Option<Tensor<3>>,
+        batch: &MicroBatch,
+        _context: &StepContext,
+    ) -> Result<Forward> {
+        if batch.tokens.contains(&BAD) {
+            return Err(Error::config("a bad token", "use another"));
+        }
+        let shape = self.activation_shape(batch);
+        let tokens = column(&batch.tokens, &self.weight.value).reshape(shape);
+        let first = input.is_none();
+        let (y, back) = segment(self, input, false, move |part, x| {
+            let x = x.unwrap_or_else(|| tokens.clone());
+            Ok(x * part.weight.value.clone().unsqueeze())
+        })?;
+        assert!(first || y.dims() == shape);
+        if !self.last {
+            let tape = Tape {
+                segments: vec![back],
+                loss: None,
+                losses: None,
+            };
+            let output = Output::Activation(y);
+            return Ok(Forward { output, tape });
+        }
+        let targets = batch.targets.clone();
+        let n = targets.len();
+        let (losses, loss) = segment(&None::<Self>, Some(y), false, move |_, y| {
+            let y = y.expect("the last stage has an input").reshape([n]);
+            let counts: Vec<i64> = targets.iter().map(|&t| i64::from(t >= 0)).collect();
+            let difference = y.clone() - column(&targets, &y);
+            Ok(difference.clone() * difference * column(&counts, &y))
+        })?;
+        let tape = Tape {
+            segments: vec![back],
+            loss: Some(loss),
+            losses: Some(n),
+        };
+        let output = Output::Losses(losses);
+        Ok(Forward { output, tape })
+    }
+
+    fn activation_shape(&self, batch: &MicroBatch) -> [usize; 3] {
+        [batch.batch, batch.sequence(), 1]
+    }
+}
+
+/// Samples of one token, as (x, target).
+fn batch(samples: &[(i64, i64)]) -> MicroBatch {
+    MicroBatch {
+        tokens: samples.iter().map(|s| s.0).collect(),
+        targets: samples.iter().map(|s| s.1).collect(),
+        batch: samples.len(),
+        positions: (0..samples.len() as u64).collect(),
+    }
+}
+
+/// Two layers on `pp` stages, and what a step of plain gradient descent at a rate of 0.1 makes of the weights: those of rank
+/// 0 and of the last rank. Gives the mean loss too.
+fn step(
+    (pp, dp): (usize, usize),
+    kind: Kind,
+    zero: u8,
+    replicas: &[Vec<MicroBatch>],
+) -> Result<(f64, [f64; 2])> {
+    let layout = Layout::new(1, pp, dp)?;
+    let ranks = local::run(layout.world(), &Default::default(), |world| {
+        let groups = Groups::new(layout, world.clone())?;
+        let mut pipeline = pipeline(kind, &groups)?;
+        let (mut reducer, _) =
+            ZeroConfig::new(zero, false).init(&mut pipeline.parts, None, &groups)?;
+        let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
+        let batches = &replicas[groups.at.dp];
+        let pass = pipeline.forward_backward(
+            batches,
+            &StepContext::default(),
+            1.0,
+            &mut reducer,
+            &mut spans,
+        )?;
+        let gradients = reducer.finish()?;
+        let gradient = gradients[0].clone().sum().into_scalar::<f64>();
+        let mean = sum(&world, pass.loss_sum)? / pass.counted as f64;
+        Ok((mean, 1.0 - 0.1 * gradient))
+    })?;
+    Ok((ranks[0].0, [ranks[0].1, ranks[layout.world() - 1].1]))
+}
+
+fn sum(world: &std::sync::Arc<dyn Communicator>, x: f64) -> Result<f64> {
+    let sum = world.all_reduce(Buffer::F64(vec![x]), Reduction::Sum)?;
+    Ok(sum.into_f64()?[0])
+}
+
+fn pipeline(kind: Kind, groups: &Groups) -> Result<Pipeline<Scale>> {
+    let (stage, stages) = (groups.at.pp, groups.layout.pp);
+    let part = Scale::new(&format!("layer{stage}"), stage + 1 == stages, groups);
+    Pipeline::new(vec![part], kind, groups.clone(), Device::flex(), DType::F64)
+}
+
+const KINDS: [Kind; 2] = [Kind::GPipe, Kind::OneForwardOneBackward];
+
+#[test]
+fn two_micro_batches_on_two_stages_move_both_weights_to_0_8() {
+    // The gradient of (w2 w1 x)^2 is 2 in either weight, and so is the mean of two of it.
+    let (one, two) = (batch(&[(1, 0)]), batch(&[(1, 0), (1, 0)]));
+    for kind in KINDS {
+        for (dp, zero, replicas) in [
+            (1, 0, vec![vec![one.clone(), one.clone()]]),
+            (2, 0, vec![vec![one.clone()], vec![one.clone()]]),
+            (
+                2,
+                0,
+                vec![vec![one.clone(), two.clone()], vec![one.clone(); 4]],
+            ),
+        ] {
+            let (loss, weights) = step((2, dp), kind, zero, &replicas).unwrap();
+            assert_eq!(loss, 1.0, "{kind} dp {dp}");
+            for weight in weights {
+                assert!((weight - 0.8).abs() < 1e-15, "{kind} dp {dp}: {weights:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_loss_is_divided_once_by_the_targets_that_count_of_all_replicas() {
+    // Squared errors 1 and 4, of three that are not counted: mean 2.5; gradients 2 * 1 * 1 and 2 * 2 * 2: mean 5. Means of
+    // the micro-batches' means, or of the replicas', would give others.
+    let replicas = vec![
+        vec![batch(&[(1, 0), (3, -1)]), batch(&[(5, -1)])],
+        vec![batch(&[(2, 0), (9, -7)])],
+    ];
+    for kind in KINDS {
+        let (loss, weights) = step((2, 2), kind, 0, &replicas).unwrap();
+        assert_eq!(loss, 2.5);
+        for weight in weights {
+            assert!((weight - 0.5).abs() < 1e-15, "{weights:?}");
+        }
+    }
+    let none = [vec![batch(&[(1, -1)])], vec![batch(&[(2, -1)])]];
+    let error = step((2, 2), Kind::GPipe, 0, &none).unwrap_err().to_string();
+    assert!(
+        error.contains("no target of the global batch counts"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_evaluation_gives_the_sum_and_the_count_and_zeros_where_nothing_counts() {
+    let layout = Layout::new(1, 2, 2).unwrap();
+    let passes = local::run(layout.world(), &Default::default(), |world| {
+        let groups = Groups::new(layout, world)?;
+        let pipeline = pipeline(Kind::GPipe, &groups)?;
+        let none = batch(&[(1, -1)]);
+        let some = batch(&[(3, 0), (1, 0), (2, -1)]);
+        let evaluate = |batches: &[MicroBatch]| pipeline.evaluate(batches, &StepContext::default());
+        let replica = [vec![some], vec![none.clone(), none.clone()]];
+        Ok((
+            evaluate(&replica[groups.at.dp])?,
+            evaluate(&[none])?,
+            groups.at,
+        ))
+    });
+    for (some, none, at) in passes.unwrap() {
+        assert_eq!((some.counted, none.counted, none.loss_sum), (2, 0, 0.0));
+        let here = at.pp == 1 && at.dp == 0;
+        assert_eq!(some.loss_sum, if here { 10.0 } else { 0.0 });
+    }
+}
+
+#[test]
+fn a_pass_that_failed_or_was_not_finished_leaves_nothing_to_the_next() {
+    let groups = Groups::new(Layout::single(), local::single()).unwrap();
+    for overlap in [false, true] {
+        let mut pipeline = pipeline(Kind::GPipe, &groups).unwrap();
+        let zero = ZeroConfig::new(0, overlap);
+        let (mut reducer, _) = zero.init(&mut pipeline.parts, None, &groups).unwrap();
+        let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
+        let mut pass = |batches: &[MicroBatch], reducer: &mut _| {
+            let context = StepContext::default();
+            pipeline.forward_backward(batches, &context, 1.0, reducer, &mut spans)
+        };
+        let good = batch(&[(1, 0)]);
+        let expect = |reducer: &mut burn_frontier::zero::reducer::GradientReducer,
+                      expected: f64| {
+            let gradients = reducer.finish().unwrap();
+            assert_eq!(gradients[0].clone().sum().into_scalar::<f64>(), expected);
+        };
+        // One micro-batch has gone back when the second fails.
+        let error = pass(&[good.clone(), batch(&[(BAD, 0)])], &mut reducer);
+        assert!(error.unwrap_err().to_string().contains("a bad token"));
+        pass(std::slice::from_ref(&good), &mut reducer).unwrap();
+        expect(&mut reducer, 2.0);
+        // Two passes without a finish between them.
+        pass(std::slice::from_ref(&good), &mut reducer).unwrap();
+        let error = pass(std::slice::from_ref(&good), &mut reducer).unwrap_err();
+        assert!(error.to_string().contains("finish"), "{error}");
+        expect(&mut reducer, 2.0);
+        pass(&[batch(&[(3, 0)])], &mut reducer).unwrap();
+        reducer.discard().unwrap();
+        pass(&[good], &mut reducer).unwrap();
+        expect(&mut reducer, 2.0);
+    }
+}
