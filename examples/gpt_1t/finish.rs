@@ -85,7 +85,7 @@ pub fn finish(job: &Job, options: &Options, ranks: &[RankResult]) -> ExitCode {
         return ExitCode::from(INCOMPLETE);
     }
     say!("\nto try next:");
-    for (line, what) in command::suggestions(options, settings, &job.sampled()) {
+    for (line, what) in command::suggestions(options, settings, &job.sampled(), &job.device) {
         say!("  {line}  # {what}");
     }
     ExitCode::SUCCESS
