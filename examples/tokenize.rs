@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn_frontier::data::{Tokenizer, text::Filter, tokenize_corpus};
 use clap::Parser;
 
-/// Tokenizes text files, folders and .jsonl files into PREFIX.bin and PREFIX.idx (Megatron-LM's indexed dataset).
+/// Tokenizes text files, folders and JSONL files into PREFIX.bin and PREFIX.idx (Megatron-LM's indexed dataset).
 #[derive(Debug, Parser)]
 #[command(name = "tokenize", version)]
 struct Options {
-    /// Files and folders; folders are searched for text and .jsonl
+    /// Files and folders; folders are searched for text and JSONL (one object a line, whatever the file is called)
     #[arg(required = true)]
     input: Vec<PathBuf>,
     /// Where to write: PREFIX.bin and PREFIX.idx
@@ -20,7 +20,7 @@ struct Options {
     /// A Hugging Face tokenizer.json [default: bytes]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Field of a .jsonl line that holds the text
+    /// Field of a JSONL line that holds the text
     #[arg(long, default_value = "text")]
     key: String,
 }
@@ -36,6 +36,12 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    if let Some(suffix @ ("bin" | "idx")) = options.output.extension().and_then(|e| e.to_str()) {
+        bail!(
+            "--output {} would write {0}.bin; name the prefix, without .{suffix}",
+            options.output.display()
+        );
+    }
     let tokenizer = match &options.tokenizer {
         Some(path) => Tokenizer::from_file(path)?,
         None => Tokenizer::bytes(),
@@ -61,14 +67,18 @@ fn run(options: &Options) -> Result<()> {
         &tokenizer,
         &options.output,
         progress,
-    )?;
+    )
+    .with_context(|| format!("--key {}", options.key))?;
     println!(
-        "{} tokens in {} documents from {} files ({} skipped as no text): {}.bin, .idx",
+        "{} tokens in {} documents from {} files: {}.bin, .idx",
         stats.tokens,
         stats.documents,
-        stats.files,
-        stats.skipped,
+        stats.counts.files,
         options.output.display()
     );
+    match stats.counts.remarks() {
+        remarks if remarks.is_empty() => {}
+        remarks => println!("{remarks}"),
+    }
     Ok(())
 }

@@ -140,8 +140,7 @@ pub struct Peer {
 impl Peer {
     /// Reads what benches/peer.py wrote, as far as it is of type `dtype`.
     pub fn read(path: &Path, dtype: Dtype) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the peer's figures in {}", path.display()))?;
+        let text = burn_frontier::utf8::read(path).context("the peer's figures")?;
         Self::parse(&text, &dtype.to_string()).with_context(|| {
             format!(
                 "{} is not what benches/peer.py writes; run it on a kernels.csv of type {dtype}",

@@ -10,6 +10,7 @@
 //! - [`optim`] has learning rate, clipping, loss scale
 //! - [`data`] has text, tokenizers, datasets, sample order; [`checkpoint`] saves in one layout and loads in another
 //! - [`plan`] says before a job what it needs and how fast it will be; [`observe`] is what a run shows
+//! - [`run_folder`] is where a run writes; [`utf8`] reads the text files that people give
 //! - [`device`] says which device a run takes, [`error`] what can go wrong
 
 pub mod checkpoint;
@@ -27,7 +28,9 @@ pub mod pipeline;
 pub mod placement;
 pub mod plan;
 pub mod random;
+pub mod run_folder;
 pub mod tensor_parallel;
+pub mod utf8;
 pub mod zero;
 
 pub use error::{Error, Result};

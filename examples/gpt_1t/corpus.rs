@@ -7,11 +7,16 @@ use burn_frontier::data::{
     Dataset, Sampler, SamplerConfig, Tokenizer, default_corpus, text::Filter, tokenize_corpus,
     unigram_loss,
 };
+use burn_frontier::run_folder::RunFolder;
 
+use crate::folder::absolute;
 use crate::options::Options;
 
 /// Most text taken when none is named.
 const DEFAULT_BYTES: u64 = 24 << 20;
+
+/// The file that says where the tokens beside it came from.
+const SOURCE: &str = "source.txt";
 
 /// Samples to learn from and to validate on.
 pub struct Corpus {
@@ -21,6 +26,8 @@ pub struct Corpus {
     pub unigram: f64,
     /// Tokens to learn from.
     pub tokens: u64,
+    /// Names all tokens.
+    pub fingerprint: String,
     /// What was found, for the user.
     pub summary: String,
 }
@@ -37,15 +44,21 @@ pub fn tokenizer(options: &Options) -> Result<Tokenizer> {
 pub fn load(
     options: &Options,
     tokenizer: &Tokenizer,
-    out: &Path,
+    folder: &RunFolder,
     sequence: usize,
     seed: u64,
 ) -> Result<Corpus> {
     let (dataset, summary) = match &options.data {
-        Some(prefix) if with_suffix(prefix, ".idx").exists() => {
+        Some(prefix) if is_pair(prefix) => {
+            if let Some(key) = &options.key {
+                bail!(
+                    "--key {key} names a field of JSONL, and {} is a dataset of tokens; leave out --key",
+                    prefix.display()
+                );
+            }
             (Dataset::open(prefix)?, format!("{}.bin", prefix.display()))
         }
-        _ => tokenized(options, tokenizer, out)?,
+        _ => tokenized(options, tokenizer, folder)?,
     };
     let (train, validation) = dataset.split("98,2")?;
     let vocabulary = tokenizer.vocabulary();
@@ -62,6 +75,7 @@ pub fn load(
         validation: sampler.init(&validation).context("the validation text")?,
         unigram,
         tokens,
+        fingerprint: dataset.fingerprint(),
         summary: format!(
             "{summary}: {tokens} tokens to learn, {} to validate",
             validation.tokens()
@@ -70,39 +84,73 @@ pub fn load(
 }
 
 /// The run keeps its tokens, so that a resumed run sees the same ones although files may have changed since.
-fn tokenized(options: &Options, tokenizer: &Tokenizer, out: &Path) -> Result<(Dataset, String)> {
-    let folder = out.join("data");
-    let (prefix, note) = (folder.join("corpus"), folder.join("source.txt"));
-    if options.resume && with_suffix(&prefix, ".idx").exists() {
-        let before = std::fs::read_to_string(&note)
-            .with_context(|| format!("cannot read {}", note.display()))?;
-        if let Some(path) = options.data.as_ref().filter(|path| before != source(path)) {
-            bail!(
-                "the run in {} learns other text than {}; leave out --data, or start a new run without --resume",
-                out.display(),
-                path.display()
-            );
-        }
-        let dataset = Dataset::open(&prefix)?;
-        return Ok((dataset, "the tokens of the run before".into()));
+fn tokenized(
+    options: &Options,
+    tokenizer: &Tokenizer,
+    folder: &RunFolder,
+) -> Result<(Dataset, String)> {
+    let kept = options.out().join("data");
+    if options.resume && kept.join("corpus.idx").exists() {
+        return continued(options, &kept);
     }
-    let (files, what) = match &options.data {
-        Some(path) => (vec![path.clone()], source(path)),
-        None => {
+    let (files, what) = match (&options.data, &options.key) {
+        (Some(path), _) => (vec![path.clone()], path.display().to_string()),
+        (None, Some(key)) => bail!("--key {key} names a field of --data's JSONL; give --data"),
+        (None, None) => {
             let found = default_corpus(DEFAULT_BYTES)?;
             let what = found.to_string();
             (found.files, what)
         }
     };
-    std::fs::create_dir_all(&folder).context("cannot make the folder for tokens")?;
-    tokenize_corpus(&files, &filter(&files), tokenizer, &prefix, |_| ())?;
-    std::fs::write(&note, &what).context("cannot note where the text came from")?;
-    Ok((Dataset::open(&prefix)?, what))
+    let filter = filter(options, &files);
+    let staged = folder.staging().join("data");
+    let prefix = staged.join("corpus");
+    let counts = tokenize_corpus(&files, &filter, tokenizer, &prefix, |_| ())
+        .with_context(|| match &options.data {
+            Some(_) => format!("--data (--key {})", filter.key),
+            None => "the text found here".into(),
+        })?
+        .counts;
+    if options.key.is_some() && counts.json_lines == 0 {
+        bail!("--key names a field of JSONL, and there is none in {what}; leave out --key");
+    }
+    let note = match &options.data {
+        Some(path) => source(path, options.key.as_deref()),
+        None => what.clone(),
+    };
+    std::fs::write(staged.join(SOURCE), note).context("cannot note where the text came from")?;
+    let summary = match counts.remarks() {
+        remarks if remarks.is_empty() => what,
+        remarks => format!("{what} ({remarks})"),
+    };
+    Ok((Dataset::open(&prefix)?, summary))
+}
+
+/// The tokens that the run has learned so far.
+fn continued(options: &Options, kept: &Path) -> Result<(Dataset, String)> {
+    let note = kept.join(SOURCE);
+    let before = std::fs::read_to_string(&note)
+        .with_context(|| format!("cannot read {}", note.display()))?;
+    if let Some(path) = &options.data {
+        // Before paths were noted in full, they were noted as given.
+        let given = path.display().to_string();
+        if before != source(path, options.key.as_deref()) && before != given {
+            bail!(
+                "the run in {} learns other text than {given}: {before}; leave out --data and --key, or start a new run without --resume",
+                options.out().display(),
+            );
+        }
+    }
+    let dataset = Dataset::open(kept.join("corpus"))?;
+    Ok((dataset, "the tokens of the run before".into()))
 }
 
 /// A single file is cut into at least some fifty documents, so that some can be kept for validation.
-fn filter(files: &[PathBuf]) -> Filter {
+fn filter(options: &Options, files: &[PathBuf]) -> Filter {
     let mut filter = Filter::default();
+    if let Some(key) = &options.key {
+        filter.key = key.clone();
+    }
     if let [file] = files
         && let Ok(metadata) = file.metadata()
         && metadata.is_file()
@@ -113,8 +161,18 @@ fn filter(files: &[PathBuf]) -> Filter {
 }
 
 /// How a run notes the text it was given.
-fn source(path: &Path) -> String {
-    path.display().to_string()
+fn source(path: &Path, key: Option<&str>) -> String {
+    let path = absolute(path.components().collect());
+    match key {
+        Some(key) => format!("{} --key {key}", path.display()),
+        None => path.display().to_string(),
+    }
+}
+
+/// Whether a path is the prefix of a dataset; of half of one as well, unless it is a file or folder itself.
+fn is_pair(prefix: &Path) -> bool {
+    let half = || !prefix.exists() && with_suffix(prefix, ".bin").exists();
+    with_suffix(prefix, ".idx").exists() || half()
 }
 
 fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {

@@ -4,8 +4,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn_frontier::checkpoint::Checkpoint;
+use burn_frontier::run_folder::RunFolder;
 
 use crate::options::Options;
+
+/// Takes the run's folder for this process, and finds the checkpoint to continue from. An older run stays where it is as yet.
+pub fn claim(options: &Options) -> Result<(RunFolder, Option<Checkpoint>)> {
+    let out = options.out();
+    let folder = match options.resume {
+        true => RunFolder::resume(&out).context("--out, --resume")?,
+        false => RunFolder::claim(&out).context("--out")?,
+    };
+    Ok((folder, resumed(options)?))
+}
 
 /// The checkpoint that --resume goes on from.
 pub fn resumed(options: &Options) -> Result<Option<Checkpoint>> {
@@ -23,28 +34,40 @@ pub fn resumed(options: &Options) -> Result<Option<Checkpoint>> {
     Ok(found)
 }
 
-/// Makes room for a new run: an older run in the folder is kept beside it.
-pub fn prepare(out: &Path) -> Result<()> {
-    if out.join("checkpoints").exists() {
-        let aside = (1..)
-            .map(|i| PathBuf::from(format!("{}-{i}", out.display())))
-            .find(|path| !path.exists())
-            .context("no free name for the older run")?;
-        std::fs::rename(out, &aside)
-            .with_context(|| format!("cannot move the older run in {} aside", out.display()))?;
-        println!("the run before is kept in {}", aside.display());
+/// Begins the run, now that nothing can be refused any more: an older one is kept beside it.
+pub fn start(folder: &mut RunFolder, options: &Options) -> Result<()> {
+    if let Some(kept) = folder.start()? {
+        let here = std::env::current_dir().and_then(|here| here.canonicalize());
+        let short = here
+            .ok()
+            .and_then(|here| Some(kept.strip_prefix(here).ok()?.to_path_buf()));
+        println!(
+            "the run before is kept in {}",
+            short.unwrap_or(kept).display()
+        );
     }
-    std::fs::create_dir_all(out)
-        .with_context(|| format!("cannot make the folder {}", out.display()))
+    write_config(&options.out(), options)
 }
 
-/// Keeps the options beside the run, so that `--config` repeats it.
-pub fn write_config(out: &Path, options: &Options) -> Result<()> {
+/// Keeps the options beside the run, so that `--config` repeats it, from any folder.
+fn write_config(out: &Path, options: &Options) -> Result<()> {
     let path = out.join("config.toml");
     let mut options = options.clone();
     options.resume = false;
     // Done once, not again when the run is continued.
     (options.import, options.export) = (None, None);
+    for file in [&mut options.data, &mut options.tokenizer] {
+        *file = file.take().map(absolute);
+    }
     let text = toml::to_string(&options).context("cannot write down the options")?;
-    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    // A kill leaves the options of before, not half of these.
+    let partial = out.join("config.toml.partial");
+    std::fs::write(&partial, text)
+        .and_then(|()| std::fs::rename(&partial, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The path as it is called from everywhere; the file need not exist.
+pub fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }

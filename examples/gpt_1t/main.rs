@@ -99,7 +99,8 @@ fn run() -> Result<()> {
     if let Some(folder) = &options.autotune {
         tuning::enable(&device, folder)?;
     }
-    let resume = folder::resumed(&options)?;
+    // Until the start, an older run in the folder stays as it is.
+    let (mut folder, resume) = folder::claim(&options)?;
     if options.tokenizer.is_none() {
         options.tokenizer = model::tokenizer_of_import(&options);
     }
@@ -111,14 +112,12 @@ fn run() -> Result<()> {
         names::check_export(&chosen.model, folder).context("--export")?;
     }
 
-    if resume.is_none() {
-        folder::prepare(&settings.out)?;
-    }
     let sequence = chosen.sequence;
-    let corpus = corpus::load(&options, &tokenizer, &settings.out, sequence, settings.seed)?;
+    let corpus = corpus::load(&options, &tokenizer, &folder, sequence, settings.seed)?;
     if let Some(checkpoint) = &resume {
         same_run(checkpoint, &tokenizer, &corpus, &settings)?;
     }
+    folder::start(&mut folder, &options)?;
     report::introduce(
         &settings,
         &chosen,
@@ -127,7 +126,6 @@ fn run() -> Result<()> {
         &device,
         resume.as_ref(),
     );
-    folder::write_config(&settings.out, &options)?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::utf8;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +19,12 @@ pub struct Options {
     /// Model: tiny, gpt2-124m, 22b, 175b or 1t [default: tiny]
     #[arg(long, help_heading = "Model and data")]
     pub model: Option<String>,
-    /// Text to learn: a file or folder (text, .jsonl), or the prefix of a Megatron PREFIX.bin/.idx pair [default: text found here]
+    /// Text to learn: a file or folder (text, JSONL), or the prefix of a Megatron PREFIX.bin/.idx pair [default: text found here]
     #[arg(long, value_name = "PATH", help_heading = "Model and data")]
     pub data: Option<PathBuf>,
+    /// With --data: the field of a JSONL line that holds the text [default: text]
+    #[arg(long, value_name = "NAME", help_heading = "Model and data")]
+    pub key: Option<String>,
     /// A Hugging Face tokenizer.json [default: bytes]
     #[arg(long, value_name = "FILE", help_heading = "Model and data")]
     pub tokenizer: Option<PathBuf>,
@@ -180,8 +184,7 @@ impl Options {
             None if line.resume && before.exists() => before,
             None => return Ok(line),
         };
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        let text = utf8::read(&path).context("the configuration")?;
         let mut merged: toml::Table = toml::from_str(&text)
             .with_context(|| format!("{} is not a configuration", path.display()))?;
         for (name, value) in toml::Table::try_from(&line)? {

@@ -1,13 +1,14 @@
 //! `--plan`: what a job needs and how fast it is, on a machine that need not be this one; and the same question about this
 //! one before a run.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn_frontier::Layout;
 use burn_frontier::device;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::search::{self, Candidate};
 use burn_frontier::plan::{Job, Machine, Report, shard, time};
+use burn_frontier::run_folder;
 use burn_frontier::zero::reducer::MAX_ZERO_STAGE;
 
 use crate::memory::{free_bytes, gib};
@@ -18,6 +19,8 @@ const SAMPLES_PER_RANK: u64 = 4;
 
 /// Prints the plan and writes plan.html and plan.json.
 pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
+    let out = options.out();
+    run_folder::check(&out).context("--out")?;
     let machine = Machine::load(options.machine.as_deref().unwrap_or("laptop"))?;
     let settings = options.settings()?;
     let mut like = settings.job(&model);
@@ -37,7 +40,8 @@ pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
         false => Report::new(&job, &machine)?,
     };
     print!("{}", report.page());
-    let out = options.out();
+    // A plan may lie in the folder of a run, before the run, beside it and after it.
+    run_folder::mark(&out).context("--out")?;
     report.write(&out)?;
     println!("\nmore      {0}/plan.html, {0}/plan.json", out.display());
     Ok(())

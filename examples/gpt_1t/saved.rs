@@ -21,6 +21,9 @@ pub struct Saved {
     pub sequence: Option<usize>,
     pub tokenizer: String,
     pub tokens: u64,
+    /// Fingerprint of the tokens; none in checkpoints from before there was one.
+    #[serde(default)]
+    pub text: Option<String>,
     pub precision: String,
     pub seed: u64,
     pub samples: u64,
@@ -37,10 +40,9 @@ pub fn same_run(
     settings: &Settings,
 ) -> Result<()> {
     let saved: Saved = checkpoint.state()?;
+    same_text(&saved, checkpoint, corpus)?;
     let differs = if saved.tokenizer != tokenizer.fingerprint() {
         "the tokenizer"
-    } else if saved.tokens != corpus.tokens {
-        "the text"
     } else if saved.precision != format!("{:?}", settings.dtype) {
         "--precision"
     } else if saved.seed != settings.seed {
@@ -62,6 +64,29 @@ pub fn same_run(
     )
 }
 
+/// Refuses text that has changed since: a token too many moves all samples, and other tokens are another run.
+fn same_text(saved: &Saved, checkpoint: &Checkpoint, corpus: &Corpus) -> Result<()> {
+    let what = match &saved.text {
+        _ if saved.tokens != corpus.tokens => format!(
+            "{} tokens to learn where it had {}",
+            corpus.tokens, saved.tokens
+        ),
+        Some(text) if *text != corpus.fingerprint => "as many tokens, but other ones".into(),
+        Some(_) => return Ok(()),
+        None => {
+            tracing::warn!(
+                "{} does not say which text it learned, only how many tokens: it is taken to be the same",
+                checkpoint.path().display()
+            );
+            return Ok(());
+        }
+    };
+    anyhow::bail!(
+        "the text has changed since {}: {what}; put it back as it was, or start a new run without --resume",
+        checkpoint.path().display()
+    )
+}
+
 pub fn state(
     job: &Job,
     step: u64,
@@ -73,6 +98,7 @@ pub fn state(
         sequence: Some(job.sequence),
         tokenizer: job.tokenizer.fingerprint().to_string(),
         tokens: job.corpus.tokens,
+        text: Some(job.corpus.fingerprint.clone()),
         precision: format!("{:?}", job.settings.dtype),
         seed: job.settings.seed,
         samples: step * job.settings.global_batch,

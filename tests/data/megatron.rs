@@ -229,3 +229,35 @@ fn an_abandoned_writer_leaves_nothing_and_keeps_the_old_dataset() {
     write_documents(&prefix, 10, &[vec![7]]);
     assert_eq!(contents(&Dataset::open(&prefix).unwrap()), [vec![7]]);
 }
+
+#[test]
+fn a_fingerprint_changes_with_any_token_and_any_document() {
+    let documents = vec![vec![1, 2, 3], vec![], vec![500; 200]];
+    let print = |documents: &[Vec<u32>]| {
+        let folder = TempDir::new().unwrap();
+        let prefix = folder.path().join("corpus");
+        write_documents(&prefix, 501, documents);
+        Dataset::open(&prefix).unwrap().fingerprint()
+    };
+    assert_eq!(print(&documents), print(&documents));
+    let mut token = documents.clone();
+    token[2][150] = 499;
+    let mut cut = documents.clone();
+    let moved = cut[0].pop().unwrap();
+    cut[1].push(moved);
+    let mut longer = documents.clone();
+    longer[1].push(4);
+    let prints = [&documents, &token, &cut, &longer].map(|documents| print(documents));
+    for (i, one) in prints.iter().enumerate() {
+        assert!(prints[..i].iter().all(|other| other != one), "{prints:?}");
+    }
+    let memory = |documents: &[Vec<u32>]| {
+        let dataset = Dataset::from_documents(documents.iter().cloned().map(Ok)).unwrap();
+        let (train, _) = dataset.split("1,1").unwrap();
+        assert_eq!(train.fingerprint(), dataset.fingerprint());
+        dataset.fingerprint()
+    };
+    assert_eq!(memory(&documents), memory(&documents));
+    assert_ne!(memory(&documents), memory(&token));
+    assert_ne!(memory(&documents), memory(&cut));
+}

@@ -121,8 +121,8 @@ fn a_corpus_is_tokenized_to_disk() {
     let stats = stats.unwrap();
     assert_eq!(
         (
-            stats.files,
-            stats.skipped,
+            stats.counts.files,
+            stats.counts.skipped,
             stats.documents,
             stats.bytes,
             stats.tokens
@@ -135,15 +135,37 @@ fn a_corpus_is_tokenized_to_disk() {
         [vec![97, 98, 256], vec![99, 256], vec![100, 256]]
     );
 
-    let binary = [folder.path().join("in/c.gz")];
-    let none = tokenize_corpus(
-        &binary,
-        &Filter::default(),
-        &Tokenizer::bytes(),
-        folder.path().join("none"),
-        |_| {},
-    );
-    let error = none.unwrap_err().to_string();
-    assert!(error.contains("1 files are not UTF-8"), "{error}");
-    assert!(!folder.path().join("none.idx").exists());
+    put(&folder, "binaries/c.gz", [0x1F, 0x8B, 0xFF]);
+    for (named, what) in [
+        ("binaries", "1 files are not UTF-8"),
+        ("in/c.gz", "c.gz: this is not UTF-8"),
+    ] {
+        let none = tokenize_corpus(
+            &[folder.path().join(named)],
+            &Filter::default(),
+            &Tokenizer::bytes(),
+            folder.path().join("none"),
+            |_| {},
+        );
+        let error = none.unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+        let left = std::fs::read_dir(folder.path()).unwrap();
+        assert_eq!(left.count(), 3, "nothing of it is left: in, out, binaries");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_tokenizer() {
+    let folder = TempDir::new().unwrap();
+    let plain = Tokenizer::from_file(put(&folder, "plain.json", WORDS)).unwrap();
+    let marked = put(&folder, "marked.json", format!("\u{FEFF}{WORDS}"));
+    let marked = Tokenizer::from_file(marked).unwrap();
+    assert_eq!(marked.fingerprint(), plain.fingerprint());
+    let wide: Vec<u8> = [0xFEFF]
+        .into_iter()
+        .chain(WORDS.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let error = Tokenizer::from_file(put(&folder, "wide.json", wide)).unwrap_err();
+    assert!(error.to_string().contains("UTF-16"), "{error}");
 }

@@ -91,6 +91,22 @@ impl Dataset {
         }
     }
 
+    /// Names the tokens in a checkpoint: equal for the same documents, whichever part of them this is.
+    ///
+    /// Of a dataset on disk it is a checksum of the whole index and of the tokens; of more than 64 MiB of tokens, 1024 blocks
+    /// evenly spread are looked at, so a change of single tokens may go unnoticed there, but no change of lengths.
+    pub fn fingerprint(&self) -> String {
+        match &*self.corpus {
+            Corpus::Memory { tokens, starts } => {
+                let lengths: Vec<u64> = starts.iter().map(|&start| start as u64).collect();
+                let index = crc32fast::hash(bytemuck::cast_slice(&lengths));
+                let content = crc32fast::hash(bytemuck::cast_slice(tokens));
+                format!("memory-{index:08x}-{content:08x}")
+            }
+            Corpus::Indexed(indexed) => indexed.fingerprint(),
+        }
+    }
+
     /// Number of documents.
     pub fn documents(&self) -> usize {
         self.documents.len()
@@ -127,7 +143,9 @@ impl Dataset {
     /// Train and validation documents by weights such as `"99,1"`, as Megatron-LM splits: contiguous, rounded to
     /// whole documents. A third weight holds out a test part, which is not returned.
     ///
-    /// Unlike Megatron's, a part of positive weight has at least one document.
+    /// Unlike Megatron's, a part of positive weight has at least one document. Documents of uneven length may give a
+    /// part other tokens than its weight says: a warning says so where validation gets more than training, although
+    /// it has the smaller weight.
     ///
     /// # Errors
     /// The text is not two or three weights, or there are fewer documents than parts.
@@ -161,7 +179,13 @@ impl Dataset {
         for part in (1..weights.len()).rev() {
             ends[part] = ends[part].min(ends[part + 1] - least[part]);
         }
-        Ok((self.part(ends[0]..ends[1]), self.part(ends[1]..ends[2])))
+        let (train, validation) = (self.part(ends[0]..ends[1]), self.part(ends[1]..ends[2]));
+        if weights[0] > weights[1]
+            && let Some(warning) = uneven(&train, &validation)
+        {
+            tracing::warn!("{warning}");
+        }
+        Ok((train, validation))
     }
 
     /// How often each id below `vocabulary` occurs in the first `at_most` tokens.
@@ -204,6 +228,20 @@ impl Dataset {
     }
 }
 
+/// What to say about parts of which the smaller one became the larger one.
+fn uneven(train: &Dataset, validation: &Dataset) -> Option<String> {
+    let size =
+        |part: &Dataset| format!("{} tokens in {} documents", part.tokens(), part.documents());
+    (validation.tokens() > train.tokens()).then(|| {
+        format!(
+            "the validation part is larger than the training part, {} against {}: the documents are few and of uneven length; \
+             cut or mix them, or give more text",
+            size(validation),
+            size(train)
+        )
+    })
+}
+
 /// Fails if a token is not below `vocabulary`: an embedding would read beyond its rows.
 pub(super) fn check_vocabulary(tokens: &[u32], vocabulary: usize) -> Result<()> {
     match tokens.iter().find(|&&token| token as usize >= vocabulary) {
@@ -232,4 +270,25 @@ fn parse_weights(text: &str) -> Result<Vec<f64>> {
         ));
     }
     Ok(weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_uneven_documents_are_said_with_their_numbers() {
+        let parts = |lengths: [usize; 3]| {
+            let documents = lengths.map(|length| Ok(vec![1; length]));
+            let dataset = Dataset::from_documents(documents).unwrap();
+            let (train, validation) = dataset.split("98,2").unwrap();
+            uneven(&train, &validation)
+        };
+        assert_eq!(parts([10, 10, 10]), None);
+        let warning = parts([5, 4, 90]).unwrap();
+        assert!(
+            warning.contains("90 tokens in 1 documents against 9 tokens in 2 documents"),
+            "{warning}"
+        );
+    }
 }

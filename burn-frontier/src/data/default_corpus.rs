@@ -9,6 +9,7 @@ use std::process::Command;
 use super::permutation::mix;
 use super::text::Walk;
 use crate::error::{Error, Result};
+use crate::utf8;
 
 /// Longer files are tables and generated code, of which a small corpus would consist entirely.
 const LARGEST_FILE: u64 = 64 << 10;
@@ -122,7 +123,7 @@ fn choose(
     // What cannot be listed or read is left out: this corpus is whatever is there.
     let mut candidates: Vec<(u64, PathBuf)> = Walk::new(roots, &extensions)
         .flatten()
-        .map(|path| (order(folder, &path), path))
+        .map(|found| (order(folder, &found.path), found.path))
         .collect();
     candidates.sort();
     let mut used = 0;
@@ -133,7 +134,7 @@ fn choose(
         if length == 0 || length > LARGEST_FILE.min(left - used) {
             continue;
         }
-        let Ok(text) = std::fs::read_to_string(&path) else {
+        let Ok(text) = utf8::read(&path) else {
             continue;
         };
         let length = text.len() as u64;

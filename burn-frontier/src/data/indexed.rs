@@ -26,6 +26,9 @@ pub(super) const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
 pub(super) const VERSION: u64 = 1;
 /// Bytes before the sequence lengths.
 const HEADER: usize = 34;
+/// A fingerprint looks at so many blocks of so many bytes, and at everything of less.
+const BLOCKS: usize = 1024;
+const BLOCK: usize = 64 << 10;
 const REMEDY: &str = "write the dataset again, or copy both files again";
 
 /// How a token is stored in `.bin`; the discriminant is Megatron's code. A reader goes by the header's code, never by the
@@ -122,6 +125,22 @@ impl IndexedDataset {
     /// Number of documents.
     pub fn documents(&self) -> usize {
         self.index.boundaries.len() / 8 - 1
+    }
+
+    /// Checksums of the index and of the tokens, or of blocks of them; see [`Dataset`](super::Dataset::fingerprint).
+    pub(super) fn fingerprint(&self) -> String {
+        let mut content = crc32fast::Hasher::new();
+        let tokens = &self.tokens[..];
+        let apart = (tokens.len() / BLOCKS).max(BLOCK);
+        for begin in (0..tokens.len()).step_by(apart) {
+            content.update(&tokens[begin..tokens.len().min(begin + BLOCK)]);
+        }
+        format!(
+            "{}-{:08x}-{:08x}",
+            tokens.len(),
+            crc32fast::hash(&self.index.map),
+            content.finalize()
+        )
     }
 
     /// How the tokens are stored.

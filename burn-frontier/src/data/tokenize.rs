@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::indexed_writer::IndexedWriter;
-use super::text::{Filter, documents};
+use super::text::{Counts, Filter, documents};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
@@ -13,10 +13,8 @@ const BATCH: usize = 8 << 20;
 /// What a tokenization read and wrote, so far or in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Files read.
-    pub files: u64,
-    /// Files passed over because they are not text.
-    pub skipped: u64,
+    /// Files and lines, read and passed over.
+    pub counts: Counts,
     /// Documents written.
     pub documents: u64,
     /// Bytes of text.
@@ -52,7 +50,7 @@ pub fn tokenize_corpus(
             bytes += text.len();
             texts.push(text);
         }
-        (stats.files, stats.skipped) = (documents.files(), documents.skipped());
+        stats.counts = documents.counts();
         if texts.is_empty() {
             break;
         }
@@ -65,6 +63,10 @@ pub fn tokenize_corpus(
         stats.bytes += bytes as u64;
         progress(&stats);
     }
+    if let Some(error) = documents.left_out() {
+        let count = stats.counts.skipped;
+        tracing::warn!("{count} files are left out; the first: {error}");
+    }
     if stats.documents == 0 {
         let names: Vec<_> = paths
             .iter()
@@ -72,9 +74,10 @@ pub fn tokenize_corpus(
             .collect();
         return Err(Error::config(
             format!(
-                "no text in {} ({} files are not UTF-8 text)",
+                "no text in {} ({} files are not UTF-8 text, {} lines have no text)",
                 names.join(", "),
-                stats.skipped
+                stats.counts.skipped,
+                stats.counts.without_text
             ),
             "name text or JSONL files, decompressed, or folders that hold some",
         ));

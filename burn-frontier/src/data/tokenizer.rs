@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::utf8;
 
 /// Vocabulary of the byte tokenizer: 256 bytes and the end of a document.
 const BYTE_VOCABULARY: usize = 257;
@@ -53,7 +54,7 @@ impl Tokenizer {
     /// The file cannot be read, is no tokenizer, or has an empty vocabulary.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let json = std::fs::read(path).map_err(|e| Error::io("read the tokenizer", path, e))?;
+        let json = utf8::read(path)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| {
             Error::format(
                 path,
@@ -86,7 +87,7 @@ impl Tokenizer {
         let fingerprint = format!(
             "huggingface-{vocabulary}-{}-{:08x}",
             json.len(),
-            crc32fast::hash(&json)
+            crc32fast::hash(json.as_bytes())
         );
         Ok(Self {
             kind: Kind::HuggingFace {

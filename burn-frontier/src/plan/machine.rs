@@ -178,7 +178,7 @@ impl Machine {
                 ),
             ));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let text = crate::utf8::read(path)?;
         Self::parse(&text, path)
     }
 

@@ -115,7 +115,7 @@ impl<'a> Header<'a> {
 /// # Errors
 /// A file that cannot be read, a column that is missing, a value that is no number, or a run that cannot be.
 pub fn read(path: &Path) -> Result<Vec<Run>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let text = crate::utf8::read(path)?;
     parse(&text, path)
 }
 

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::models::gpt::GptConfig;
 use crate::models::gpt::specs::TOKEN_EMBEDDING;
 use crate::placement::Block;
+use crate::utf8;
 
 /// The output projection, where it is not the token embedding.
 const HEAD: &str = "head.weight";
@@ -185,7 +186,8 @@ fn open_beside(folder: &Path, name: &str) -> Result<TensorFile> {
 }
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
-    serde_json::from_slice(&disk::read(path, MAX_JSON)?).map_err(|e| {
+    let bytes = disk::read(path, MAX_JSON)?;
+    serde_json::from_str(utf8::text(path, &bytes)?).map_err(|e| {
         Error::format(
             path,
             format!("cannot be understood: {e}"),
