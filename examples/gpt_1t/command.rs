@@ -65,9 +65,6 @@ pub fn suggestions(
         if options.key.is_none() && tokens.with_extension("idx").exists() {
             words.extend(["--data".into(), tokens.display().to_string()]);
         }
-        if let Some(path) = &options.import {
-            words.extend(["--import".into(), path.display().to_string()]);
-        }
         for (flag, n) in [("--tp", tp), ("--pp", pp), ("--dp", dp)] {
             words.extend([flag.into(), n.to_string()]);
         }
