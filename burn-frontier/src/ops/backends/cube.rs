@@ -14,7 +14,7 @@ mod testing;
 mod tuning;
 
 pub(crate) use adamw::{adamw, sum_of_squares};
-pub(crate) use attention::attention;
+pub(crate) use attention::{attention, fuses_attention};
 pub(crate) use cross_entropy::cross_entropy;
 pub(crate) use dropout::dropout;
 pub(crate) use gemm::{feed_forward, linear};
@@ -153,12 +153,20 @@ impl Buffer {
 
     /// Its element type, as the kernels of an operation know it; `None` for one that they do not take.
     pub fn element(&self, operation: &'static str) -> Option<Element> {
-        match self.0.dtype {
-            DType::F32 => Some(Element::F32),
-            DType::F16 => Some(Element::F16),
-            DType::BF16 => Some(Element::Bf16),
-            other => refused(operation, &format!("there are none for {other:?}")),
+        match element(self.0.dtype) {
+            Some(element) => Some(element),
+            None => refused(operation, &format!("there are none for {:?}", self.0.dtype)),
         }
+    }
+}
+
+/// A type of elements, as the kernels know it; `None` for one that they do not take.
+const fn element(dtype: DType) -> Option<Element> {
+    match dtype {
+        DType::F32 => Some(Element::F32),
+        DType::F16 => Some(Element::F16),
+        DType::BF16 => Some(Element::Bf16),
+        _ => None,
     }
 }
 
