@@ -33,6 +33,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use burn_frontier::device::{self, Choice};
 use burn_frontier::ops::tuning;
+use burn_frontier::run_folder;
 
 use case::{Case, Place};
 use catalog::{Job, Size};
@@ -123,8 +124,9 @@ fn write(
     ceiling: &Ceiling,
     options: &Options,
 ) -> Result<()> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    if !folder.exists() {
+        run_folder::mark(folder)?; // What is written there is not read by `--data .`.
+    }
     let [svg, csv] = ["kernels.svg", "kernels.csv"].map(|name| folder.join(name));
     report::plot(&svg, title, rows, ceiling)?;
     std::fs::write(&csv, report::csv(rows, ceiling, options.dtype))

@@ -190,3 +190,71 @@ pub fn state(
     };
     serde_json::to_value(saved).map_err(|e| Error::Internal(e.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use burn_frontier::data::{Dataset, SamplerConfig};
+    use burn_frontier::{checkpoint, comm::local};
+
+    use super::*;
+
+    fn corpus(tokens: &[u32]) -> Corpus {
+        let dataset = Dataset::from_documents([Ok(tokens.to_vec())]).unwrap();
+        let config = SamplerConfig {
+            sequence: 2,
+            vocabulary: 9,
+            seed: 1,
+        };
+        Corpus {
+            train: config.init(&dataset).unwrap(),
+            validation: config.init(&dataset).unwrap(),
+            unigram: 1.0,
+            tokens: dataset.tokens(),
+            fingerprint: dataset.fingerprint(),
+            summary: String::new(),
+        }
+    }
+
+    #[test]
+    fn text_that_has_changed_since_the_checkpoint_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = checkpoint::save(
+            folder.path(),
+            1,
+            &serde_json::Value::Null,
+            [],
+            &*local::single(),
+            0,
+        )
+        .unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let before = corpus(&[1, 2, 3, 4]);
+        let mut saved = Saved {
+            model: GptConfig::new(1, 8, 1, 9, 2),
+            sequence: None,
+            tokenizer: String::new(),
+            tokens: before.tokens,
+            text: Some(before.fingerprint.clone()),
+            precision: String::new(),
+            seed: 1,
+            samples: 1,
+            optimizer_steps: 1,
+            global_batch: 1,
+            scaler: LossScaler::off(),
+        };
+        let noticed = |saved: &Saved, tokens: &[u32]| {
+            same_text(saved, &checkpoint, &corpus(tokens)).map_err(|e| e.to_string())
+        };
+        noticed(&saved, &[1, 2, 3, 4]).unwrap();
+        let longer = noticed(&saved, &[1, 2, 3, 4, 5]).unwrap_err();
+        assert!(
+            longer.contains("5 tokens to learn where it had 4"),
+            "{longer}"
+        );
+        let other = noticed(&saved, &[1, 2, 3, 5]).unwrap_err();
+        assert!(other.contains("but other ones"), "{other}");
+        // Checkpoints of earlier versions know the number only.
+        saved.text = None;
+        noticed(&saved, &[1, 2, 3, 5]).unwrap();
+    }
+}

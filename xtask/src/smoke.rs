@@ -87,7 +87,24 @@ pub fn run(cargo: &Cargo) -> Result<()> {
         command.extend(&example(arguments)[1..]);
         check_refusal(&cargo.output(&command)?, word)?;
     }
+    check_folder_of_others(cargo, &folder.path().join("mine"))?;
     bench(cargo, out, folder.path())
+}
+
+/// A folder with a user's own file is refused, and stays as it is, although it has checkpoints as a run has.
+fn check_folder_of_others(cargo: &Cargo, mine: &Path) -> Result<()> {
+    let (checkpoints, notes) = (mine.join("checkpoints"), mine.join("notes.txt"));
+    fs::create_dir_all(&checkpoints)?;
+    fs::write(&notes, "mine")?;
+    let out = mine.to_str().context("the folder's name is not UTF-8")?;
+    let mut command = vec!["run", "--quiet"];
+    command.extend(&example(&["--steps", "1", "--out", out])[1..]);
+    check_refusal(&cargo.output(&command)?, "not the folder of a run")?;
+    ensure!(
+        fs::read_dir(mine)?.count() == 2 && checkpoints.is_dir() && notes.is_file(),
+        "{EXAMPLE} refused the folder of others, and changed it"
+    );
+    Ok(())
 }
 
 /// Benches every kernel at a tiny shape. The dev profile is what is compiled already.
