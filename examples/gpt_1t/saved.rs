@@ -241,6 +241,7 @@ mod tests {
             optimizer_steps: 1,
             global_batch: 1,
             scaler: LossScaler::off(),
+            update: None,
         };
         let noticed = |saved: &Saved, tokens: &[u32]| {
             same_text(saved, &checkpoint, &corpus(tokens)).map_err(|e| e.to_string())
