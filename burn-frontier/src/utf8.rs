@@ -111,6 +111,12 @@ mod tests {
         let path = Path::new("config.toml");
         assert_eq!(text(path, b"\xEF\xBB\xBFsteps = 1").unwrap(), "steps = 1");
         assert_eq!(text(path, b"steps = 1").unwrap(), "steps = 1");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("runs.csv");
+        std::fs::write(&file, "\u{FEFF}tp,pp\n").unwrap();
+        assert_eq!(read(&file).unwrap(), "tp,pp\n");
+        let missing = read(folder.path().join("no.csv")).unwrap_err().to_string();
+        assert!(missing.contains("no.csv"), "{missing}");
         let wrong = |bytes| text(path, bytes).unwrap_err().to_string();
         assert!(wrong(b"\xFF\xFEs\0").contains("UTF-16"));
         assert!(wrong(b"\xEF\xBB\xBFcaf\xE9").contains("byte 6"));

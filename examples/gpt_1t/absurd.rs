@@ -41,7 +41,7 @@ fn refusal(arguments: &[&str]) -> Option<String> {
 
 fn refusal_of(options: &Options) -> Option<String> {
     let check = || {
-        options.refuse_zeros()?;
+        options.check_numbers()?;
         let settings = options.settings()?;
         let cpu = device::choose(Some("cpu"))?;
         settings.validate(&options.model(Some(256))?, &cpu)
@@ -53,7 +53,7 @@ fn refusal_of(options: &Options) -> Option<String> {
 fn refusal_of_plan(arguments: &[&str]) -> Option<String> {
     let options = parse(&[&["--plan"], arguments].concat());
     let check = || {
-        options.refuse_zeros()?;
+        options.check_numbers()?;
         plan::report(&options, options.model(None)?)
     };
     check().err().map(|error| error.to_string())

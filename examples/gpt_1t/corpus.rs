@@ -180,3 +180,128 @@ fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     PathBuf::from(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::folder;
+
+    const TEXT: &str = "It is a text of some lines, which is long enough.\n";
+
+    struct Place(TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            let place = Self(tempfile::tempdir().unwrap());
+            place.put("text.txt", &TEXT.repeat(200));
+            place
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn put(&self, name: &str, text: &str) {
+            fs::write(self.path(name), text).unwrap();
+        }
+
+        fn options(&self, data: Option<&str>, more: &[&str]) -> Options {
+            let out = self.path("run").display().to_string();
+            let mut arguments = vec!["gpt_1t".to_string(), "--out".into(), out];
+            if let Some(data) = data {
+                arguments.extend(["--data".into(), self.path(data).display().to_string()]);
+            }
+            arguments.extend(more.iter().map(|argument| argument.to_string()));
+            Options::try_parse_from(arguments).unwrap()
+        }
+
+        /// What a run with these options learns; it starts if `start`.
+        fn load(&self, options: &Options, start: bool) -> Result<Corpus, String> {
+            let out = options.out();
+            let mut folder = match options.resume {
+                true => RunFolder::resume(&out),
+                false => RunFolder::claim(&out),
+            }
+            .unwrap();
+            let corpus = load(options, &Tokenizer::bytes(), &folder, 16, 1)
+                .map_err(|error| format!("{error:#}"))?;
+            if start {
+                folder::start(&mut folder, options, &options.settings().unwrap()).unwrap();
+            }
+            Ok(corpus)
+        }
+    }
+
+    #[test]
+    fn a_run_that_goes_on_learns_the_tokens_that_it_began_with() {
+        let place = Place::new();
+        let first = place.options(Some("text.txt"), &[]);
+        let refused = place.load(&first, false).unwrap();
+        assert!(
+            !place.path("run").exists(),
+            "a start that was refused left something"
+        );
+        let begun = place.load(&first, true).unwrap();
+        assert_eq!(refused.fingerprint, begun.fingerprint);
+
+        place.put("text.txt", &TEXT.to_uppercase().repeat(200));
+        for data in [None, Some("text.txt"), Some("./text.txt")] {
+            let again = place.options(data, &["--resume"]);
+            let again = place.load(&again, true).unwrap();
+            assert_eq!(again.fingerprint, begun.fingerprint);
+        }
+        place.put("other.txt", TEXT);
+        let other = place.options(Some("other.txt"), &["--resume"]);
+        let refusal = place.load(&other, true).err().unwrap();
+        assert!(refusal.contains("learns other text"), "{refusal}");
+
+        // Without its tokens the text is read again, and the checkpoint will tell that it is another one.
+        fs::remove_dir_all(place.path("run/data")).unwrap();
+        let lost = place.options(Some("text.txt"), &["--resume"]);
+        let lost = place.load(&lost, false).unwrap();
+        assert_eq!(lost.tokens, begun.tokens);
+        assert_ne!(lost.fingerprint, begun.fingerprint);
+        assert!(!place.path("run/data").exists());
+    }
+
+    #[test]
+    fn a_key_that_names_nothing_is_refused() {
+        let place = Place::new();
+        let row = "{\"content\": \"some text that is long enough to be learned\"}\n";
+        place.put("rows.json", &row.repeat(100));
+        let key = ["--key", "content"];
+        for (data, said) in [
+            (Some("text.txt"), "there is none"),
+            (None, "give --data"),
+            (Some("pair"), "leave out --key"),
+        ] {
+            place.put("pair.idx", "");
+            let refusal = place.load(&place.options(data, &key), true).err().unwrap();
+            assert!(
+                refusal.contains("--key") && refusal.contains(said),
+                "{refusal}"
+            );
+            assert!(!place.path("run").exists());
+        }
+        let refusal = place
+            .load(&place.options(Some("rows.json"), &[]), true)
+            .err()
+            .unwrap();
+        assert!(
+            refusal.contains("--key text") && refusal.contains("but: content"),
+            "{refusal}"
+        );
+        place
+            .load(&place.options(Some("rows.json"), &key), true)
+            .unwrap();
+        let resumed = |key| place.load(&place.options(Some("rows.json"), key), true);
+        resumed(&["--resume", "--key", "content"]).unwrap();
+        let refusal = resumed(&["--resume", "--key", "other"]).err().unwrap();
+        assert!(refusal.contains("learns other text"), "{refusal}");
+    }
+}

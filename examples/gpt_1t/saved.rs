@@ -1,15 +1,17 @@
 //! What a checkpoint says beside its tensors, and whether a run may go on from it.
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use burn_frontier::Error;
 use burn_frontier::checkpoint::Checkpoint;
 use burn_frontier::data::Tokenizer;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::optim::scaler::LossScaler;
+use burn_frontier::optim::schedule::LearningRate;
 use serde::{Deserialize, Serialize};
 
 use crate::Job;
 use crate::corpus::Corpus;
+use crate::options::Options;
 use crate::settings::Settings;
 
 /// What a checkpoint says beside its tensors.
@@ -30,6 +32,27 @@ pub struct Saved {
     pub optimizer_steps: u64,
     pub global_batch: u64,
     pub scaler: LossScaler,
+    /// Checkpoints of earlier versions do not have it.
+    #[serde(default)]
+    pub update: Option<Update>,
+}
+
+/// How a step changes the parameters. It belongs to the run, so a resumed one keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    pub rate: LearningRate,
+    pub weight_decay: f64,
+    pub clip: Option<f64>,
+}
+
+impl Update {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            rate: settings.rate,
+            weight_decay: settings.weight_decay,
+            clip: settings.clip,
+        }
+    }
 }
 
 /// Refuses to continue a run as another one: the samples would no longer be those that follow.
@@ -49,19 +72,74 @@ pub fn same_run(
         "--seed"
     } else if saved.global_batch != settings.global_batch {
         "--global-batch"
-    } else if checkpoint.step() >= settings.steps {
-        anyhow::bail!(
-            "the run in {} has done its {} steps already; use a larger --steps to train on",
-            settings.out.display(),
-            checkpoint.step()
-        );
     } else {
         return Ok(());
     };
-    anyhow::bail!(
+    bail!(
         "{differs} is not that of {}; leave it as it was, or start a new run without --resume",
         checkpoint.path().display()
     )
+}
+
+/// Makes the settings those of the run that `checkpoint` is of, but for what the flags change from here on. Gives the
+/// changes in words.
+pub fn carry_on(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    settings: &mut Settings,
+) -> Result<Vec<String>> {
+    let saved: Saved = checkpoint.state()?;
+    let mut changes = Vec::new();
+    let before = match saved.update {
+        Some(update) => update,
+        None => {
+            changes.push("the checkpoint does not hold the learning rate's schedule: it is that of the flags in config.toml".into());
+            let run = Options::of_run(&settings.out)?.settings();
+            Update::of(&run.context("the flags of the run before")?)
+        }
+    };
+    let (mut now, asked) = (before, Update::of(settings));
+    if options.learning_rate.is_some() && asked.rate.peak != before.rate.peak {
+        now.rate.minimum *= asked.rate.peak / before.rate.peak;
+        now.rate.peak = asked.rate.peak;
+    }
+    if options.decay.is_some() {
+        now.rate.decay = asked.rate.decay;
+    }
+    if options.decay_steps.is_some() {
+        now.rate.total = asked.rate.total;
+    }
+    if options.weight_decay.is_some() {
+        now.weight_decay = asked.weight_decay;
+    }
+    if options.clip.is_some() {
+        now.clip = asked.clip;
+    }
+    let next = checkpoint.step() + 1;
+    if now.rate != before.rate {
+        changes.push(format!(
+            "step {next} has learning rate {:.2e} instead of {:.2e}: the schedule is another one from here on (peak {:.2e}, {} over {} steps)",
+            now.rate.at(next),
+            before.rate.at(next),
+            now.rate.peak,
+            format!("{:?}", now.rate.decay).to_lowercase(),
+            now.rate.total
+        ));
+    }
+    if now.weight_decay != before.weight_decay {
+        changes.push(format!(
+            "weight decay is {} instead of {} from step {next} on",
+            now.weight_decay, before.weight_decay
+        ));
+    }
+    if now.clip != before.clip {
+        let [now, before] = [now.clip, before.clip].map(|clip| clip.unwrap_or(0.0));
+        changes.push(format!(
+            "gradients are clipped to {now} instead of {before} from step {next} on (0: not)"
+        ));
+    }
+    (settings.rate, settings.weight_decay, settings.clip) = (now.rate, now.weight_decay, now.clip);
+    Ok(changes)
 }
 
 /// Refuses text that has changed since: a token too many moves all samples, and other tokens are another run.
@@ -81,7 +159,7 @@ fn same_text(saved: &Saved, checkpoint: &Checkpoint, corpus: &Corpus) -> Result<
             return Ok(());
         }
     };
-    anyhow::bail!(
+    bail!(
         "the text has changed since {}: {what}; put it back as it was, or start a new run without --resume",
         checkpoint.path().display()
     )
@@ -105,6 +183,76 @@ pub fn state(
         optimizer_steps,
         global_batch: job.settings.global_batch,
         scaler,
+        update: Some(Update::of(&job.settings)),
     };
     serde_json::to_value(saved).map_err(|e| Error::Internal(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_frontier::data::{Dataset, SamplerConfig};
+    use burn_frontier::{checkpoint, comm::local};
+
+    use super::*;
+
+    fn corpus(tokens: &[u32]) -> Corpus {
+        let dataset = Dataset::from_documents([Ok(tokens.to_vec())]).unwrap();
+        let config = SamplerConfig {
+            sequence: 2,
+            vocabulary: 9,
+            seed: 1,
+        };
+        Corpus {
+            train: config.init(&dataset).unwrap(),
+            validation: config.init(&dataset).unwrap(),
+            unigram: 1.0,
+            tokens: dataset.tokens(),
+            fingerprint: dataset.fingerprint(),
+            summary: String::new(),
+        }
+    }
+
+    #[test]
+    fn text_that_has_changed_since_the_checkpoint_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = checkpoint::save(
+            folder.path(),
+            1,
+            &serde_json::Value::Null,
+            [],
+            &*local::single(),
+            0,
+        )
+        .unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let before = corpus(&[1, 2, 3, 4]);
+        let mut saved = Saved {
+            model: GptConfig::new(1, 8, 1, 9, 2),
+            sequence: None,
+            tokenizer: String::new(),
+            tokens: before.tokens,
+            text: Some(before.fingerprint.clone()),
+            precision: String::new(),
+            seed: 1,
+            samples: 1,
+            optimizer_steps: 1,
+            global_batch: 1,
+            update: None,
+            scaler: LossScaler::off(),
+        };
+        let noticed = |saved: &Saved, tokens: &[u32]| {
+            same_text(saved, &checkpoint, &corpus(tokens)).map_err(|e| e.to_string())
+        };
+        noticed(&saved, &[1, 2, 3, 4]).unwrap();
+        let longer = noticed(&saved, &[1, 2, 3, 4, 5]).unwrap_err();
+        assert!(
+            longer.contains("5 tokens to learn where it had 4"),
+            "{longer}"
+        );
+        let other = noticed(&saved, &[1, 2, 3, 5]).unwrap_err();
+        assert!(other.contains("but other ones"), "{other}");
+        // Checkpoints of earlier versions know the number only.
+        saved.text = None;
+        noticed(&saved, &[1, 2, 3, 5]).unwrap();
+    }
 }

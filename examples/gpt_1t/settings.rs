@@ -50,13 +50,9 @@ impl Options {
     /// Fills in the defaults.
     pub fn settings(&self) -> Result<Settings> {
         let steps = self.steps.unwrap_or(1200);
+        let decay_steps = self.decay_steps.unwrap_or(steps);
         let global_batch = self.global_batch.unwrap_or(8);
         let peak = self.learning_rate.unwrap_or(3e-3);
-        if !(peak > 0.0 && peak.is_finite()) {
-            bail!(
-                "a learning rate of {peak} cannot work; use a small positive number such as 0.001"
-            );
-        }
         Ok(Settings {
             layout: Layout::new(
                 self.tp.unwrap_or(2),
@@ -81,8 +77,8 @@ impl Options {
             rate: LearningRate {
                 peak,
                 minimum: peak / 10.0,
-                warmup: (steps / 10).min(2000),
-                total: steps,
+                warmup: (decay_steps / 10).min(2000),
+                total: decay_steps,
                 decay: self.decay.as_deref().unwrap_or("cosine").parse::<Decay>()?,
             },
             weight_decay: self.weight_decay.unwrap_or(0.1),
@@ -110,6 +106,11 @@ impl Options {
 }
 
 impl Settings {
+    /// Where the run's checkpoints lie.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.out.join("checkpoints")
+    }
+
     /// What the planner needs to know; scores are written to memory.
     pub fn job(&self, model: &GptConfig) -> Job {
         Job {

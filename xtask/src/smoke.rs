@@ -10,8 +10,10 @@ use crate::cargo::Cargo;
 
 /// The example that is run.
 const EXAMPLE: &str = "gpt_1t";
-/// Steps of the first run, and of the resumed one.
-const STEPS: [usize; 2] = [20, 30];
+/// Steps of the first run, and of the one that it suggests.
+const STEPS: [usize; 2] = [20, 40];
+/// What stands above the commands that a run suggests.
+const SUGGESTIONS: &str = "to try next:";
 /// The log with one line a step.
 const METRICS: &str = "metrics.jsonl";
 /// What a finished run leaves in its folder; a final `*` stands for the rest of a name.
@@ -37,7 +39,7 @@ const PLAN: [&str; 8] = [
 ];
 const PLANNED: [&str; 2] = ["plan.html", "plan.json"];
 /// Configurations that cannot run, and the word that each message must hold.
-const INVALID: [(&[&str], &str); 5] = [
+const INVALID: [(&[&str], &str); 6] = [
     (&["--tp", "3"], "tp"),
     (&["--plan", "--tp", "3"], "tp"),
     (&["--zero", "2"], "--zero 2"),
@@ -46,6 +48,7 @@ const INVALID: [(&[&str], &str); 5] = [
         "--zero 2",
     ),
     (&["--model", "1t"], "GiB"),
+    (&["--kv-heads", "1", "--export", "exported"], "--export"),
 ];
 /// The exit code of a Rust program that panicked.
 const PANICKED: i32 = 101;
@@ -57,15 +60,19 @@ pub fn run(cargo: &Cargo) -> Result<()> {
         .path()
         .to_str()
         .context("the temporary folder's name is not UTF-8")?;
-    for (steps, resume) in STEPS.into_iter().zip([false, true]) {
-        let steps_text = steps.to_string();
-        let mut arguments = vec!["--steps", &steps_text, "--out", out];
-        if resume {
-            arguments.push("--resume");
-        }
-        cargo.run(&example(&arguments))?;
-        check_artefacts(folder.path(), steps)?;
-    }
+    let steps = STEPS[0].to_string();
+    let output = cargo.output(&example(&["--steps", &steps, "--out", out]))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{EXAMPLE} failed: {}",
+        output.status
+    );
+    check_artefacts(folder.path(), STEPS[0])?;
+    cargo.run(&suggested(&text)?)?;
+    check_artefacts(folder.path(), STEPS[1])?;
     let mut plan = PLAN.to_vec();
     plan.extend(["--out", out]);
     cargo.run(&example(&plan))?;
@@ -81,7 +88,24 @@ pub fn run(cargo: &Cargo) -> Result<()> {
         command.extend(&example(arguments)[1..]);
         check_refusal(&cargo.output(&command)?, word)?;
     }
+    check_folder_of_others(cargo, &folder.path().join("mine"))?;
     bench(cargo, out, folder.path())
+}
+
+/// A folder with a user's own file is refused, and stays as it is, although it has checkpoints as a run has.
+fn check_folder_of_others(cargo: &Cargo, mine: &Path) -> Result<()> {
+    let (checkpoints, notes) = (mine.join("checkpoints"), mine.join("notes.txt"));
+    fs::create_dir_all(&checkpoints)?;
+    fs::write(&notes, "mine")?;
+    let out = mine.to_str().context("the folder's name is not UTF-8")?;
+    let mut command = vec!["run", "--quiet"];
+    command.extend(&example(&["--steps", "1", "--out", out])[1..]);
+    check_refusal(&cargo.output(&command)?, "not the folder of a run")?;
+    ensure!(
+        fs::read_dir(mine)?.count() == 2 && checkpoints.is_dir() && notes.is_file(),
+        "{EXAMPLE} refused the folder of others, and changed it"
+    );
+    Ok(())
 }
 
 /// Benches every kernel at a tiny shape. The dev profile is what is compiled already.
@@ -123,6 +147,21 @@ fn example<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     let mut all = vec!["run", "--example", EXAMPLE, "--"];
     all.extend(arguments);
     all
+}
+
+/// What Cargo is given by the first command that a run suggests.
+fn suggested(text: &str) -> Result<Vec<&str>> {
+    let (_, lines) = text
+        .split_once(SUGGESTIONS)
+        .with_context(|| format!("{EXAMPLE} suggests nothing"))?;
+    let line = lines.trim_start().lines().next().unwrap_or_default();
+    let command = line.split('#').next().unwrap_or_default();
+    let mut words = command.split_whitespace();
+    ensure!(
+        words.next() == Some("cargo"),
+        "{EXAMPLE} was started by Cargo, and suggests `{line}`"
+    );
+    Ok(words.collect())
 }
 
 /// Every artefact is there and holds something, and the log has a line for each of the `steps`.
@@ -208,6 +247,17 @@ mod tests {
         assert!(check_refusal(&ended(0, "tp"), "tp").is_err());
         assert!(check_refusal(&ended(1, ""), "tp").is_err());
         assert!(check_refusal(&ended(PANICKED, "panicked: tp"), "tp").is_err());
+    }
+
+    #[test]
+    fn the_first_suggestion_is_run_as_printed() {
+        let text = "a\n\nto try next:\n  cargo run -- --resume --steps 4  # on\n  cargo run\n";
+        assert_eq!(
+            suggested(text).unwrap(),
+            ["run", "--", "--resume", "--steps", "4"]
+        );
+        assert!(suggested("to try next:\n  --resume --steps 4").is_err());
+        assert!(suggested("nothing").is_err());
     }
 
     #[test]

@@ -42,7 +42,12 @@ pub(super) fn move_aside(folder: &Path, staged: &str) -> Result<(PathBuf, File)>
     match renew(folder, &aside, staged) {
         Ok(mark) => Ok((aside, mark)),
         Err(error) => {
-            undo(folder, &aside, staged);
+            // Gives the older run its name again, unless another start has taken it.
+            let _ = fs::remove_dir(folder);
+            if let Err(e) = fs::rename(&aside, folder) {
+                let (folder, aside) = (folder.display(), aside.display());
+                tracing::warn!("the older run of {folder} stays in {aside}: {e}");
+            }
             Err(error)
         }
     }
@@ -52,25 +57,14 @@ fn renew(folder: &Path, aside: &Path, staged: &str) -> Result<File> {
     fs::create_dir(folder).map_err(|e| Error::io("make the folder", folder, e))?;
     let mark = lock::take(folder, &mut false)?;
     let from = aside.join(staged);
-    if from.exists() {
-        fs::rename(&from, folder.join(staged))
-            .map_err(|e| Error::io("move to its place", &from, e))?;
+    if from.exists()
+        && let Err(e) = fs::rename(&from, folder.join(staged))
+    {
+        // It is this start's as long as the lock is.
+        let _ = fs::remove_file(folder.join(MARK));
+        return Err(Error::io("move to its place", &from, e));
     }
     Ok(mark)
-}
-
-/// Gives the older run its name again, unless another start has taken it.
-fn undo(folder: &Path, aside: &Path, staged: &str) {
-    let _ = fs::rename(folder.join(staged), aside.join(staged));
-    let _ = fs::remove_file(folder.join(MARK));
-    let _ = fs::remove_dir(folder);
-    if let Err(e) = fs::rename(aside, folder) {
-        tracing::warn!(
-            "the older run of {} stays in {}: {e}",
-            folder.display(),
-            aside.display()
-        );
-    }
 }
 
 /// An empty folder of the first free name: `run-1`, `run-2`, …

@@ -61,7 +61,7 @@ pub struct GptConfig {
     pub ffn: usize,
     /// Number of tokens known, without padding.
     pub vocabulary: usize,
-    /// Tokens a sample.
+    /// Positions: most tokens that a sample may have.
     pub sequence: usize,
     /// Positions.
     pub positions: Positions,
