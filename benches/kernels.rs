@@ -2,6 +2,10 @@
 //!
 //! `cargo bench --bench kernels -- --help` says what is counted and how to bench one kernel at one shape.
 
+#[path = "../examples/common/console.rs"]
+#[macro_use]
+mod console;
+
 #[path = "kernels/attention.rs"]
 mod attention;
 #[path = "kernels/case.rs"]
@@ -44,24 +48,22 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 fn main() -> ExitCode {
     match run(&Options::read()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Ok(()) => console::end(ExitCode::SUCCESS),
+        Err(error) => console::failed(error),
     }
 }
 
 fn run(options: &Options) -> Result<()> {
     std::env::set_current_dir(ROOT).context("cannot enter the workspace's folder")?;
+    let events = Events::watch();
     let choice = device::choose(options.device.as_deref())?;
     let dtype = options.dtype.dtype();
     choice.check_dtype(dtype)?;
     let size = size(options, &choice);
     let jobs = catalog::select(options, size)?;
-    println!("device    {}", choice.reason);
+    say!("device    {}", choice.reason);
     if options.list {
-        print!("{}", catalog::list(&jobs));
+        say!("{}", catalog::list(&jobs).trim_end());
         return Ok(());
     }
     let peer = match &options.peer {
@@ -71,14 +73,13 @@ fn run(options: &Options) -> Result<()> {
     if let Some(folder) = &options.autotune {
         tuning::enable(&choice, folder)?;
     }
-    let events = Events::watch()?;
     let place = Place {
         device: choice.of_rank(0),
         dtype,
     };
     let clock = Clock::new(place.device.clone(), options.seconds(size));
     let ceiling = Ceiling::measure(&place, &clock, size)?;
-    println!("ceilings  {ceiling}");
+    say!("ceilings  {ceiling}");
     let mut rows = Vec::new();
     for job in &jobs {
         let label = job.label();
@@ -87,9 +88,9 @@ fn run(options: &Options) -> Result<()> {
         eprintln!("{}", row.summary(&ceiling));
         rows.push(row);
     }
-    println!("\n{}", report::table(&rows, &ceiling, peer.as_ref()));
+    say!("\n{}", report::table(&rows, &ceiling, peer.as_ref()));
     if let Some(summary) = tuning::summary() {
-        println!("autotune  {summary}");
+        say!("autotune  {summary}");
     }
     let title = format!("{}, {}", choice.name(), options.dtype);
     write(&options.out, &title, &rows, &ceiling, options)
@@ -130,7 +131,7 @@ fn write(
     report::plot(&svg, title, rows, ceiling)?;
     std::fs::write(&csv, report::csv(rows, ceiling, options.dtype))
         .with_context(|| format!("cannot write {}", csv.display()))?;
-    println!("plot      {}", svg.display());
-    println!("figures   {}", csv.display());
+    say!("plot      {}", svg.display());
+    say!("figures   {}", csv.display());
     Ok(())
 }

@@ -3,6 +3,10 @@
 //!
 //! `cargo bench --bench training_step [-- STEPS]`
 
+#[path = "../examples/common/console.rs"]
+#[macro_use]
+mod console;
+
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
@@ -11,6 +15,7 @@ use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::model::Pass;
 use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::observe::flops::Recompute;
+use burn_frontier::observe::progress::Screen;
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::ops::adamw::{AdamWState, AdamWStep, adamw};
 use burn_frontier::ops::gradient::seed;
@@ -34,13 +39,14 @@ const STEP: AdamWStep = AdamWStep {
 };
 
 fn main() -> Result<()> {
+    console::listen(&Screen::default());
     let steps: usize = std::env::args()
         .skip(1)
         .find_map(|a| a.parse().ok())
         .unwrap_or(5);
     let config = GptConfig::new(4, 256, 8, 8192, 256);
     let tokens = BATCH * config.sequence;
-    println!(
+    say!(
         "{:.2} million parameters, {tokens} tokens a step, {steps} steps each, in turn",
         config.parameters() as f64 / 1e6
     );
@@ -57,20 +63,20 @@ fn main() -> Result<()> {
         }
     }
     let whole = |times: &[Times]| median(times.iter().map(|t| t.iter().map(|(_, d)| *d).sum()));
-    println!("\n{:<34}{:>10}{:>12}", "", "ms a step", "tokens/s");
+    say!("\n{:<34}{:>10}{:>12}", "", "ms a step", "tokens/s");
     for (name, times) in [
         ("one graph, no machinery", &plain_times),
         ("burn-frontier, world size 1", &stack_times),
     ] {
         let time = whole(times);
-        println!(
+        say!(
             "{name:<34}{:>10.1}{:>12.0}",
             time * 1e3,
             tokens as f64 / time
         );
         for (i, (phase, _)) in times[0].iter().enumerate() {
             let part = median(times.iter().map(|t| t[i].1));
-            println!(
+            say!(
                 "  {phase:<32}{:>10.1}{:>11.0} %",
                 part * 1e3,
                 100.0 * part / time
@@ -83,7 +89,7 @@ fn main() -> Result<()> {
     });
     let mut ratios: Vec<f64> = ratios.collect();
     ratios.sort_by(f64::total_cmp);
-    println!(
+    say!(
         "\nmachinery / no machinery, median of pairs: {:.3}",
         ratios[ratios.len() / 2]
     );

@@ -1,10 +1,15 @@
 //! Tokenizes a corpus into Megatron's PREFIX.bin and PREFIX.idx, for `gpt_1t --data PREFIX`.
 
+#[path = "common/console.rs"]
+#[macro_use]
+mod console;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use burn_frontier::data::{Tokenizer, text::Filter, tokenize_corpus};
+use burn_frontier::observe::progress::Screen;
 use clap::Parser;
 
 /// Tokenizes text files, folders and JSONL files into PREFIX.bin and PREFIX.idx (Megatron-LM's indexed dataset).
@@ -26,12 +31,10 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    console::listen(&Screen::default());
     match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Ok(()) => console::end(ExitCode::SUCCESS),
+        Err(error) => console::failed(error),
     }
 }
 
@@ -58,7 +61,10 @@ fn run(options: &Options) -> Result<()> {
     let progress = |stats: &burn_frontier::data::tokenize::Stats| {
         if stats.tokens >= shown + 10_000_000 {
             shown = stats.tokens;
-            eprintln!("{} documents, {} tokens", stats.documents, stats.tokens);
+            console::note(format_args!(
+                "{} documents, {} tokens",
+                stats.documents, stats.tokens
+            ));
         }
     };
     let stats = tokenize_corpus(
@@ -69,7 +75,7 @@ fn run(options: &Options) -> Result<()> {
         progress,
     )
     .with_context(|| format!("--key {}", options.key))?;
-    println!(
+    say!(
         "{} tokens in {} documents from {} files: {}.bin, .idx",
         stats.tokens,
         stats.documents,
@@ -78,7 +84,7 @@ fn run(options: &Options) -> Result<()> {
     );
     match stats.counts.remarks() {
         remarks if remarks.is_empty() => {}
-        remarks => println!("{remarks}"),
+        remarks => say!("{remarks}"),
     }
     Ok(())
 }

@@ -203,6 +203,7 @@ fn losses_and_positions_say_what_is_missing() {
         let of = |targets: &[i64], ids| cross_entropy(x([3, 8]), targets, ids, &group);
         says(of(&[1, 2], 0..8), &["[3, 8]", "2 targets"]);
         says(of(&[1, 2, 3], 0..9), &["9 ids"]);
+        says(of(&[1, -1, 7], 0..7), &["target 7"]);
         of(&[1, 2, 3], 0..8).map(drop)
     })
     .unwrap();

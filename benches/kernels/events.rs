@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::Result;
+use burn_frontier::observe::progress::Screen;
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::{Context, Layer};
+
+use crate::console;
 
 /// Whose code computed an operation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,11 +36,13 @@ impl fmt::Display for By {
 pub struct Events(Arc<Mutex<By>>);
 
 impl Events {
-    /// Begins to listen, once a process.
-    pub fn watch() -> Result<Self> {
+    /// Begins to listen, once a process; warnings go to standard error too.
+    pub fn watch() -> Self {
         let events = Self::default();
-        tracing::subscriber::set_global_default(events.clone())?;
-        Ok(events)
+        let backends =
+            filter_fn(|about| about.target().starts_with("burn_frontier::ops::backends"));
+        console::listen_with(&Screen::default(), events.clone().with_filter(backends));
+        events
     }
 
     pub fn forget(&self) {
@@ -70,14 +75,8 @@ impl Visit for Fields {
     }
 }
 
-impl Subscriber for Events {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata
-            .target()
-            .starts_with("burn_frontier::ops::backends")
-    }
-
-    fn event(&self, event: &Event<'_>) {
+impl<S: Subscriber> Layer<S> for Events {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let mut seen = self.lock();
@@ -87,16 +86,4 @@ impl Subscriber for Events {
             seen.refusals.insert(fields.message);
         }
     }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
 }

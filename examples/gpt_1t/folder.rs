@@ -1,12 +1,13 @@
 //! The folder that a run writes to.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use burn_frontier::checkpoint::Checkpoint;
 use burn_frontier::run_folder::RunFolder;
 
 use crate::options::Options;
+use crate::settings::Settings;
 
 /// Takes the run's folder for this process, and finds the checkpoint to continue from. An older run stays where it is as yet.
 pub fn claim(options: &Options) -> Result<(RunFolder, Option<Checkpoint>)> {
@@ -35,24 +36,27 @@ pub fn resumed(options: &Options) -> Result<Option<Checkpoint>> {
 }
 
 /// Begins the run, now that nothing can be refused any more: an older one is kept beside it.
-pub fn start(folder: &mut RunFolder, options: &Options) -> Result<()> {
+pub fn start(folder: &mut RunFolder, options: &Options, settings: &Settings) -> Result<()> {
     if let Some(kept) = folder.start()? {
         let here = std::env::current_dir().and_then(|here| here.canonicalize());
         let short = here
             .ok()
             .and_then(|here| Some(kept.strip_prefix(here).ok()?.to_path_buf()));
-        println!(
+        say!(
             "the run before is kept in {}",
             short.unwrap_or(kept).display()
         );
     }
-    write_config(&options.out(), options)
+    write_config(options, settings)
 }
 
 /// Keeps the options beside the run, so that `--config` repeats it, from any folder.
-fn write_config(out: &Path, options: &Options) -> Result<()> {
-    let path = out.join("config.toml");
+fn write_config(options: &Options, settings: &Settings) -> Result<()> {
+    let path = settings.out.join("config.toml");
     let mut options = options.clone();
+    // A run that goes on for more steps keeps its schedule.
+    let total = settings.rate.total;
+    options.decay_steps = (total != settings.steps).then_some(total);
     options.resume = false;
     // Done once, not again when the run is continued.
     (options.import, options.export) = (None, None);
@@ -61,7 +65,7 @@ fn write_config(out: &Path, options: &Options) -> Result<()> {
     }
     let text = toml::to_string(&options).context("cannot write down the options")?;
     // A kill leaves the options of before, not half of these.
-    let partial = out.join("config.toml.partial");
+    let partial = settings.out.join("config.toml.partial");
     std::fs::write(&partial, text)
         .and_then(|()| std::fs::rename(&partial, &path))
         .with_context(|| format!("cannot write {}", path.display()))

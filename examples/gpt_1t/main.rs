@@ -1,5 +1,10 @@
 //! Trains a GPT from text to sample, in any layout. `cargo run --example gpt_1t -- --help` lists what can be changed.
 
+#[path = "../common/console.rs"]
+#[macro_use]
+mod console;
+
+mod command;
 mod corpus;
 mod finish;
 mod folder;
@@ -10,23 +15,24 @@ mod plan;
 mod report;
 mod saved;
 mod settings;
+mod signals;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use burn::tensor::DType;
 use burn_frontier::Error;
 use burn_frontier::checkpoint::{self, Checkpoint, TensorSource};
 use burn_frontier::comm::groups::Groups;
-use burn_frontier::comm::local::{self, LocalOptions};
+use burn_frontier::comm::local::{self, FlightRecorder, LocalOptions};
 use burn_frontier::comm::{Buffer, Communicator, Reduction};
 use burn_frontier::data::{Sampler, Tokenizer};
 use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::models::gpt::{GptConfig, names};
+use burn_frontier::observe::progress::Screen;
 use burn_frontier::observe::trace::{Category, Span, SpanRecorder};
 use burn_frontier::ops::tuning;
 use burn_frontier::optim::clip_factor;
@@ -37,11 +43,12 @@ use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::zero::{ZeroConfig, state::load_parameters};
 
 use corpus::Corpus;
-use finish::{finish, sample};
+use finish::finish;
 use options::Options;
 use report::{Measured, Reporter};
-use saved::{Saved, same_run, state};
+use saved::{Saved, carry_on, same_run, state};
 use settings::Settings;
+use signals::Signals;
 
 /// Samples that a validation looks at.
 const VALIDATION_SAMPLES: u64 = 32;
@@ -57,28 +64,50 @@ struct Job {
     device: Choice,
     resume: Option<Checkpoint>,
     import: Option<names::Imported>,
-    stop: Arc<AtomicBool>,
+    prompt: Vec<u32>,
+    local: LocalOptions,
+    signals: Signals,
+    screen: Screen,
     origin: Instant,
+}
+
+impl Job {
+    /// Steps done before this program began.
+    fn done(&self) -> u64 {
+        self.resume.as_ref().map_or(0, Checkpoint::step)
+    }
+
+    /// The model at the length of its samples.
+    fn sampled(&self) -> GptConfig {
+        GptConfig {
+            sequence: self.sequence,
+            ..self.model.clone()
+        }
+    }
+
+    /// How a rank makes its parameters.
+    fn parameters(&self, groups: &Groups, rank: usize) -> ParameterContext {
+        ParameterContext {
+            dtype: self.settings.dtype,
+            sequence_parallel: self.settings.sequence_parallel,
+            ..ParameterContext::new(self.settings.seed, groups, self.device.of_rank(rank))
+        }
+    }
 }
 
 /// What a rank hands back.
 struct RankResult {
     spans: Vec<Span>,
-    text: Vec<u32>,
     finished: u64,
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let screen = Screen::default();
+    console::listen(&screen);
+    console::end(run(screen).unwrap_or_else(console::failed))
 }
 
-fn run() -> Result<()> {
+fn run(screen: Screen) -> Result<ExitCode> {
     let mut options = Options::read()?;
     let import = model::import(&options)?;
     if options.plan {
@@ -91,9 +120,10 @@ fn run() -> Result<()> {
             .map(|tokenizer| tokenizer.vocabulary());
         let resume = folder::resumed(&options)?;
         let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
-        return plan::plan(&options, chosen.sampled());
+        plan::plan(&options, chosen.sampled())?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let settings = options.settings()?;
+    let mut settings = options.settings()?;
     let device = device::choose(options.device.as_deref())?;
     device.check_dtype(settings.dtype)?;
     if let Some(folder) = &options.autotune {
@@ -114,10 +144,12 @@ fn run() -> Result<()> {
 
     let sequence = chosen.sequence;
     let corpus = corpus::load(&options, &tokenizer, &folder, sequence, settings.seed)?;
+    let mut changes = Vec::new();
     if let Some(checkpoint) = &resume {
         same_run(checkpoint, &tokenizer, &corpus, &settings)?;
+        changes = carry_on(checkpoint, &options, &mut settings)?;
     }
-    folder::start(&mut folder, &options)?;
+    folder::start(&mut folder, &options, &settings)?;
     report::introduce(
         &settings,
         &chosen,
@@ -125,17 +157,17 @@ fn run() -> Result<()> {
         &corpus,
         &device,
         resume.as_ref(),
+        &changes,
     );
+    let prompt = finish::prompt(&tokenizer, &corpus, &chosen.model)?;
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130); // The second Ctrl-C does not wait for the checkpoint.
-        }
-    })
-    .context("cannot listen for Ctrl-C")?;
-
+    let recorder = FlightRecorder::default();
+    let signals = signals::listen(recorder.clone(), &settings.out)?;
+    let local = LocalOptions {
+        timeout: Duration::from_secs(settings.timeout),
+        recorder,
+        ..LocalOptions::default()
+    };
     let job = Job {
         settings,
         model: chosen.model,
@@ -145,17 +177,33 @@ fn run() -> Result<()> {
         device,
         resume,
         import,
-        stop,
+        prompt,
+        local,
+        signals,
+        screen,
         origin: Instant::now(),
     };
-    let timeout = Duration::from_secs(job.settings.timeout);
-    let local = LocalOptions {
-        timeout,
-        ..LocalOptions::default()
-    };
-    let layout = job.settings.layout;
-    let ranks = local::run(layout.world(), &local, |world| train(&job, world))?;
-    finish(&job, &options, ranks)
+    let mut ranks = Vec::new();
+    if job.done() < job.settings.steps {
+        let world = job.settings.layout.world();
+        ranks = local::run(world, &job.local, |world| train(&job, world))
+            .map_err(|error| with_way_on(&job, &error))?;
+    }
+    job.signals.all_is_saved();
+    Ok(finish(&job, &options, &ranks))
+}
+
+/// An error that ended the training, and what is left of it.
+fn with_way_on(job: &Job, error: &Error) -> anyhow::Error {
+    match Checkpoint::newest(&job.settings.checkpoints()) {
+        Ok(Some(checkpoint)) => anyhow!(
+            "{error}\nstep {} is saved; once this is mended, go on from it with\n  {}",
+            checkpoint.step(),
+            command::resume(&job.settings, &[])
+        ),
+        Ok(None) => anyhow!("{error}\nno checkpoint was saved before: the run must start anew"),
+        Err(unreadable) => anyhow!("{error}\nnor can a checkpoint be read: {unreadable}"),
+    }
 }
 
 /// One rank's training, start to end.
@@ -163,13 +211,8 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
     let Job {
         settings, model, ..
     } = job;
-    let device = job.device.of_rank(world.rank());
     let groups = Groups::new(settings.layout, world.clone())?;
-    let context = ParameterContext {
-        dtype: settings.dtype,
-        sequence_parallel: settings.sequence_parallel,
-        ..ParameterContext::new(settings.seed, &groups, device)
-    };
+    let context = job.parameters(&groups, world.rank());
 
     // The model: this stage's layers, split over the tensor-parallel ranks.
     let mut pipeline = model.init(settings.kind, &groups, &context)?;
@@ -234,20 +277,23 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
                 optimizer.step(&mut pipeline.parts, reduced, rate, factor)?;
             }
             Some(false) => {} // An overflow: this step is skipped, the next has a smaller scale.
-            None => return Err(diverged(step, norm)),
+            None => return Err(diverged(step, "gradient norm", norm)),
         }
         spans.record(Category::Step, None, 0, update);
         done = step;
 
         // Every rank learns the loss, and whether any was asked to stop.
-        let stop = job.stop.load(Ordering::SeqCst);
+        let stop = job.signals.stop().is_some();
         let mean = result.loss_sum / result.counted as f64; // This replica's summand of it.
         let (loss, stop) = agree(&world, &groups, mean, stop)?;
+        if !loss.is_finite() {
+            return Err(diverged(step, "loss", loss));
+        }
         last_spans = spans.take();
 
         let seconds = start.elapsed().as_secs_f64();
-        let at_end = stop || done == settings.steps;
-        let validation = (at_end || done % settings.validate_every == 0)
+        let last = done == settings.steps;
+        let validation = (last || done % settings.validate_every == 0)
             .then(|| validate(job, &pipeline, &groups))
             .transpose()?;
         let measured = Measured {
@@ -261,21 +307,19 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
         };
         reporter.step(measured, &world)?;
 
-        if at_end || done % settings.save_every == 0 {
+        if stop || last || done % settings.save_every == 0 {
             let saved = state(job, done, optimizer.steps, scaler)?;
-            let folder = settings.out.join("checkpoints");
             let pieces = optimizer.pieces(&mut pipeline.parts);
-            checkpoint::save(&folder, done, &saved, pieces, world.as_ref(), settings.keep)?;
+            let (folder, keep) = (settings.checkpoints(), settings.keep);
+            checkpoint::save(&folder, done, &saved, pieces, world.as_ref(), keep)?;
         }
         if stop {
             break;
         }
     }
     reporter.finish();
-    let text = sample(job, &pipeline.parts, &groups)?;
     Ok(RankResult {
         spans: last_spans,
-        text,
         finished: done,
     })
 }
@@ -337,9 +381,9 @@ fn validate(
     Ok(agree(&groups.world, groups, mean, false)?.0)
 }
 
-fn diverged(step: u64, norm: f64) -> Error {
+fn diverged(step: u64, what: &str, value: f64) -> Error {
     Error::config(
-        format!("the gradient norm of step {step} is {norm}: training has diverged"),
-        "continue from the last checkpoint (--resume) with a smaller --learning-rate",
+        format!("the {what} of step {step} is {value}: training has diverged"),
+        "go on from the last checkpoint with a smaller --learning-rate; if that diverges too, remove the newest checkpoint first",
     )
 }

@@ -1,6 +1,6 @@
 //! The command line and the configuration file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn_frontier::models::gpt::GptConfig;
@@ -8,12 +8,23 @@ use burn_frontier::utf8;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
+/// How a run ends.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0        all is done
+  1        an error; earlier checkpoints are whole
+  2        a flag that is not understood
+  3        trained and saved, but a part of what comes behind (sample, plots, export) is missing; --resume makes it
+  128 + N  ended by signal N behind a checkpoint: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP
+
+SIGUSR1 shows what the ranks did last; RUST_LOG=debug shows more of what the library says.";
+
 /// Trains a GPT on text, split over tensor-parallel, pipeline and data-parallel ranks (threads of this process), and shows
 /// what it does. With no argument: a small model on the Rust sources and documents of this machine, in a few minutes.
 ///
 /// Every layout gives the loss curve of one rank; try --tp 1 --pp 1 and compare.
 #[derive(Debug, Clone, Default, Parser, Serialize, Deserialize)]
-#[command(name = "gpt_1t", version)]
+#[command(name = "gpt_1t", version, after_help = EXIT_CODES)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Options {
     /// Model: tiny, gpt2-124m, 22b, 175b or 1t [default: tiny]
@@ -49,7 +60,12 @@ pub struct Options {
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub sequence: Option<usize>,
     /// Probability of dropout [default: 0, or the file's with --import]
-    #[arg(long, value_name = "P", help_heading = "Model and data")]
+    #[arg(
+        long,
+        value_name = "P",
+        allow_negative_numbers = true,
+        help_heading = "Model and data"
+    )]
     pub dropout: Option<f64>,
     /// Form of the model: gpt2 (learned positions, GELU, layer norm, tied head) or llama (rotary, SwiGLU, RMS norm, untied head, no biases) [default: gpt2]
     #[arg(long, help_heading = "Model and data")]
@@ -119,17 +135,35 @@ pub struct Options {
     /// Optimiser steps, those before a --resume included [default: 1200]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub steps: Option<u64>,
-    /// Highest learning rate [default: 0.003]
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    /// Highest learning rate; with --resume, what remains of the schedule is scaled to it [default: 0.003]
+    #[arg(
+        long,
+        value_name = "RATE",
+        allow_negative_numbers = true,
+        help_heading = "Training"
+    )]
     pub learning_rate: Option<f64>,
     /// Fall of the learning rate: cosine, linear or wsd [default: cosine]
     #[arg(long, help_heading = "Training")]
     pub decay: Option<String>,
+    /// Steps over which the learning rate rises and falls; with --resume, stretches the schedule [default: --steps, or as before a --resume]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub decay_steps: Option<u64>,
     /// Weight decay of matrices and embeddings [default: 0.1]
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    #[arg(
+        long,
+        value_name = "RATE",
+        allow_negative_numbers = true,
+        help_heading = "Training"
+    )]
     pub weight_decay: Option<f64>,
     /// Gradients are scaled down to this global norm; 0 for no clipping [default: 1]
-    #[arg(long, value_name = "NORM", help_heading = "Training")]
+    #[arg(
+        long,
+        value_name = "NORM",
+        allow_negative_numbers = true,
+        help_heading = "Training"
+    )]
     pub clip: Option<f64>,
     /// Parameters and activations: fp32, or bf16 or fp16 (with a dynamic loss scale) and fp32 master weights [default: fp32]
     #[arg(long, help_heading = "Training")]
@@ -154,7 +188,12 @@ pub struct Options {
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub validate_every: Option<u64>,
     /// Peak of one rank's processor in TFLOP/s, to show MFU and HFU
-    #[arg(long, value_name = "TFLOPS", help_heading = "Run")]
+    #[arg(
+        long,
+        value_name = "TFLOPS",
+        allow_negative_numbers = true,
+        help_heading = "Run"
+    )]
     pub peak: Option<f64>,
     /// Device: auto, cpu, wgpu, cuda or rocm; cuda:1 is one GPU of several [default: auto]
     #[arg(long, help_heading = "Run")]
@@ -212,6 +251,62 @@ impl Options {
             config: line.config,
             ..merged
         })
+    }
+
+    /// The flags of the run in a folder, as it was last started.
+    pub fn of_run(out: &Path) -> Result<Self> {
+        let path = out.join("config.toml");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} is not a configuration", path.display()))
+    }
+
+    /// Refuses numbers with which nothing can be computed.
+    pub fn check_numbers(&self) -> Result<()> {
+        let positive = |x: f64| x > 0.0;
+        let not_negative = |x: f64| x >= 0.0;
+        type Check<'a> = (&'a str, Option<f64>, fn(f64) -> bool, &'a str);
+        let checks: [Check<'_>; 5] = [
+            (
+                "--learning-rate",
+                self.learning_rate,
+                positive,
+                "a positive number such as 0.001",
+            ),
+            (
+                "--weight-decay",
+                self.weight_decay,
+                not_negative,
+                "0 or a positive number such as 0.1",
+            ),
+            (
+                "--clip",
+                self.clip,
+                not_negative,
+                "0 for no clipping, or a positive number such as 1",
+            ),
+            (
+                "--dropout",
+                self.dropout,
+                |x| (0.0..1.0).contains(&x),
+                "0 or a number below 1 such as 0.1",
+            ),
+            (
+                "--peak",
+                self.peak,
+                positive,
+                "the processor's TFLOP/s, or leave it out",
+            ),
+        ];
+        for (flag, value, allowed, remedy) in checks {
+            if let Some(value) = value.filter(|&value| !(value.is_finite() && allowed(value))) {
+                bail!("{flag} {value} cannot work; use {remedy}");
+            }
+        }
+        if self.decay_steps == Some(0) {
+            bail!("--decay-steps 0 leaves no step to learn in; use at least 1");
+        }
+        Ok(())
     }
 
     /// Folder of the run.

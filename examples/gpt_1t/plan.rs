@@ -11,6 +11,7 @@ use burn_frontier::plan::{Job, Machine, Report, shard, time};
 use burn_frontier::run_folder;
 use burn_frontier::zero::reducer::MAX_ZERO_STAGE;
 
+use crate::console;
 use crate::memory::{free_bytes, gib};
 use crate::options::Options;
 
@@ -39,11 +40,11 @@ pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
         true => Report::with_what_if(&job, &machine)?,
         false => Report::new(&job, &machine)?,
     };
-    print!("{}", report.page());
+    say!("{}", report.page().trim_end());
     // A plan may lie in the folder of a run, before the run, beside it and after it.
     run_folder::mark(&out).context("--out")?;
     report.write(&out)?;
-    println!("\nmore      {0}/plan.html, {0}/plan.json", out.display());
+    say!("\nmore      {0}/plan.html, {0}/plan.json", out.display());
     Ok(())
 }
 
@@ -60,14 +61,14 @@ fn with_measured_shard(options: &Options, job: &Job, machine: &Machine) -> Resul
             gib(free),
         );
     }
-    eprintln!(
+    console::note(format_args!(
         "timing a layer's slice on {}: a warm-up and {} passes forward and back",
         device.name(),
         shard::TIMED
-    );
+    ));
     let seconds = shard::time_layer(job, &device.of_rank(0))?;
     let modelled = time::layer_seconds(job, machine)?;
-    println!(
+    say!(
         "shard     a layer's slice (tp {}, micro-batch {}) took {:.3} ms forward and back on this device; modelled {:.3} ms",
         job.layout.tp,
         job.micro_batch,

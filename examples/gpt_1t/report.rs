@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use burn_frontier::Layout;
 use burn_frontier::checkpoint::Checkpoint;
 use burn_frontier::comm::Communicator;
 use burn_frontier::data::Tokenizer;
@@ -18,10 +17,10 @@ use burn_frontier::observe::trace::{Span, write_chrome_trace};
 use burn_frontier::ops::tuning;
 use burn_frontier::optim::scaler::LossScaler;
 
-use crate::Job;
 use crate::corpus::Corpus;
 use crate::model::Chosen;
 use crate::settings::Settings;
+use crate::{Job, RankResult};
 
 /// Says what is about to happen.
 pub fn introduce(
@@ -31,10 +30,11 @@ pub fn introduce(
     corpus: &Corpus,
     device: &Choice,
     resume: Option<&Checkpoint>,
+    changes: &[String],
 ) {
-    println!("device    {}", device.reason);
-    println!("model     {}", described(chosen, tokenizer));
-    println!(
+    say!("device    {}", device.reason);
+    say!("model     {}", described(chosen, tokenizer));
+    say!(
         "layout    {} = {} ranks as threads, schedule {}, ZeRO {}, sequence parallel {}",
         settings.layout,
         settings.layout.world(),
@@ -46,24 +46,31 @@ pub fn introduce(
             "off"
         }
     );
-    println!(
+    say!(
         "batch     {} samples a step in micro-batches of {}, {} tokens a step",
         settings.global_batch,
         settings.micro_batch,
         settings.global_batch * chosen.sequence as u64
     );
-    println!("text      {}", corpus.summary);
-    println!(
+    say!("text      {}", corpus.summary);
+    say!(
         "to beat   {:.3}, the validation loss of a unigram model",
         corpus.unigram
     );
     match resume {
-        Some(checkpoint) => println!(
+        Some(checkpoint) => say!(
             "resume    step {} from {}",
             checkpoint.step(),
             checkpoint.path().display()
         ),
-        None => println!("output    {}", settings.out.display()),
+        None => say!("output    {}", settings.out.display()),
+    }
+    for change in changes {
+        say!("changed   {change}");
+    }
+    let done = resume.map_or(0, Checkpoint::step);
+    if done >= settings.steps {
+        say!("done      all {done} steps are trained; a larger --steps trains on");
     }
 }
 
@@ -122,16 +129,17 @@ impl Reporter {
             };
             let mut board = EventWriter::create(events, (done > 0).then_some(done))?;
             board.scalars(done, &[("loss/unigram", corpus.unigram)])?;
-            Some((Progress::new(settings.steps, done)?, log, board))
+            Some((
+                Progress::new(settings.steps, done, &job.screen)?,
+                log,
+                board,
+            ))
         } else {
             None
         };
         Ok(Self {
             outputs,
-            model: GptConfig {
-                sequence: job.sequence,
-                ..job.model.clone()
-            },
+            model: job.sampled(),
             settings: settings.clone(),
             communicated: 0,
         })
@@ -179,7 +187,8 @@ impl Reporter {
         self.communicated = total;
         log.append(&record)?;
         board.record(&record)?;
-        progress.update(&record)
+        progress.update(&record);
+        Ok(())
     }
 
     pub fn finish(self) {
@@ -189,23 +198,29 @@ impl Reporter {
     }
 }
 
-/// Draws the loss and the last step's pipeline.
-pub fn draw(settings: &Settings, corpus: &Corpus, layout: &Layout, spans: &[Span]) -> Result<()> {
+/// Draws the loss of every step.
+pub fn draw_loss(settings: &Settings, corpus: &Corpus) -> Result<()> {
     let out = &settings.out;
     let records = read_metrics(out.join("metrics.jsonl"))?;
-    let title = format!("Training loss, {layout}");
+    let title = format!("Training loss, {}", settings.layout);
     write_loss_plot(out.join("loss.svg"), &title, &records, Some(corpus.unigram))?;
+    Ok(())
+}
+
+/// Draws the last step's pipeline, and writes the trace of all ranks. Without a step, those of an earlier one stay.
+pub fn draw_step(settings: &Settings, ranks: &[RankResult]) -> Result<()> {
+    let (out, layout) = (&settings.out, &settings.layout);
+    let spans: Vec<Span> = ranks.iter().flat_map(|rank| &rank.spans).copied().collect();
     if spans.is_empty() {
-        return Ok(()); // Nothing was left to do.
+        return Ok(());
     }
-    write_chrome_trace(out.join("trace.json"), layout, spans)?;
+    write_chrome_trace(out.join("trace.json"), layout, &spans)?;
     let first_pipeline: Vec<Span> = spans
-        .iter()
+        .into_iter()
         .filter(|span| {
             let at = layout.coordinate(span.rank);
             at.tp == 0 && at.dp == 0
         })
-        .copied()
         .collect();
     let title = format!("Last step, {}, {layout}", settings.kind);
     write_pipeline_plot(out.join("pipeline.svg"), &title, &first_pipeline)?;
@@ -213,19 +228,14 @@ pub fn draw(settings: &Settings, corpus: &Corpus, layout: &Layout, spans: &[Span
 }
 
 /// Says what came of it.
-pub fn conclude(settings: &Settings, corpus: &Corpus, finished: u64, text: &str) -> Result<()> {
-    let out = settings.out.display();
+pub fn conclude(settings: &Settings, corpus: &Corpus) -> Result<()> {
     let records = read_metrics(settings.out.join("metrics.jsonl"))?;
-    println!("\nthe model writes:\n{}\n", text.trim_end());
-    if finished < settings.steps {
-        println!("stopped after step {finished}; the same command with --resume goes on");
-    }
     if let Some((record, loss)) = records
         .iter()
         .rev()
         .find_map(|r| r.validation_loss.map(|loss| (r, loss)))
     {
-        println!(
+        say!(
             "validation loss {loss:.3} after step {} (perplexity {:.2}); a unigram model has {:.3} ({:.1})",
             record.step,
             loss.exp(),
@@ -233,20 +243,23 @@ pub fn conclude(settings: &Settings, corpus: &Corpus, finished: u64, text: &str)
             corpus.unigram.exp()
         );
     }
-    println!("plots        {out}/loss.svg, {out}/pipeline.svg");
-    println!("trace        {out}/trace.json (open in ui.perfetto.dev)");
-    println!("metrics      {out}/metrics.jsonl, {out}/tensorboard");
-    println!("checkpoints  {out}/checkpoints");
-    if let Some(summary) = tuning::summary() {
-        println!("autotune     {summary}");
+    let written = |name: &str| {
+        let path = settings.out.join(name);
+        path.exists().then(|| path.display().to_string())
+    };
+    for (what, names, hint) in [
+        ("plots", &["loss.svg", "pipeline.svg"][..], ""),
+        ("trace", &["trace.json"], " (open in ui.perfetto.dev)"),
+        ("metrics", &["metrics.jsonl", "tensorboard"], ""),
+        ("checkpoints", &["checkpoints"], ""),
+    ] {
+        let paths: Vec<String> = names.iter().filter_map(|name| written(name)).collect();
+        if !paths.is_empty() {
+            say!("{what:<12} {}{hint}", paths.join(", "));
+        }
     }
-    println!("\nto try next:");
-    println!(
-        "  --resume --steps {}                 train on",
-        2 * settings.steps
-    );
-    println!("  --tp 1 --pp 1 --out runs/one_rank      the same losses from one rank");
-    println!("  --tp 2 --pp 2 --dp 2 --schedule interleaved --sequence-parallel");
-    println!("  --data FOLDER                          your own text");
+    if let Some(summary) = tuning::summary() {
+        say!("autotune     {summary}");
+    }
     Ok(())
 }

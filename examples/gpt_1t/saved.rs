@@ -1,15 +1,17 @@
 //! What a checkpoint says beside its tensors, and whether a run may go on from it.
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use burn_frontier::Error;
 use burn_frontier::checkpoint::Checkpoint;
 use burn_frontier::data::Tokenizer;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::optim::scaler::LossScaler;
+use burn_frontier::optim::schedule::LearningRate;
 use serde::{Deserialize, Serialize};
 
 use crate::Job;
 use crate::corpus::Corpus;
+use crate::options::Options;
 use crate::settings::Settings;
 
 /// What a checkpoint says beside its tensors.
@@ -30,6 +32,27 @@ pub struct Saved {
     pub optimizer_steps: u64,
     pub global_batch: u64,
     pub scaler: LossScaler,
+    /// Checkpoints of earlier versions do not have it.
+    #[serde(default)]
+    pub update: Option<Update>,
+}
+
+/// How a step changes the parameters. It belongs to the run, so a resumed one keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    pub rate: LearningRate,
+    pub weight_decay: f64,
+    pub clip: Option<f64>,
+}
+
+impl Update {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            rate: settings.rate,
+            weight_decay: settings.weight_decay,
+            clip: settings.clip,
+        }
+    }
 }
 
 /// Refuses to continue a run as another one: the samples would no longer be those that follow.
@@ -49,19 +72,77 @@ pub fn same_run(
         "--seed"
     } else if saved.global_batch != settings.global_batch {
         "--global-batch"
-    } else if checkpoint.step() >= settings.steps {
-        anyhow::bail!(
-            "the run in {} has done its {} steps already; use a larger --steps to train on",
-            settings.out.display(),
-            checkpoint.step()
-        );
     } else {
         return Ok(());
     };
-    anyhow::bail!(
+    bail!(
         "{differs} is not that of {}; leave it as it was, or start a new run without --resume",
         checkpoint.path().display()
     )
+}
+
+/// Makes the settings those of the run that `checkpoint` is of, but for what the flags change from here on. Gives the
+/// changes in words.
+pub fn carry_on(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    settings: &mut Settings,
+) -> Result<Vec<String>> {
+    if options.import.is_some() {
+        bail!("--import starts a run from other weights; leave it out to go on with --resume");
+    }
+    let saved: Saved = checkpoint.state()?;
+    let mut changes = Vec::new();
+    let before = match saved.update {
+        Some(update) => update,
+        None => {
+            changes.push("the checkpoint does not hold the learning rate's schedule: it is that of the flags in config.toml".into());
+            let run = Options::of_run(&settings.out)?.settings();
+            Update::of(&run.context("the flags of the run before")?)
+        }
+    };
+    let (mut now, asked) = (before, Update::of(settings));
+    if options.learning_rate.is_some() && asked.rate.peak != before.rate.peak {
+        now.rate.minimum *= asked.rate.peak / before.rate.peak;
+        now.rate.peak = asked.rate.peak;
+    }
+    if options.decay.is_some() {
+        now.rate.decay = asked.rate.decay;
+    }
+    if options.decay_steps.is_some() {
+        now.rate.total = asked.rate.total;
+    }
+    if options.weight_decay.is_some() {
+        now.weight_decay = asked.weight_decay;
+    }
+    if options.clip.is_some() {
+        now.clip = asked.clip;
+    }
+    let next = checkpoint.step() + 1;
+    if now.rate != before.rate {
+        changes.push(format!(
+            "step {next} has learning rate {:.2e} instead of {:.2e}: the schedule is another one from here on (peak {:.2e}, {} over {} steps)",
+            now.rate.at(next),
+            before.rate.at(next),
+            now.rate.peak,
+            format!("{:?}", now.rate.decay).to_lowercase(),
+            now.rate.total
+        ));
+    }
+    if now.weight_decay != before.weight_decay {
+        changes.push(format!(
+            "weight decay is {} instead of {} from step {next} on",
+            now.weight_decay, before.weight_decay
+        ));
+    }
+    if now.clip != before.clip {
+        let [now, before] = [now.clip, before.clip].map(|clip| clip.unwrap_or(0.0));
+        changes.push(format!(
+            "gradients are clipped to {now} instead of {before} from step {next} on (0: not)"
+        ));
+    }
+    (settings.rate, settings.weight_decay, settings.clip) = (now.rate, now.weight_decay, now.clip);
+    Ok(changes)
 }
 
 /// Refuses text that has changed since: a token too many moves all samples, and other tokens are another run.
@@ -81,7 +162,7 @@ fn same_text(saved: &Saved, checkpoint: &Checkpoint, corpus: &Corpus) -> Result<
             return Ok(());
         }
     };
-    anyhow::bail!(
+    bail!(
         "the text has changed since {}: {what}; put it back as it was, or start a new run without --resume",
         checkpoint.path().display()
     )
@@ -105,6 +186,7 @@ pub fn state(
         optimizer_steps,
         global_batch: job.settings.global_batch,
         scaler,
+        update: Some(Update::of(&job.settings)),
     };
     serde_json::to_value(saved).map_err(|e| Error::Internal(e.to_string()))
 }

@@ -43,13 +43,10 @@ pub struct Settings {
 impl Options {
     /// Fills in the defaults.
     pub fn settings(&self) -> Result<Settings> {
+        self.check_numbers()?;
         let steps = self.steps.unwrap_or(1200);
+        let decay_steps = self.decay_steps.unwrap_or(steps);
         let peak = self.learning_rate.unwrap_or(3e-3);
-        if !(peak > 0.0 && peak.is_finite()) {
-            bail!(
-                "a learning rate of {peak} cannot work; use a small positive number such as 0.001"
-            );
-        }
         Ok(Settings {
             layout: Layout::new(
                 self.tp.unwrap_or(2),
@@ -74,8 +71,8 @@ impl Options {
             rate: LearningRate {
                 peak,
                 minimum: peak / 10.0,
-                warmup: (steps / 10).min(2000),
-                total: steps,
+                warmup: (decay_steps / 10).min(2000),
+                total: decay_steps,
                 decay: self.decay.as_deref().unwrap_or("cosine").parse::<Decay>()?,
             },
             weight_decay: self.weight_decay.unwrap_or(0.1),
@@ -100,6 +97,11 @@ impl Options {
 }
 
 impl Settings {
+    /// Where the run's checkpoints lie.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.out.join("checkpoints")
+    }
+
     /// What the planner needs to know.
     pub fn job(&self, model: &GptConfig) -> Job {
         Job {

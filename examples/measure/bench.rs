@@ -8,6 +8,8 @@ use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::comm::{Buffer, Reduction};
 use burn_frontier::plan::Machine;
 
+use crate::console;
+
 /// Shapes of the products, (m, n, k).
 const PRODUCTS: [(usize, usize, usize); 8] = [
     (128, 128, 128),
@@ -51,7 +53,10 @@ pub fn measure(machine: &Machine) -> Result<Machine> {
             let (a, b) = (ones([m, k]), ones([k, n]));
             let time = seconds(|| drop(a.clone().matmul(b.clone()).into_data()));
             let rate = 2.0 * (m * n * k) as f64 / time;
-            eprintln!("product {m} x {n} x {k}: {:.1} GFLOP/s", rate / 1e9);
+            console::note(format_args!(
+                "product {m} x {n} x {k}: {:.1} GFLOP/s",
+                rate / 1e9
+            ));
             ((m, n, k), rate)
         })
         .collect();
@@ -68,10 +73,10 @@ pub fn measure(machine: &Machine) -> Result<Machine> {
     let small = ones([64]);
     device.kernel_us = 1e6 * seconds(|| drop(small.clone().add_scalar(1.0)));
     device.launch_us = 0.0;
-    eprintln!(
+    console::note(format_args!(
         "memory {:.1} GB/s, a kernel {:.2} us",
         device.memory_gbs, device.kernel_us
-    );
+    ));
 
     let [short, long] = BYTES.map(|bytes| all_reduce(2, bytes));
     let (short, long) = (short?, long?);
@@ -79,10 +84,10 @@ pub fn measure(machine: &Machine) -> Result<Machine> {
     let per_byte = (long - short) / (BYTES[1] - BYTES[0]) as f64;
     let link = &mut measured.links.node;
     (link.gbs, link.us) = (1e-9 / per_byte.max(1e-15), 1e6 * short / 2.0);
-    eprintln!(
+    console::note(format_args!(
         "all-reduce of two ranks: {:.2} GB/s, {:.1} us a hop",
         link.gbs, link.us
-    );
+    ));
     measured.links.card = measured.links.node;
     measured.name = "here".into();
     measured.about = "measured by `cargo xtask measure`, ranks as threads on the CPU".into();

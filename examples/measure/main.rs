@@ -1,5 +1,9 @@
 //! Writes and calibrates machine files for the planner: `cargo xtask measure --help`.
 
+#[path = "../common/console.rs"]
+#[macro_use]
+mod console;
+
 mod bench;
 mod steps;
 
@@ -7,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use burn_frontier::observe::progress::Screen;
 use burn_frontier::plan::Machine;
 use burn_frontier::plan::fit::{self, Prediction};
 use burn_frontier::plan::runs::{self, Run};
@@ -34,12 +39,10 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    console::listen(&Screen::default());
     match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Ok(()) => console::end(ExitCode::SUCCESS),
+        Err(error) => console::failed(error),
     }
 }
 
@@ -56,7 +59,7 @@ fn run(options: &Options) -> Result<()> {
         machine = fitted.machine;
         match &options.out {
             Some(out) => write(out, &machine.to_toml()?)?,
-            None => println!("\n{}", machine.to_toml()?),
+            None => say!("\n{}", machine.to_toml()?),
         }
     }
     if let Some(path) = &options.predict {
@@ -65,7 +68,7 @@ fn run(options: &Options) -> Result<()> {
         let table = table(&runs, &predictions);
         match &options.out {
             Some(out) if options.fit.is_none() => write(out, &table)?,
-            _ => print!("{table}"),
+            _ => say!("{}", table.trim_end()),
         }
         summary("runs", &predictions);
     }
@@ -123,12 +126,12 @@ fn this_machine(options: &Options) -> Result<()> {
     summary("steps held back", &fitted.held_back);
     match &options.out {
         Some(out) => write(out, &fitted.machine.to_toml()?)?,
-        None => println!("{}", fitted.machine.to_toml()?),
+        None => say!("{}", fitted.machine.to_toml()?),
     }
     if options.check {
         let runs = steps_of(&CHECKED)?;
         let predictions = fit::predict(&fitted.machine, &runs)?;
-        print!("{}", table(&runs, &predictions));
+        say!("{}", table(&runs, &predictions).trim_end());
         summary("layouts that it had not seen", &predictions);
     }
     Ok(())
@@ -163,10 +166,10 @@ fn table(runs: &[Run], predictions: &[Prediction]) -> String {
 
 fn summary(what: &str, predictions: &[Prediction]) {
     let (mean, worst) = fit::errors(predictions);
-    eprintln!(
+    console::note(format_args!(
         "{what}: {}; mean error {:.2} %, worst {:.2} %",
         predictions.len(),
         100.0 * mean,
         100.0 * worst
-    );
+    ));
 }

@@ -3,8 +3,9 @@
 use std::fs;
 
 use burn_frontier::checkpoint::Checkpoint;
+use burn_frontier::mesh::Layout;
 
-use crate::fixture::{listing, read_model, saved, text};
+use crate::fixture::{listing, read_model, save_model, saved, text};
 
 #[test]
 fn any_flipped_byte_of_a_shard_is_found_when_it_is_read() {
@@ -155,4 +156,37 @@ fn hostile_manifests_are_refused_with_a_reason() {
         error.contains("as a manifest of this library does"),
         "{error}"
     );
+}
+
+#[test]
+fn a_checkpoint_of_a_newer_version_is_neither_passed_over_nor_replaced() {
+    for newer in [20, 10] {
+        let folder = tempfile::tempdir().unwrap();
+        for step in [10, 20] {
+            saved(folder.path(), step, 0);
+        }
+        let path = folder.path().join(format!("step-000000{newer}"));
+        let manifest = path.join("manifest.json");
+        let whole = fs::read_to_string(&manifest).unwrap();
+        let content = sealed(&whole.replacen("\"version\":1", "\"version\":2", 1));
+        fs::write(&manifest, &content).unwrap();
+        fs::create_dir(folder.path().join("step-00000030.tmp")).unwrap();
+        let before = listing(folder.path());
+
+        let error = text(Checkpoint::newest(folder.path()));
+        assert!(error.contains("has version 2"), "{error}");
+        assert!(
+            error.contains("the version of burn-frontier that wrote it"),
+            "{error}"
+        );
+        let layout = Layout::new(2, 1, 1).unwrap();
+        for step in [20, 30] {
+            for outcome in save_model(folder.path(), (step, 1), layout, 1, &|_| Ok(())) {
+                let error = text(outcome);
+                assert!(error.contains("has version 2"), "{error}");
+            }
+        }
+        assert_eq!(listing(folder.path()), before, "nothing was touched");
+        assert_eq!(fs::read_to_string(&manifest).unwrap(), content);
+    }
 }

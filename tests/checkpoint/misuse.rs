@@ -5,7 +5,7 @@ use burn_frontier::comm::Buffer;
 use burn_frontier::comm::local::{LocalOptions, run};
 use burn_frontier::error::Error;
 use burn_frontier::placement::Block;
-use half::f16;
+use half::{bf16, f16};
 
 use crate::fixture::{listing, saved, text};
 
@@ -129,5 +129,57 @@ fn contradicting_pieces_are_an_error_on_every_rank() {
             assert!(error.contains(reason), "{error}");
         }
         assert!(listing(folder.path()).is_empty());
+    }
+}
+
+#[test]
+fn a_float_that_is_not_finite_is_never_saved_and_named_on_every_rank() {
+    let folder = tempfile::tempdir().unwrap();
+    saved(folder.path(), 10, 0);
+    let before = listing(folder.path());
+    for (data, value) in [
+        (Buffer::F32(vec![1.0, f32::NAN, 1.0]), "NaN"),
+        (Buffer::F64(vec![1.0, f64::INFINITY, 1.0]), "inf"),
+        (
+            Buffer::F16(vec![f16::ONE, f16::NEG_INFINITY, f16::ONE]),
+            "-inf",
+        ),
+        (Buffer::BF16(vec![bf16::ONE, bf16::NAN, bf16::ONE]), "NaN"),
+    ] {
+        let outcomes = run(2, &LocalOptions::default(), |comm| {
+            let mine = (comm.rank() == 1).then(|| Ok(row("w", data.clone(), 3)));
+            let state = serde_json::Value::Null;
+            Ok(save(folder.path(), 20, &state, mine, &*comm, 1))
+        });
+        for outcome in outcomes.unwrap() {
+            let error = text(outcome);
+            let expected =
+                format!("step 20 is not saved: tensor `w` holds {value} (element 1 of [3])");
+            assert!(error.contains(&expected), "{error}");
+            assert!(error.contains("smaller learning rate"), "{error}");
+        }
+        assert_eq!(listing(folder.path()), before);
+    }
+    // Padding is not saved, so it may hold anything.
+    let padded = row("w", Buffer::F32(vec![1.0, 1.0, f32::NAN]), 2);
+    let outcomes = run(1, &LocalOptions::default(), |comm| {
+        let state = serde_json::Value::Null;
+        save(folder.path(), 20, &state, [Ok(padded.clone())], &*comm, 0)
+    });
+    assert_eq!(outcomes.unwrap(), [folder.path().join("step-00000020")]);
+}
+
+/// A vector of `len` elements, and what `data` has more as padding.
+fn row(name: &str, data: Buffer, len: usize) -> Piece {
+    Piece {
+        name: name.into(),
+        shape: vec![len],
+        blocks: vec![Block {
+            global: vec![0],
+            local: vec![0],
+            len: vec![len],
+        }],
+        local_shape: vec![data.len()],
+        data,
     }
 }

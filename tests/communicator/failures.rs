@@ -435,3 +435,23 @@ fn comparing_records_finds_the_first_call_where_two_ranks_part() {
         ],
     );
 }
+
+#[test]
+fn the_flight_recorder_can_be_read_while_the_ranks_run() {
+    let options = patient();
+    assert_eq!(options.recorder.dump(), None, "no world runs");
+    let recorder = options.recorder.clone();
+    run(2, &options, |c| {
+        c.all_reduce(f32s(&[1.0]), Reduction::Sum)?;
+        let dump = recorder.dump().expect("a world runs");
+        for rank in 0..2 {
+            assert!(
+                dump.contains(&format!("rank {rank}: all_reduce #1 in group `world`")),
+                "{dump}"
+            );
+        }
+        c.barrier()
+    })
+    .unwrap();
+    assert_eq!(options.recorder.dump(), None, "the world has ended");
+}

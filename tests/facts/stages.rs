@@ -1,10 +1,11 @@
 //! A model that can be computed in the head: `y = w x` on every stage, and the squared error on the last.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_frontier::comm::groups::Groups;
-use burn_frontier::comm::{Buffer, Communicator, Reduction, local};
+use burn_frontier::comm::local::{self, LocalOptions};
+use burn_frontier::comm::{Buffer, Communicator, Reduction};
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
 use burn_frontier::pipeline::part::{Forward, MicroBatch, Output, PipelinePart, StepContext, Tape};
@@ -255,5 +256,39 @@ fn a_pass_that_failed_or_was_not_finished_leaves_nothing_to_the_next() {
         reducer.discard().unwrap();
         pass(&[good], &mut reducer).unwrap();
         expect(&mut reducer, 2.0);
+    }
+}
+
+#[test]
+fn what_fails_in_one_rank_half_way_reaches_every_rank() {
+    let layout = Layout::new(1, 2, 2).unwrap();
+    let options = LocalOptions {
+        timeout: Duration::from_secs(20),
+        ..LocalOptions::default()
+    };
+    for train in [false, true] {
+        let failed = local::run(layout.world(), &options, |world| {
+            let groups = Groups::new(layout, world)?;
+            let mut pipeline = pipeline(Kind::OneForwardOneBackward, &groups)?;
+            let (mut reducer, _) =
+                ZeroConfig::new(0, true).init(&mut pipeline.parts, None, &groups)?;
+            let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
+            let last = if groups.at.dp == 0 { BAD } else { 1 };
+            let batches = [batch(&[(1, 0)]), batch(&[(last, 0)])];
+            let context = StepContext::default();
+            let pass = if train {
+                let pass =
+                    pipeline.forward_backward(&batches, &context, 1.0, &mut reducer, &mut spans);
+                pass.and_then(|_| reducer.finish().map(drop))
+            } else {
+                let pass = pipeline.evaluate(&batches, &context);
+                pass.and_then(|_| groups.world.barrier())
+            };
+            let error = pass.unwrap_err().to_string();
+            assert!(error.contains("a bad token"), "{error}");
+            Ok(())
+        });
+        let error = failed.unwrap_err().to_string();
+        assert!(error.contains("a bad token"), "{error}");
     }
 }

@@ -30,9 +30,9 @@ fn a_run_without_a_terminal_prints_about_twenty_lines_with_first_and_last() {
                 validation_loss: None,
                 ..record(step)
             };
-            progress.update(&quiet).unwrap();
+            progress.update(&quiet);
         }
-        progress.note("saved").unwrap();
+        progress.note("saved");
         progress.finish();
         let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<_> = text.lines().collect();
@@ -59,4 +59,27 @@ fn a_run_without_a_terminal_prints_about_twenty_lines_with_first_and_last() {
         }
         assert_eq!(lines[lines.len() - 1], "saved");
     }
+}
+
+/// A pipe whose reader has left.
+struct Closed(Arc<Mutex<usize>>);
+
+impl Write for Closed {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        *self.0.lock().unwrap() += 1;
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_output_that_is_gone_does_not_end_the_run() {
+    let writes = Arc::new(Mutex::new(0));
+    let mut progress = Progress::plain(3, 0, Box::new(Closed(writes.clone())));
+    (1..=3).for_each(|step| progress.update(&record(step)));
+    progress.note("saved");
+    progress.finish();
+    assert_eq!(*writes.lock().unwrap(), 4);
 }

@@ -158,10 +158,12 @@ fn lengths_that_tensor_parallel_ranks_cannot_share_are_errors_of_every_layer() {
 
 #[test]
 fn text_is_generated_from_what_the_model_has_only() {
+    let ids: Vec<u32> = (0..64).collect();
     let sampling = Sampling {
         temperature: 0.0,
         top_k: 1,
         seed: 1,
+        ids: &ids,
     };
     let gpt = GptConfig::new(2, 16, 2, 64, 8);
     for (tp, pp, sequence_parallel) in [(1, 1, false), (2, 2, true)] {

@@ -10,8 +10,10 @@ use crate::cargo::Cargo;
 
 /// The example that is run.
 const EXAMPLE: &str = "gpt_1t";
-/// Steps of the first run, and of the resumed one.
-const STEPS: [usize; 2] = [20, 30];
+/// Steps of the first run, and of the one that it suggests.
+const STEPS: [usize; 2] = [20, 40];
+/// What stands above the commands that a run suggests.
+const SUGGESTIONS: &str = "to try next:";
 /// The log with one line a step.
 const METRICS: &str = "metrics.jsonl";
 /// What a finished run leaves in its folder; a final `*` stands for the rest of a name.
@@ -57,15 +59,19 @@ pub fn run(cargo: &Cargo) -> Result<()> {
         .path()
         .to_str()
         .context("the temporary folder's name is not UTF-8")?;
-    for (steps, resume) in STEPS.into_iter().zip([false, true]) {
-        let steps_text = steps.to_string();
-        let mut arguments = vec!["--steps", &steps_text, "--out", out];
-        if resume {
-            arguments.push("--resume");
-        }
-        cargo.run(&example(&arguments))?;
-        check_artefacts(folder.path(), steps)?;
-    }
+    let steps = STEPS[0].to_string();
+    let output = cargo.output(&example(&["--steps", &steps, "--out", out]))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{EXAMPLE} failed: {}",
+        output.status
+    );
+    check_artefacts(folder.path(), STEPS[0])?;
+    cargo.run(&suggested(&text)?)?;
+    check_artefacts(folder.path(), STEPS[1])?;
     let mut plan = PLAN.to_vec();
     plan.extend(["--out", out]);
     cargo.run(&example(&plan))?;
@@ -140,6 +146,21 @@ fn example<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     let mut all = vec!["run", "--example", EXAMPLE, "--"];
     all.extend(arguments);
     all
+}
+
+/// What Cargo is given by the first command that a run suggests.
+fn suggested(text: &str) -> Result<Vec<&str>> {
+    let (_, lines) = text
+        .split_once(SUGGESTIONS)
+        .with_context(|| format!("{EXAMPLE} suggests nothing"))?;
+    let line = lines.trim_start().lines().next().unwrap_or_default();
+    let command = line.split('#').next().unwrap_or_default();
+    let mut words = command.split_whitespace();
+    ensure!(
+        words.next() == Some("cargo"),
+        "{EXAMPLE} was started by Cargo, and suggests `{line}`"
+    );
+    Ok(words.collect())
 }
 
 /// Every artefact is there and holds something, and the log has a line for each of the `steps`.
@@ -225,6 +246,17 @@ mod tests {
         assert!(check_refusal(&ended(0, "tp"), "tp").is_err());
         assert!(check_refusal(&ended(1, ""), "tp").is_err());
         assert!(check_refusal(&ended(PANICKED, "panicked: tp"), "tp").is_err());
+    }
+
+    #[test]
+    fn the_first_suggestion_is_run_as_printed() {
+        let text = "a\n\nto try next:\n  cargo run -- --resume --steps 4  # on\n  cargo run\n";
+        assert_eq!(
+            suggested(text).unwrap(),
+            ["run", "--", "--resume", "--steps", "4"]
+        );
+        assert!(suggested("to try next:\n  --resume --steps 4").is_err());
+        assert!(suggested("nothing").is_err());
     }
 
     #[test]

@@ -58,6 +58,43 @@ pub(crate) fn as_bytes_mut(buffer: &mut Buffer) -> &mut [u8] {
     }
 }
 
+/// The first float of a block that is NaN or infinite, and its place in the logical tensor of `shape`, row-major.
+pub(crate) fn first_non_finite(
+    data: &Buffer,
+    block: &Block,
+    shape: &[usize],
+    local_shape: &[usize],
+) -> Option<(usize, f64)> {
+    let mut found = None;
+    for_each_run_of(block, shape, local_shape, &mut |global, local, len| {
+        if found.is_some() {
+            return;
+        }
+        let run = local..local + len;
+        let at = match data {
+            Buffer::F32(v) => v[run].iter().position(|x| !x.is_finite()),
+            Buffer::F64(v) => v[run].iter().position(|x| !x.is_finite()),
+            Buffer::F16(v) => v[run].iter().position(|x| !x.is_finite()),
+            Buffer::BF16(v) => v[run].iter().position(|x| !x.is_finite()),
+            Buffer::I64(_) | Buffer::U8(_) => None,
+        };
+        found = at.map(|i| (global + i, value(data, local + i)));
+    });
+    found
+}
+
+/// An element as a float.
+fn value(data: &Buffer, index: usize) -> f64 {
+    match data {
+        Buffer::F32(v) => v[index].into(),
+        Buffer::F64(v) => v[index],
+        Buffer::F16(v) => v[index].into(),
+        Buffer::BF16(v) => v[index].into(),
+        Buffer::I64(v) => v[index] as f64,
+        Buffer::U8(v) => v[index].into(),
+    }
+}
+
 /// Number of elements of a shape, if its bytes can be counted at any element size.
 pub(crate) fn count(shape: &[usize]) -> Option<usize> {
     // A zero elsewhere must not hide an overflow: the strides of such a shape are used too.

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
+use super::manifest;
 use crate::error::{Error, Result};
 
 /// What a name in the folder promises.
@@ -73,6 +74,14 @@ pub(super) fn list(folder: &Path) -> Result<Vec<Entry>> {
     }
     found.sort_by_key(|entry| (Reverse(entry.step), entry.kind));
     Ok(found)
+}
+
+/// Fails if one of the checkpoints in a folder is of a newer version of this library.
+pub(super) fn refuse_newer(folder: &Path) -> Result<()> {
+    list(folder)?
+        .iter()
+        .filter(|entry| entry.kind != Kind::Temporary)
+        .try_for_each(|entry| manifest::refuse_newer(&entry.path))
 }
 
 /// Clears up behind a writer that was stopped: removes what is temporary, and finishes or undoes a replacement.

@@ -35,11 +35,13 @@ impl Checkpoint {
     /// they are read. No communication: ranks that call it while nobody saves get the same checkpoint.
     ///
     /// # Errors
-    /// The folder cannot be read, or there are checkpoints but none is whole: training must not silently start anew.
+    /// The folder cannot be read, a checkpoint in it is of a newer version of this library, or there are checkpoints but
+    /// none is whole: training must not silently start anew.
     pub fn newest(folder: &Path) -> Result<Option<Self>> {
         if !folder.exists() {
             return Ok(None);
         }
+        folder::refuse_newer(folder)?;
         let mut damage = None;
         for entry in folder::list(folder)? {
             if entry.kind == Kind::Temporary {

@@ -3,6 +3,7 @@
 //! Its first member is the CRC-32 of everything behind it, so a manifest proves itself whole.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::Read;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -19,6 +20,8 @@ const PREFIX: &str = "{\"checksum\":\"";
 /// Hexadecimal digits of the checksum behind [`PREFIX`].
 const DIGITS: usize = 8;
 const MAX_BYTES: u64 = 1 << 30;
+/// A manifest's first bytes, in which its version lies.
+const START_BYTES: u64 = 256;
 
 /// One shard file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -227,6 +230,7 @@ impl Manifest {
 
     /// Reads and checks the manifest of the checkpoint `folder`.
     pub(super) fn read(folder: &Path) -> Result<Self> {
+        refuse_newer(folder)?;
         let path = folder.join(FILE);
         let content = disk::read(&path, MAX_BYTES)?;
         Self::decode(&content).map_err(|what| {
@@ -238,6 +242,19 @@ impl Manifest {
         })
     }
 
+    fn decode(content: &[u8]) -> Result<Self, String> {
+        let head = Head::decode(content)?;
+        if head.version != VERSION {
+            return Err(other_version(head.version));
+        }
+        let manifest: Self = serde_json::from_slice(content).map_err(|e| e.to_string())?;
+        manifest.content.check()?;
+        Ok(manifest)
+    }
+}
+
+impl Head {
+    /// The head of a manifest whose checksum is right.
     fn decode(content: &[u8]) -> Result<Self, String> {
         let Some((digits, rest)) = content
             .strip_prefix(PREFIX.as_bytes())
@@ -254,18 +271,47 @@ impl Manifest {
                 String::from_utf8_lossy(digits)
             ));
         }
-        let head: Head = serde_json::from_slice(content).map_err(|e| e.to_string())?;
+        let head: Self = serde_json::from_slice(content).map_err(|e| e.to_string())?;
         if head.format != FORMAT {
             return Err(format!("has format {:?}, not {FORMAT:?}", head.format));
         }
-        if head.version != VERSION {
-            return Err(format!(
-                "has version {}, but this library reads version {VERSION}",
-                head.version
-            ));
-        }
-        let manifest: Self = serde_json::from_slice(content).map_err(|e| e.to_string())?;
-        manifest.content.check()?;
-        Ok(manifest)
+        Ok(head)
     }
+}
+
+fn other_version(version: u32) -> String {
+    format!("has version {version}, but this library reads version {VERSION}")
+}
+
+/// Fails if the checkpoint `folder` is whole and of a newer version: it is not damaged, so it must be neither passed over
+/// nor replaced. What cannot be read is left to [`Manifest::read`].
+pub(super) fn refuse_newer(folder: &Path) -> Result<()> {
+    let path = folder.join(FILE);
+    // The first bytes suffice for a manifest of ours, and one may be large.
+    let announced = disk::open(&path).ok().and_then(|(file, _)| {
+        let mut start = Vec::new();
+        file.take(START_BYTES).read_to_end(&mut start).ok()?;
+        announced_version(&start)
+    });
+    if announced.is_none_or(|version| version <= VERSION) {
+        return Ok(());
+    }
+    match Head::decode(&disk::read(&path, MAX_BYTES)?) {
+        Ok(head) if head.version > VERSION => Err(Error::format(
+            &path,
+            other_version(head.version),
+            "use the version of burn-frontier that wrote it, or move it to another folder",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The version that a manifest's first bytes announce.
+fn announced_version(start: &[u8]) -> Option<u32> {
+    let behind = start.strip_prefix(PREFIX.as_bytes())?.get(DIGITS..)?;
+    let between = format!("\",\"format\":\"{FORMAT}\",\"version\":");
+    let number = behind.strip_prefix(between.as_bytes())?;
+    let digits = number.iter().take_while(|byte| byte.is_ascii_digit());
+    let digits: Vec<u8> = digits.copied().collect();
+    std::str::from_utf8(&digits).ok()?.parse().ok()
 }

@@ -23,9 +23,10 @@ use crate::error::{Error, Result};
 /// block.
 ///
 /// # Errors
-/// The same on every rank, if one rank fails: a piece is an error or contradicts its shape, an element comes from two
-/// ranks or none, a file cannot be written. Earlier checkpoints stay whole; the new one is there only if nothing failed
-/// but the very last sync. Failure to remove old ones is a warning.
+/// The same on every rank, if one rank fails: a piece is an error or contradicts its shape, holds a float that is not
+/// finite, an element comes from two ranks or none, a file cannot be written, `folder` holds a checkpoint of a newer
+/// version of this library. Earlier checkpoints stay whole; the new one is there only if nothing failed but the very last
+/// sync. Failure to remove old ones is a warning.
 pub fn save(
     folder: &Path,
     step: u64,
@@ -67,7 +68,10 @@ pub fn save_with(
     if root {
         folder::warn_of(match &saved {
             Ok(_) => folder::prune(disk, folder, step, keep),
-            Err(_) if folder.is_dir() => folder::recover(disk, folder),
+            // What a newer version left is not ours to clear up.
+            Err(_) if folder.is_dir() && folder::refuse_newer(folder).is_ok() => {
+                folder::recover(disk, folder)
+            }
             Err(_) => Ok(()),
         });
     }
@@ -85,6 +89,7 @@ fn prepare(disk: Disk<'_>, folder: &Path, step: u64) -> Result<()> {
             disk.sync_folder(parent)?;
         }
     }
+    folder::refuse_newer(folder)?;
     folder::warn_of(folder::recover(disk, folder));
     disk.create_folder(&folder::temporary(folder, step), false)
 }
@@ -97,7 +102,7 @@ fn write_shards(
     rank: usize,
 ) -> Result<Content> {
     let folder = folder::temporary(folder, step);
-    let mut writer = ShardWriter::new(disk, &folder, rank, GROUP_BYTES);
+    let mut writer = ShardWriter::new(disk, &folder, (step, rank), GROUP_BYTES);
     for piece in pieces {
         writer.add(&piece?)?;
     }

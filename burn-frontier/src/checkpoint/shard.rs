@@ -19,6 +19,7 @@ const GROUP_TENSORS: usize = 1 << 16;
 pub(super) struct ShardWriter<'a> {
     disk: Disk<'a>,
     folder: &'a Path,
+    step: u64,
     rank: usize,
     group_bytes: usize,
     pending: Vec<(Entry, Vec<u8>)>,
@@ -28,10 +29,16 @@ pub(super) struct ShardWriter<'a> {
 
 impl<'a> ShardWriter<'a> {
     /// No shards yet.
-    pub(super) fn new(disk: Disk<'a>, folder: &'a Path, rank: usize, group_bytes: usize) -> Self {
+    pub(super) fn new(
+        disk: Disk<'a>,
+        folder: &'a Path,
+        (step, rank): (u64, usize),
+        group_bytes: usize,
+    ) -> Self {
         Self {
             disk,
             folder,
+            step,
             rank,
             group_bytes,
             pending: Vec::new(),
@@ -44,6 +51,7 @@ impl<'a> ShardWriter<'a> {
     pub(super) fn add(&mut self, piece: &Piece) -> Result<()> {
         let dtype = bytes::dtype_of(&piece.data);
         check(piece)?;
+        refuse_non_finite(piece, self.step)?;
         let tensor = self
             .content
             .tensors
@@ -128,6 +136,23 @@ fn check(piece: &Piece) -> Result<()> {
     Ok(())
 }
 
+/// A checkpoint that nobody can train on from would push out those that somebody can.
+fn refuse_non_finite(piece: &Piece, step: u64) -> Result<()> {
+    let found = piece.blocks.iter().find_map(|block| {
+        bytes::first_non_finite(&piece.data, block, &piece.shape, &piece.local_shape)
+    });
+    let Some((index, value)) = found else {
+        return Ok(());
+    };
+    Err(Error::config(
+        format!(
+            "step {step} is not saved: tensor `{}` holds {value} (element {index} of {:?}), so training has diverged",
+            piece.name, piece.shape
+        ),
+        "go on from an earlier checkpoint with a smaller learning rate",
+    ))
+}
+
 fn unsaveable(piece: &Piece, why: String) -> Error {
     Error::config(
         format!("cannot save tensor `{}`: {why}", piece.name),
@@ -145,7 +170,7 @@ mod tests {
     fn a_shard_is_written_whenever_a_group_is_full() {
         let folder = tempfile::tempdir().unwrap();
         let unhindered = |_: &str| Ok(());
-        let mut writer = ShardWriter::new(Disk::new(&unhindered), folder.path(), 3, 32);
+        let mut writer = ShardWriter::new(Disk::new(&unhindered), folder.path(), (1, 3), 32);
         for i in 0..5 {
             let piece = Piece {
                 name: format!("t{i}"),

@@ -10,11 +10,11 @@ mod member;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use self::member::Member;
-use self::world::World;
+use self::world::{World, lock};
 use super::Communicator;
 use crate::error::{Error, Result, panic_message};
 
@@ -28,6 +28,8 @@ pub struct LocalOptions {
     pub timeout: Duration,
     /// How many operations each rank's flight recorder keeps.
     pub records: usize,
+    /// Gives what the flight recorders hold while the ranks run; keep a clone.
+    pub recorder: FlightRecorder,
 }
 
 impl Default for LocalOptions {
@@ -35,7 +37,21 @@ impl Default for LocalOptions {
         Self {
             timeout: Duration::from_secs(300),
             records: 64,
+            recorder: FlightRecorder::default(),
         }
+    }
+}
+
+/// The flight recorders of a local world, for who stands outside of it: a signal's handler, a watchdog.
+#[derive(Debug, Clone, Default)]
+pub struct FlightRecorder(Arc<Mutex<Weak<World>>>);
+
+impl FlightRecorder {
+    /// The last operations of every rank of the world that runs with this recorder, a line an operation, and where the
+    /// ranks part; the ranks go on meanwhile. Nothing if no world runs. A rank alone in its group records nothing.
+    pub fn dump(&self) -> Option<String> {
+        let world = lock(&self.0).upgrade();
+        world.map(|world| world.dump())
     }
 }
 
@@ -57,6 +73,7 @@ pub fn run<T: Send>(
         ));
     }
     let shared = Arc::new(World::new(world, options));
+    *lock(&options.recorder.0) = Arc::downgrade(&shared);
     let everyone = shared.everyone();
     let results: Vec<Option<T>> = std::thread::scope(|scope| {
         let mut threads = Vec::with_capacity(world);
@@ -82,7 +99,8 @@ pub fn run<T: Send>(
     match shared.failure() {
         Some(error) => {
             if matches!(error, Error::Communication { .. }) {
-                tracing::error!("{error}\nlast operations:\n{}", shared.dump());
+                // The error itself is the caller's to show.
+                tracing::error!("ranks failed; their last operations:\n{}", shared.dump());
             }
             Err(error.clone())
         }

@@ -177,6 +177,19 @@ impl Tokenizer {
         }
     }
 
+    /// All ids that stand for something, in order. A Hugging Face tokenizer's may have gaps.
+    pub fn ids(&self) -> Vec<u32> {
+        match &self.kind {
+            Kind::Bytes => (0..=BYTE_END).collect(),
+            Kind::HuggingFace { inner, .. } => {
+                let mut ids: Vec<u32> = inner.get_vocab(true).into_values().collect();
+                ids.sort_unstable();
+                ids.dedup();
+                ids
+            }
+        }
+    }
+
     /// The id that ends a document.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{FormattedDuration, HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{FormattedDuration, HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 use super::metrics::StepRecord;
 use crate::error::{Error, Result};
@@ -11,7 +11,20 @@ use crate::error::{Error, Result};
 /// Plain lines a run prints, whatever its length.
 const PLAIN_LINES: u64 = 20;
 
+/// A terminal that bars and lines share. Clones are the same terminal.
+#[derive(Debug, Clone, Default)]
+pub struct Screen(MultiProgress);
+
+impl Screen {
+    /// Runs `write`, which writes to the terminal, with the bars out of the way: they are drawn again below.
+    pub fn above<R>(&self, write: impl FnOnce() -> R) -> R {
+        self.0.suspend(write)
+    }
+}
+
 /// The progress of a training run. Held by the one rank that reports.
+///
+/// Output that is gone or full is no reason to end a training: it is said once, by a warning.
 pub struct Progress {
     total: u64,
     done: u64,
@@ -24,6 +37,8 @@ enum Output {
     Plain {
         to: Box<dyn Write + Send>,
         every: u64,
+        /// Whether it was said that nothing can be written.
+        warned: bool,
     },
 }
 
@@ -37,12 +52,12 @@ impl std::fmt::Debug for Progress {
 }
 
 impl Progress {
-    /// Progress of a run of `total` steps, of which `done` were done before it was resumed. A bar on standard error if
-    /// that and standard output are terminals, otherwise about 20 plain lines on standard output.
+    /// Progress of a run of `total` steps, of which `done` were done before it was resumed. A bar on standard error, on
+    /// `screen`, if that and standard output are terminals, otherwise about 20 plain lines on standard output.
     ///
     /// # Errors
     /// The bar's template is wrong, which is a bug.
-    pub fn new(total: u64, done: u64) -> Result<Self> {
+    pub fn new(total: u64, done: u64, screen: &Screen) -> Result<Self> {
         if !(io::stdout().is_terminal() && io::stderr().is_terminal()) {
             return Ok(Self::plain(total, done, Box::new(io::stdout())));
         }
@@ -51,6 +66,7 @@ impl Progress {
         )
         .map_err(|e| Error::Internal(format!("progress template: {e}")))?;
         let bar = ProgressBar::new(total).with_style(style.progress_chars("━╸─"));
+        let bar = screen.0.add(bar);
         bar.set_position(done);
         // The estimate must not count the steps of the earlier run.
         bar.reset_eta();
@@ -60,7 +76,8 @@ impl Progress {
     /// As [`Self::new`] without a terminal, with plain lines written to `to`.
     pub fn plain(total: u64, done: u64, to: Box<dyn Write + Send>) -> Self {
         let every = total.saturating_sub(done).div_ceil(PLAIN_LINES).max(1);
-        Self::with_output(total, done, Output::Plain { to, every })
+        let warned = false;
+        Self::with_output(total, done, Output::Plain { to, every, warned })
     }
 
     fn with_output(total: u64, done: u64, output: Output) -> Self {
@@ -74,24 +91,20 @@ impl Progress {
 
     /// Shows a step. Plain lines come for the first step of the run, every so many steps, for the last step, and
     /// whenever there is a validation loss.
-    ///
-    /// # Errors
-    /// The output is gone.
-    pub fn update(&mut self, record: &StepRecord) -> Result<()> {
+    pub fn update(&mut self, record: &StepRecord) {
         let left = self.seconds_left(record.step);
         match &mut self.output {
             Output::Bar(bar) => {
                 bar.set_position(record.step);
                 bar.set_message(describe(record));
-                Ok(())
             }
-            Output::Plain { to, every } => {
+            Output::Plain { to, every, warned } => {
                 let due = record.step == self.done + 1
                     || record.step.is_multiple_of(*every)
                     || record.step == self.total
                     || record.validation_loss.is_some();
                 if !due {
-                    return Ok(());
+                    return;
                 }
                 let left = FormattedDuration(Duration::from_secs(left));
                 let line = format!(
@@ -100,22 +113,16 @@ impl Progress {
                     self.total,
                     describe(record)
                 );
-                write_line(to, &line)
+                write_line(to, &line, warned);
             }
         }
     }
 
     /// Prints a line of text without tearing the bar: a checkpoint was saved, a run was resumed.
-    ///
-    /// # Errors
-    /// The output is gone.
-    pub fn note(&mut self, line: &str) -> Result<()> {
+    pub fn note(&mut self, line: &str) {
         match &mut self.output {
-            Output::Bar(bar) => {
-                bar.println(line);
-                Ok(())
-            }
-            Output::Plain { to, .. } => write_line(to, line),
+            Output::Bar(bar) => bar.println(line),
+            Output::Plain { to, warned, .. } => write_line(to, line, warned),
         }
     }
 
@@ -134,10 +141,14 @@ impl Progress {
     }
 }
 
-fn write_line(to: &mut dyn Write, line: &str) -> Result<()> {
-    writeln!(to, "{line}")
-        .and_then(|()| to.flush())
-        .map_err(|e| Error::io("write to", "standard output", e))
+fn write_line(to: &mut dyn Write, line: &str, warned: &mut bool) {
+    if let Err(reason) = writeln!(to, "{line}").and_then(|()| to.flush())
+        && !std::mem::replace(warned, true)
+    {
+        tracing::warn!(
+            "the progress can no longer be written ({reason}); training goes on without"
+        );
+    }
 }
 
 /// A record on one line, what matters most first: a narrow terminal cuts off its end.

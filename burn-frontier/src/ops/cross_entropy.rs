@@ -19,7 +19,8 @@ use crate::error::{Error, Result};
 /// All-reduce over `group` of one maximum and of two sums a token, forward only (arXiv 1909.08053, section 3).
 ///
 /// # Errors
-/// Another number of targets than tokens, or more ids than columns.
+/// Another number of targets than tokens, more ids than columns, or, on one rank, a target beyond the ids. With more ranks the
+/// caller sees to that, as [`VocabularyParallel`](crate::tensor_parallel::embedding::VocabularyParallel) does.
 pub fn cross_entropy(
     logits: Tensor<2>,
     targets: &[i64],
@@ -35,6 +36,19 @@ pub fn cross_entropy(
                 ids.len()
             ),
             "give a target for every row of the logits, and at most one id a column",
+        ));
+    }
+    // With more ranks, a target that is not here may be another's.
+    let unknown = |&target: &i64| target >= ids.end as i64;
+    if let Some(target) = targets
+        .iter()
+        .copied()
+        .find(unknown)
+        .filter(|_| group.size() == 1)
+    {
+        return Err(Error::config(
+            format!("cross_entropy: target {target} for the ids {ids:?}"),
+            "give a target among the ids, or a negative one that does not count",
         ));
     }
     let x = logits.clone().without_autodiff();

@@ -342,6 +342,15 @@ mod tests {
         for second in [once, again] {
             assert!(catch_unwind(AssertUnwindSafe(|| second.backward())).is_err());
         }
+        let x = Tensor::<1>::ones([3], &Device::flex())
+            .autodiff()
+            .require_grad();
+        let plain = x.clone().without_autodiff();
+        let [a, b] = with_gradients([x.into_dispatch()], [plain.clone(), plain], |[a, b]| {
+            [a.or(b).map(Tensor::into_dispatch)]
+        });
+        _ = a.sum().backward();
+        assert!(catch_unwind(AssertUnwindSafe(|| b.sum().backward())).is_err());
     }
 
     #[test]

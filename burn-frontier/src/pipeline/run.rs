@@ -88,7 +88,8 @@ impl<P: PipelinePart> Pipeline<P> {
     ///
     /// # Errors
     /// Micro-batches that the model or the schedule cannot take, in any replica, or of which no target counts, before anything
-    /// is computed; failed communication. What the reducer has been given by then is dropped.
+    /// is computed; failed communication; what fails in a part, which then fails the world. What the reducer has been given by
+    /// then is dropped.
     pub fn forward_backward(
         &mut self,
         batches: &[MicroBatch],
@@ -115,6 +116,7 @@ impl<P: PipelinePart> Pipeline<P> {
         match self.run(&work, reducer, spans) {
             Ok(loss_sum) => Ok(PassResult { loss_sum, counted }),
             Err(error) => {
+                let error = self.failed(error);
                 reducer.discard()?;
                 Err(error)
             }
@@ -131,6 +133,22 @@ impl<P: PipelinePart> Pipeline<P> {
     /// Micro-batches that the model cannot take, in any replica, before anything is computed; failed communication.
     pub fn evaluate(&self, batches: &[MicroBatch], context: &StepContext) -> Result<PassResult> {
         let ((), counted) = self.agree(batches, Ok(()))?;
+        match self.losses(batches, context) {
+            Ok(loss_sum) => Ok(PassResult { loss_sum, counted }),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// The error of a pass that ends half-way. Ranks that wait for this one get it too.
+    fn failed(&self, error: Error) -> Error {
+        if self.groups.world.size() > 1 {
+            self.groups.world.fail(error.clone());
+        }
+        error
+    }
+
+    /// The sum of the losses of the micro-batches, without gradients.
+    fn losses(&self, batches: &[MicroBatch], context: &StepContext) -> Result<f64> {
         let (stage, stages) = (self.groups.at.pp, self.groups.layout.pp);
         let mut loss_sum = 0.0;
         for batch in batches {
@@ -150,7 +168,7 @@ impl<P: PipelinePart> Pipeline<P> {
             }
             self.groups.world.failure().map_or(Ok(()), Err)?;
         }
-        Ok(PassResult { loss_sum, counted })
+        Ok(loss_sum)
     }
 
     /// `found`, and the number of targets of the global batch that count, once no replica has anything against its own

@@ -13,13 +13,15 @@ use crate::random::Stream;
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy)]
-pub struct Sampling {
+pub struct Sampling<'a> {
     /// Divides the logits; 0 takes the likeliest token.
     pub temperature: f64,
     /// Draws among this many likeliest tokens.
     pub top_k: usize,
     /// Seed of the draws.
     pub seed: u64,
+    /// The ids that may be drawn: those of the tokenizer. A model's vocabulary may be larger.
+    pub ids: &'a [u32],
 }
 
 /// Continues `prompt` by `count` tokens; every rank calls it and gets the same tokens. The model sees the last `sequence`.
@@ -28,14 +30,15 @@ pub struct Sampling {
 /// Activations along the pipeline for every token, then a broadcast of the token from the last stage.
 ///
 /// # Errors
-/// An empty prompt, tokens or a `sequence` that the model does not have, or failed communication.
+/// An empty prompt, tokens or a `sequence` that the model does not have, no id of the vocabulary that may be drawn, or
+/// failed communication.
 pub fn generate(
     parts: &[GptPart],
     groups: &Groups,
     prompt: &[u32],
     count: usize,
     sequence: usize,
-    sampling: &Sampling,
+    sampling: &Sampling<'_>,
 ) -> Result<Vec<u32>> {
     if prompt.is_empty() || sequence == 0 {
         return Err(Error::config(
@@ -51,7 +54,7 @@ pub fn generate(
         let seen = &tokens[tokens.len().saturating_sub(sequence)..];
         let logits = last_logits(parts, groups, seen, sequence)?;
         let token = match logits {
-            Some(logits) => i64::from(draw(&logits, sampling, i as u64)),
+            Some(logits) => i64::from(draw(&logits, sampling, i as u64)?),
             None => 0,
         };
         let last = groups.layout.pp - 1;
@@ -114,8 +117,19 @@ fn last_logits(
     Ok(None)
 }
 
-fn draw(logits: &[f32], sampling: &Sampling, index: u64) -> u32 {
-    let mut order: Vec<usize> = (0..logits.len()).collect();
+fn draw(logits: &[f32], sampling: &Sampling<'_>, index: u64) -> Result<u32> {
+    let ids = sampling.ids.iter().map(|&id| id as usize);
+    let mut order: Vec<usize> = ids.filter(|&id| id < logits.len()).collect();
+    if order.is_empty() {
+        return Err(Error::config(
+            format!(
+                "of {} ids that may be drawn, none is in the vocabulary of {}",
+                sampling.ids.len(),
+                logits.len()
+            ),
+            "give the ids of the tokenizer that the model was trained with",
+        ));
+    }
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
     order.truncate(if sampling.temperature > 0.0 {
         sampling.top_k.max(1)
@@ -132,8 +146,37 @@ fn draw(logits: &[f32], sampling: &Sampling, index: u64) -> u32 {
     for i in &order {
         left -= weight(i);
         if left < 0.0 {
-            return *i as u32;
+            return Ok(*i as u32);
         }
     }
-    order[0] as u32
+    Ok(order[0] as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_that_may_be_drawn_are_drawn() {
+        // The likeliest ids are padding that no tokenizer knows, and a gap.
+        let logits = [0.0, 9.0, 0.5, 1.0, 99.0, 99.0];
+        for temperature in [0.0, 0.8] {
+            let sampling = Sampling {
+                temperature,
+                top_k: 40,
+                seed: 1,
+                ids: &[0, 2, 3, 70],
+            };
+            for index in 0..200 {
+                let id = draw(&logits, &sampling, index).unwrap();
+                assert!([0, 2, 3].contains(&id), "{id}");
+            }
+            let nothing = Sampling {
+                ids: &[70],
+                ..sampling
+            };
+            let error = draw(&logits, &nothing, 0).unwrap_err().to_string();
+            assert!(error.contains("none is in the vocabulary of 6"), "{error}");
+        }
+    }
 }
