@@ -149,6 +149,8 @@ fn run(screen: Screen) -> Result<ExitCode> {
         same_run(checkpoint, &tokenizer, &corpus, &settings)?;
         changes = carry_on(checkpoint, &options, &mut settings)?;
     }
+    let prompt = finish::prompt(&tokenizer, &corpus, &chosen.model)?;
+
     folder::start(&mut folder, &options, &settings)?;
     report::introduce(
         &settings,
@@ -159,7 +161,6 @@ fn run(screen: Screen) -> Result<ExitCode> {
         resume.as_ref(),
         &changes,
     );
-    let prompt = finish::prompt(&tokenizer, &corpus, &chosen.model)?;
 
     let recorder = FlightRecorder::default();
     let signals = signals::listen(recorder.clone(), &settings.out)?;
