@@ -2,6 +2,8 @@
 
 #[path = "main_job/end.rs"]
 mod end;
+#[path = "main_job/folder.rs"]
+mod folder;
 #[path = "main_job/imports.rs"]
 mod imports;
 #[path = "main_job/program.rs"]
