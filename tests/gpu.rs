@@ -15,6 +15,7 @@ use burn_frontier::Layout;
 use burn_frontier::device;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
+use burn_frontier::ops::attention::writes_no_scores;
 use harness::{Run, assert_agrees, gpu};
 
 /// What every GPT does by kernels.
@@ -47,6 +48,16 @@ fn follows_the_cpu(cpu: Run, operations: &[&str]) {
         kernels.assert_taken(operation);
     }
     kernels.assert_none_refused();
+}
+
+#[test]
+fn attention_on_a_gpu_is_known_to_write_no_scores() {
+    let Some(gpu) = gpu() else { return };
+    let fused = |dtype| writes_no_scores(&gpu.of_rank(0), dtype, [2, 4, 16, 8], 4);
+    assert!(fused(DType::F32));
+    assert!(!fused(DType::F64));
+    // What the allocator holds is known of every GPU, an imitation included.
+    assert!(gpu.of_rank(0).memory_pool_usage().is_some());
 }
 
 #[test]

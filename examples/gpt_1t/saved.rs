@@ -139,6 +139,8 @@ pub fn carry_on(
         ));
     }
     (settings.rate, settings.weight_decay, settings.clip) = (now.rate, now.weight_decay, now.clip);
+    // What is done is not undone by a smaller --steps.
+    settings.steps = settings.steps.max(checkpoint.step());
     Ok(changes)
 }
 
