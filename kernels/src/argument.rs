@@ -167,7 +167,7 @@ pub(crate) fn elements(operation: &'static str, sizes: &[usize]) -> Result<usize
     let product = sizes.iter().try_fold(1usize, |all, &n| all.checked_mul(n));
     let fits = |n: &usize| *n <= MOST;
     if let Some(product) = product.filter(fits)
-        && sizes.iter().all(|n| fits(n))
+        && sizes.iter().all(fits)
     {
         return Ok(product);
     }

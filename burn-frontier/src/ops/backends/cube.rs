@@ -153,13 +153,15 @@ impl Buffer {
 
     /// Its element type, as the kernels of an operation know it; `None` for one that they do not take.
     pub fn element(&self, operation: &'static str) -> Option<Element> {
-        let dtype = self.0.dtype;
-        element(dtype).or_else(|| refused(operation, &format!("there are none for {dtype:?}")))
+        match element(self.0.dtype) {
+            Some(element) => Some(element),
+            None => refused(operation, &format!("there are none for {:?}", self.0.dtype)),
+        }
     }
 }
 
 /// A type of elements, as the kernels know it; `None` for one that they do not take.
-fn element(dtype: DType) -> Option<Element> {
+const fn element(dtype: DType) -> Option<Element> {
     match dtype {
         DType::F32 => Some(Element::F32),
         DType::F16 => Some(Element::F16),

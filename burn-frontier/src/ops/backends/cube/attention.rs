@@ -92,14 +92,13 @@ pub(crate) fn fuses_attention(
         };
         let target = device::choose(&device.client()).target;
         let element = element(dtype)?;
-        // A question refuses nothing, so that nothing is said.
-        let size = |n: usize| u32::try_from(n).ok();
-        let [batch, heads, seq, head_dim] = queries.map(size);
-        let (batch, heads, seq, head_dim) = (batch?, heads?, seq?, head_dim?);
-        let problem = Problem::new(batch, heads, seq, seq, head_dim)
-            .kv_heads(size(kv_heads)?)
+        let count = |n: usize| u32::try_from(n).ok();
+        let [batch, heads, seq, head_dim] = queries.map(count);
+        let problem = Problem::new(batch?, heads?, seq?, seq?, head_dim?)
+            .kv_heads(count(kv_heads)?)
             .causal(true);
         let like = GradientStrides::like(&problem);
+        // A question refuses nothing.
         Plan::choose(target, element, &problem).ok()?;
         Plans::choose(target, element, &problem, &like, [false; 2]).ok()
     };
