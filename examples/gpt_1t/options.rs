@@ -273,7 +273,7 @@ impl Options {
                 "--learning-rate",
                 self.learning_rate,
                 positive,
-                "a positive number such as 0.001",
+                "a positive number such as 0.001, or leave it out",
             ),
             (
                 "--weight-decay",
