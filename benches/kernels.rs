@@ -83,9 +83,9 @@ fn run(options: &Options) -> Result<()> {
     let mut rows = Vec::new();
     for job in &jobs {
         let label = job.label();
-        eprint!("{label} … ");
+        console::note(format_args!("{label} …"));
         let row = measure(job, &place, &clock, &events).with_context(|| label.clone())?;
-        eprintln!("{}", row.summary(&ceiling));
+        console::note(format_args!("    {}", row.summary(&ceiling)));
         rows.push(row);
     }
     say!("\n{}", report::table(&rows, &ceiling, peer.as_ref()));

@@ -152,6 +152,8 @@ fn run(screen: Screen) -> Result<ExitCode> {
         same_run(checkpoint, &tokenizer, &corpus, &settings)?;
         changes = carry_on(checkpoint, &options, &mut settings)?;
     }
+    let prompt = finish::prompt(&tokenizer, &corpus, &chosen.model)?;
+
     folder::start(&mut folder, &options, &settings)?;
     report::introduce(
         &settings,
@@ -162,7 +164,6 @@ fn run(screen: Screen) -> Result<ExitCode> {
         &memory,
         resume.as_ref().map(|from| (from, changes.as_slice())),
     );
-    let prompt = finish::prompt(&tokenizer, &corpus, &chosen.model)?;
 
     let recorder = FlightRecorder::default();
     let signals = signals::listen(recorder.clone(), &settings.out)?;

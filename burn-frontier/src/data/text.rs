@@ -108,7 +108,7 @@ pub struct Documents {
 /// A file that is named must be of use. One that lies in a folder need not: it is left out and counted if it is not
 /// text, wherever in it this shows (so it is read twice); JSON that is not JSONL with the field that holds the text
 /// is text like any other there, and counted. In folders, hidden names, linked folders, folders marked with `CACHEDIR.TAG`
-/// (build outputs) and the folders of [runs](crate::run_folder) are left out.
+/// (build outputs), the folders of [runs](crate::run_folder) and files that are being written (`.partial`) are left out.
 ///
 /// # Errors
 /// An item is an error where a file cannot be read, a named file is not text, is JSON but not JSONL, or holds tokens, and where

@@ -14,7 +14,7 @@ use crate::utf8::{self, Fault};
 /// A JSONL line longer than this many bytes is an error: the file most likely has no line ends.
 pub(super) const LONGEST_LINE: u64 = 256 << 20;
 /// What to do about a line whose field is not there, or is something else.
-const OTHER_FIELD: &str = "name the field that holds the text";
+const OTHER_FIELD: &str = "name the field that holds the text, or leave the file out";
 
 #[derive(Debug)]
 pub(super) struct JsonLines {

@@ -46,6 +46,8 @@ impl Walk {
                 kind.is_dir() && !path.join("CACHEDIR.TAG").exists() && !run_folder::is_run(&path);
             // `Path::is_file` follows links, and is false for pipes and devices, which would block.
             let file = !kind.is_dir() && self.passes(&path) && path.is_file();
+            // What this library is about to write, perhaps now: tokens beside their text, for one.
+            let file = file && !has_extension(&path, &["partial"]);
             if !hidden && (folder || file) {
                 entries.push(Found { path, named: false });
             }
