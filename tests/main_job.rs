@@ -4,6 +4,8 @@
 mod end;
 #[path = "main_job/folder.rs"]
 mod folder;
+#[path = "main_job/imports.rs"]
+mod imports;
 #[path = "main_job/program.rs"]
 mod program;
 #[path = "main_job/schedule.rs"]

@@ -18,7 +18,7 @@ use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::memory::{self, StageMemory};
-use burn_frontier::plan::{Job, Machine};
+use burn_frontier::plan::{Job, Machine, search};
 use burn_frontier::zero::ZeroConfig;
 use burn_frontier::{Layout, Result};
 
@@ -240,4 +240,42 @@ fn the_plan_is_what_is_allocated() {
             ..job.clone()
         },
     );
+}
+
+#[test]
+fn an_absurd_job_is_refused_without_taking_memory() {
+    const OWNER: usize = 15; // No rank of the other test.
+    let good = base();
+    let machine = Machine::load("frontier").unwrap();
+    type Change = fn(&mut Job, usize);
+    let changes: [(&str, Change); 12] = [
+        ("layers", |job, n| job.model.layers = n),
+        ("hidden", |job, n| job.model.hidden = n),
+        ("heads", |job, n| job.model.heads = n),
+        ("kv_heads", |job, n| job.model.kv_heads = n),
+        ("ffn", |job, n| job.model.ffn = n),
+        ("vocabulary", |job, n| job.model.vocabulary = n),
+        ("sequence", |job, n| job.model.sequence = n),
+        ("tp", |job, n| job.layout.tp = n),
+        ("dp", |job, n| job.layout.dp = n),
+        ("chunks", |job, n| {
+            job.schedule = Kind::Interleaved { chunks: n }
+        }),
+        ("micro_batch", |job, n| job.micro_batch = n as u64),
+        ("global_batch", |job, n| job.global_batch = n as u64),
+    ];
+    allocator::own(OWNER);
+    for (name, change) in changes {
+        for size in [1 << 40, 1 << 62, usize::MAX - 1, usize::MAX] {
+            let mut job = good.clone();
+            change(&mut job, size);
+            let before = allocator::reset(OWNER);
+            job.validate().expect_err(name);
+            memory::stages(&job, &machine).expect_err(name);
+            let searched = search::search(&good, &machine, size);
+            searched.expect_err("so many ranks");
+            let taken = allocator::peak(OWNER) - before;
+            assert!(taken < 1 << 16, "{name} {size}: {taken} bytes");
+        }
+    }
 }

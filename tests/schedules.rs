@@ -466,6 +466,12 @@ fn sizes_that_cannot_run_say_what_would() {
     );
     assert_contains(&error(Kind::GPipe, 0, 4), &["at least one stage"]);
     assert_contains(&error(Kind::GPipe, usize::MAX, 4), &["smaller numbers"]);
+    assert_contains(&error(Kind::GPipe, 4, 1 << 40), &["smaller numbers"]);
+    let chunks = usize::MAX;
+    assert_contains(
+        &error(Kind::Interleaved { chunks }, 4, 4),
+        &["smaller numbers"],
+    );
 }
 
 #[test]

@@ -1,11 +1,13 @@
-//! Which device a run takes.
+//! Which device a run takes, and how much memory it has.
 
 mod gpu;
+pub mod memory;
 
 use burn::tensor::{DType, Device};
 
 use crate::error::{Error, Result};
 use gpu::{RUNTIMES, Taken};
+use memory::{Limit, Room, peak_resident_bytes};
 
 /// The devices of a run and why they were taken.
 #[derive(Debug, Clone)]
@@ -21,7 +23,38 @@ pub struct Choice {
 impl Choice {
     /// The device of a rank, without autodiff. Ranks take the devices in turn, so several may share one.
     pub fn of_rank(&self, rank: usize) -> Device {
-        self.devices[rank % self.devices.len()].clone()
+        self.devices[self.index_of_rank(rank)].clone()
+    }
+
+    /// The number of a rank's device, from 0.
+    pub fn index_of_rank(&self, rank: usize) -> usize {
+        rank % self.devices.len()
+    }
+
+    /// How many devices there are.
+    pub fn count(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Memory that the ranks of device number `index` can take together: of the host's where it is the processor, else of
+    /// the GPU's own, all of which counts as free. `None` where the system or the driver does not say.
+    pub fn room(&self, index: usize) -> Option<Room> {
+        if self.is_processor() {
+            return memory::host();
+        }
+        let bytes = gpu::capacity(self.devices.get(index)?)?;
+        let limit = Limit::Gpu;
+        Some(Room { bytes, limit })
+    }
+
+    /// Memory that this process holds, in bytes, where it is known: of the processor's the most so far (see
+    /// [`peak_resident_bytes`]); of a GPU's what its allocator has reserved now, on the fullest of several.
+    pub fn held_bytes(&self) -> Option<u64> {
+        if self.is_processor() {
+            return peak_resident_bytes();
+        }
+        let reserved = |device: &Device| Some(device.memory_pool_usage()?.bytes_reserved);
+        self.devices.iter().filter_map(reserved).max()
     }
 
     /// What the devices are called.
@@ -190,6 +223,14 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn the_processor_has_the_hosts_memory_and_the_processs_peak() {
+        let cpu = choose(Some("cpu")).unwrap();
+        assert_eq!(cpu.count(), 1);
+        assert_eq!(cpu.room(0).is_some(), memory::host().is_some());
+        assert_eq!(cpu.held_bytes().is_some(), peak_resident_bytes().is_some());
     }
 
     #[test]

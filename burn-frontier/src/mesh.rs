@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// Most ranks of a layout: more than any machine has, and few enough to look at each.
+pub const MAX_RANKS: usize = 1 << 20;
+
 /// How many ranks share a layer (tensor parallel), how many stages a pipeline has, how many replicas there are.
 ///
 /// Ranks are numbered as Megatron-LM numbers them: tensor parallel fastest, then data, then pipeline,
@@ -45,7 +48,7 @@ impl Layout {
     /// A mesh of `tp * pp * dp` ranks.
     ///
     /// # Errors
-    /// A size of zero, or a world too large to count.
+    /// A size of zero, or more than [`MAX_RANKS`] ranks.
     pub fn new(tp: usize, pp: usize, dp: usize) -> Result<Self> {
         if tp == 0 || pp == 0 || dp == 0 {
             return Err(Error::config(
@@ -53,9 +56,10 @@ impl Layout {
                 "every one of tp, pp and dp must be at least 1",
             ));
         }
-        if tp.checked_mul(pp).and_then(|n| n.checked_mul(dp)).is_none() {
+        let world = tp.checked_mul(pp).and_then(|n| n.checked_mul(dp));
+        if world.is_none_or(|ranks| ranks > MAX_RANKS) {
             return Err(Error::config(
-                format!("a layout of tp {tp}, pp {pp}, dp {dp} has more ranks than can be counted"),
+                format!("a layout of tp {tp}, pp {pp}, dp {dp} has more than {MAX_RANKS} ranks"),
                 "use smaller numbers",
             ));
         }
@@ -153,8 +157,18 @@ mod tests {
     }
 
     #[test]
-    fn a_layout_without_ranks_is_refused() {
-        let error = Layout::new(2, 0, 1).unwrap_err().to_string();
+    fn a_layout_without_ranks_or_with_absurdly_many_is_refused() {
+        let refusal = |tp, pp, dp| Layout::new(tp, pp, dp).unwrap_err().to_string();
+        let error = refusal(2, 0, 1);
         assert!(error.contains("at least 1"), "{error}");
+        for (tp, pp, dp) in [
+            (1, 1, MAX_RANKS + 1),
+            (1 << 40, 1 << 40, 1),
+            (1024, 1024, 2),
+        ] {
+            let error = refusal(tp, pp, dp);
+            assert!(error.contains("more than 1048576 ranks"), "{error}");
+        }
+        assert_eq!(Layout::new(1024, 1024, 1).unwrap().world(), MAX_RANKS);
     }
 }

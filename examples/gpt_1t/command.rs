@@ -1,5 +1,6 @@
 //! Command lines to be typed: the program as it was started, with other flags.
 
+use burn_frontier::device::Choice;
 use burn_frontier::models::gpt::GptConfig;
 
 use crate::options::Options;
@@ -24,6 +25,7 @@ pub fn suggestions(
     options: &Options,
     settings: &Settings,
     model: &GptConfig,
+    device: &Choice,
 ) -> Vec<(String, &'static str)> {
     let steps = (2 * settings.steps).to_string();
     let mut lines = vec![(
@@ -52,9 +54,9 @@ pub fn suggestions(
         (other.tp, other.pp, other.dp) = (Some(tp), Some(pp), Some(dp));
         other.schedule = Some(flags[1].into());
         other.sequence_parallel |= flags.contains(&"--sequence-parallel");
-        let can_run = other
-            .settings()
-            .is_ok_and(|other| other.layout != settings.layout && other.validate(model).is_ok());
+        let can_run = other.settings().is_ok_and(|other| {
+            other.layout != settings.layout && other.validate(model, device).is_ok()
+        });
         if !can_run {
             continue;
         }
@@ -62,9 +64,6 @@ pub fn suggestions(
         // The very tokens; a --key of JSONL does not go with them.
         if options.key.is_none() && tokens.with_extension("idx").exists() {
             words.extend(["--data".into(), tokens.display().to_string()]);
-        }
-        if let Some(path) = &options.import {
-            words.extend(["--import".into(), path.display().to_string()]);
         }
         for (flag, n) in [("--tp", tp), ("--pp", pp), ("--dp", dp)] {
             words.extend([flag.into(), n.to_string()]);

@@ -231,7 +231,7 @@ mod tests {
             let corpus = load(options, &Tokenizer::bytes(), &folder, 16, 1)
                 .map_err(|error| format!("{error:#}"))?;
             if start {
-                folder::start(&mut folder, options).unwrap();
+                folder::start(&mut folder, options, &options.settings().unwrap()).unwrap();
             }
             Ok(corpus)
         }

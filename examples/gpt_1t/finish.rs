@@ -59,33 +59,34 @@ pub fn finish(job: &Job, options: &Options, ranks: &[RankResult]) -> ExitCode {
     parts.part("the plot of the last step", || {
         report::draw_step(settings, ranks)
     });
+    let export_to = options.export.as_deref().map(Path::display);
+    let export_to = export_to.map(|path| path.to_string());
+    let mut to_export: Vec<&str> = export_to.iter().flat_map(|to| ["--export", to]).collect();
     if let Some(signal) = stopped {
         let name = signals::name(signal);
         say!("\nstopped by {name} after step {finished}; go on with");
-        say!("  {}", command::resume(settings, &[]));
+        say!("  {}", command::resume(settings, &to_export));
         return ExitCode::from(u8::try_from(signals::exit_code(signal)).unwrap_or(u8::MAX));
     }
     if let Some(text) = parts.part("the sample", || sample(job)) {
         say!("\nthe model writes:\n{}\n", text.trim_end());
     }
     if let Some(folder) = &options.export {
-        parts.part("the export", || export(job, folder));
+        let done = parts.part("the export", || export(job, folder));
+        if done.is_some() {
+            to_export.clear(); // A second export would find the first in its way.
+        }
     }
     parts.part("the conclusion", || report::conclude(settings, &job.corpus));
     if parts.missing {
-        let export = options
-            .export
-            .as_ref()
-            .map(|path| path.display().to_string());
-        let flags: Vec<&str> = export.iter().flat_map(|path| ["--export", path]).collect();
         say!(
             "\ntrained and saved, but something is missing (see the warnings); once mended, complete the run with"
         );
-        say!("  {}", command::resume(settings, &flags));
+        say!("  {}", command::resume(settings, &to_export));
         return ExitCode::from(INCOMPLETE);
     }
     say!("\nto try next:");
-    for (line, what) in command::suggestions(options, settings, &job.sampled()) {
+    for (line, what) in command::suggestions(options, settings, &job.sampled(), &job.device) {
         say!("  {line}  # {what}");
     }
     ExitCode::SUCCESS

@@ -57,12 +57,21 @@ fn write_config(options: &Options, settings: &Settings) -> Result<()> {
     // A run that goes on for more steps keeps its schedule.
     let total = settings.rate.total;
     options.decay_steps = (total != settings.steps).then_some(total);
-    options.resume = false;
-    // Done once, not again when the run is continued.
-    (options.import, options.export) = (None, None);
-    for file in [&mut options.data, &mut options.tokenizer] {
+    if options.resume {
+        // A resumed run takes nothing from the file again, but a repeated one does.
+        options.import = Options::of_run(&settings.out)
+            .ok()
+            .and_then(|run| run.import);
+    }
+    options.export = None; // Done once, not again when the run is continued.
+    for file in [
+        &mut options.data,
+        &mut options.tokenizer,
+        &mut options.import,
+    ] {
         *file = file.take().map(absolute);
     }
+    options.resume = false;
     let text = toml::to_string(&options).context("cannot write down the options")?;
     // A kill leaves the options of before, not half of these.
     let partial = settings.out.join("config.toml.partial");

@@ -4,6 +4,8 @@
 #[macro_use]
 mod console;
 
+#[cfg(test)]
+mod absurd;
 mod command;
 mod corpus;
 mod finish;
@@ -19,7 +21,7 @@ mod signals;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use burn::tensor::DType;
@@ -109,6 +111,7 @@ fn main() -> ExitCode {
 
 fn run(screen: Screen) -> Result<ExitCode> {
     let mut options = Options::read()?;
+    options.check_numbers()?;
     let import = model::import(&options)?;
     if options.plan {
         let tokenizer = options
@@ -137,7 +140,7 @@ fn run(screen: Screen) -> Result<ExitCode> {
     let tokenizer = corpus::tokenizer(&options)?;
     let vocabulary = Some(tokenizer.vocabulary());
     let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
-    settings.validate(&chosen.sampled())?;
+    let memory = settings.validate(&chosen.sampled(), &device)?;
     if let Some(folder) = &options.export {
         names::check_export(&chosen.model, folder).context("--export")?;
     }
@@ -158,14 +161,14 @@ fn run(screen: Screen) -> Result<ExitCode> {
         &tokenizer,
         &corpus,
         &device,
-        resume.as_ref(),
-        &changes,
+        &memory,
+        resume.as_ref().map(|from| (from, changes.as_slice())),
     );
 
     let recorder = FlightRecorder::default();
     let signals = signals::listen(recorder.clone(), &settings.out)?;
     let local = LocalOptions {
-        timeout: Duration::from_secs(settings.timeout),
+        timeout: settings.timeout,
         recorder,
         ..LocalOptions::default()
     };
@@ -294,7 +297,7 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
 
         let seconds = start.elapsed().as_secs_f64();
         let last = done == settings.steps;
-        let validation = (last || done % settings.validate_every == 0)
+        let validation = (last || done.is_multiple_of(settings.validate_every))
             .then(|| validate(job, &pipeline, &groups))
             .transpose()?;
         let measured = Measured {
@@ -308,7 +311,7 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
         };
         reporter.step(measured, &world)?;
 
-        if stop || last || done % settings.save_every == 0 {
+        if stop || last || done.is_multiple_of(settings.save_every) {
             let saved = state(job, done, optimizer.steps, scaler)?;
             let pieces = optimizer.pieces(&mut pipeline.parts);
             let (folder, keep) = (settings.checkpoints(), settings.keep);

@@ -1,76 +1,108 @@
 //! Whether a run fits into what memory there is.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
+use burn_frontier::device::Choice;
+use burn_frontier::device::memory::{self as host, Room};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::plan::report::flags;
 use burn_frontier::plan::{Job, Machine, memory, search};
 
-use crate::settings::Settings;
+/// Bytes of a token of a step, and of the one that it is to predict, which every rank reads beforehand.
+const TOKEN: f64 = 16.0;
 
-/// Refuses what would run out of memory: the ranks are threads that share what the system has free.
-pub fn refuse_what_does_not_fit(settings: &Settings, model: &GptConfig) -> Result<()> {
-    let Some(free) = free_bytes() else {
-        return Ok(());
-    };
-    let job = settings.job(model);
+/// Refuses what would run out of the memory of the devices that are used, or of the host's. Gives what is needed of what there
+/// is, for the user.
+pub fn refuse_what_does_not_fit(job: &Job, device: &Choice) -> Result<String> {
     let mut machine = Machine::load("laptop")?;
-    let ranks = job.layout.world() as f64;
-    machine.device.reserved_gib = 0.0;
-    machine.device.memory_gib = free / ranks / 2f64.powi(30);
-    let stages = memory::stages(&job, &machine)?;
-    let shared = ranks / stages.len().max(1) as f64;
-    let need = shared * stages.iter().map(|stage| stage.bytes()).sum::<f64>();
-    if need <= free {
-        return Ok(());
+    let needs = needs(job, &machine, device)?;
+    let on_host = samples(job);
+    let host = host::host();
+    if let Some(room) = host.filter(|room| on_host > room.bytes as f64) {
+        bail!(
+            "the {} samples of a step need {:.1} GiB on {} ranks, and there are {room}; use a smaller --global-batch",
+            job.global_batch,
+            gib(on_host),
+            job.layout.world(),
+        );
     }
-    let remedy = match search::nearest(&job, &machine)? {
-        Some(near) => format!("the nearest layout that fits: {}", flags(&near.job)),
-        None => smaller_model(settings, model, free),
-    };
-    bail!(
-        "this model has {:.1} billion parameters; {} ranks of {} need {:.1} GiB at their peak, and this machine has {:.1} GiB free; {remedy}",
-        model.parameters() as f64 / 1e9,
-        job.layout.world(),
-        job.layout,
-        gib(need),
-        gib(free),
-    )
+    let mut said = Vec::new();
+    for (index, need) in needs.into_iter().enumerate() {
+        let need = need + if device.is_processor() { on_host } else { 0.0 };
+        let ranks = job.layout.world().div_ceil(device.count());
+        let Some(room) = device.room(index) else {
+            said.push(format!(
+                "{:.2} GiB; {} does not say how much it has, so it may run out of memory",
+                gib(need),
+                device.name(),
+            ));
+            continue;
+        };
+        if need <= room.bytes as f64 {
+            said.push(format!("{:.2} GiB of {room}", gib(need)));
+            continue;
+        }
+        machine.device.reserved_gib = 0.0;
+        machine.device.memory_gib = gib(room.bytes as f64) / ranks as f64;
+        let remedy = match search::nearest(job, &machine)? {
+            Some(near) => format!("the nearest layout that fits: {}", flags(&near.job)),
+            None => smaller_model(job, &machine, device, room),
+        };
+        bail!(
+            "this model has {}; {ranks} ranks of {} need {:.1} GiB at their peak, and there are {room}; {remedy}",
+            parameters(&job.model),
+            job.layout,
+            gib(need),
+        );
+    }
+    said.dedup();
+    Ok(said.join("; "))
 }
 
 pub fn gib(bytes: f64) -> f64 {
     bytes / 2f64.powi(30)
 }
 
-fn smaller_model(settings: &Settings, model: &GptConfig, free: f64) -> String {
+/// As in "1.3 billion parameters".
+pub fn parameters(model: &GptConfig) -> String {
+    match model.parameters() as f64 {
+        n if n < 1e9 => format!("{:.2} million parameters", n / 1e6),
+        n => format!("{:.1} billion parameters", n / 1e9),
+    }
+}
+
+/// Bytes that the ranks of every device need together at their peak.
+fn needs(job: &Job, machine: &Machine, device: &Choice) -> burn_frontier::Result<Vec<f64>> {
+    let stages = memory::stages(job, machine)?;
+    let mut needs = vec![0.0; device.count().min(job.layout.world())];
+    for rank in 0..job.layout.world() {
+        let stage = job.layout.coordinate(rank).pp;
+        needs[device.index_of_rank(rank)] += stages[stage].bytes();
+    }
+    Ok(needs)
+}
+
+/// Bytes of the samples that all ranks together hold of a step: each those of its replica.
+fn samples(job: &Job) -> f64 {
+    let replicas = (job.layout.tp * job.layout.pp) as f64;
+    replicas * job.tokens() * TOKEN
+}
+
+/// The largest preset that fits into most of a device.
+fn smaller_model(job: &Job, machine: &Machine, device: &Choice, room: Room) -> String {
     let fits = GptConfig::PRESETS.into_iter().rev().find(|name| {
-        GptConfig::preset(name, Some(model.vocabulary)).is_ok_and(|preset| {
+        GptConfig::preset(name, Some(job.model.vocabulary)).is_ok_and(|model| {
             let job = Job {
+                model,
                 recompute: Recompute::Full,
-                ..settings.job(&preset)
+                ..job.clone()
             };
-            let machine = Machine::load("laptop").ok();
-            let stages = machine.and_then(|machine| memory::stages(&job, &machine).ok());
-            stages.is_some_and(|stages| {
-                let all: f64 = stages.iter().map(|stage| stage.bytes()).sum();
-                all * job.layout.world() as f64 / stages.len() as f64 <= 0.8 * free
-            })
+            needs(&job, machine, device)
+                .is_ok_and(|needs| needs.iter().all(|need| *need <= 0.8 * room.bytes as f64))
         })
     });
     match fits {
         Some(name) => format!("use --model {name}, or a larger machine"),
-        None => "use a larger machine".into(),
+        None => "use fewer ranks, or a larger machine".into(),
     }
-}
-
-/// Bytes that the system can still give out; `None` where it does not say.
-pub fn free_bytes() -> Option<f64> {
-    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("MemAvailable:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(1024.0 * kib)
 }

@@ -126,7 +126,7 @@ fn agree(options: &Options, model: &GptConfig, whose: &str) -> Result<()> {
         usize,
         fn(usize) -> String,
     );
-    let sizes: [Size; 5] = [
+    let sizes: [Size; 6] = [
         (
             "layers",
             options.layers,
@@ -147,6 +147,14 @@ fn agree(options: &Options, model: &GptConfig, whose: &str) -> Result<()> {
             named(|m| m.heads),
             model.heads,
             |n| format!("{n} heads"),
+        ),
+        (
+            "sequence",
+            // Samples may be shorter than what the model has positions for.
+            options.sequence.map(|_| model.sequence),
+            named(|m| m.sequence),
+            model.sequence,
+            |n| format!("{n} positions"),
         ),
         ("kv-heads", options.kv_heads, None, model.kv_heads, |n| {
             format!("{n} key and value heads")
@@ -319,6 +327,11 @@ mod tests {
         }
         let found = from_file(&folder, &["--sequence", "7"], 9).unwrap_err();
         assert!(found.contains("has 6 positions"), "{found}");
+        let shape = ["--layers", "2", "--hidden", "8", "--heads", "4"];
+        let preset = [&["--model", "tiny"], &shape[..]].concat();
+        let found = from_file(&folder, &preset, 9).unwrap_err();
+        assert!(found.contains("--model tiny has 128 positions"), "{found}");
+        assert!(from_file(&folder, &[&preset[..], &["--sequence", "6"]].concat(), 9).is_ok());
         for (arguments, said) in [
             (
                 ["--sequence", "6"],

@@ -8,8 +8,11 @@ use burn_frontier::utf8;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-/// How a run ends.
-const EXIT_CODES: &str = "\
+/// What 0 means, for every flag, and how a run ends.
+const AFTER_HELP: &str = "\
+0 is a value where a flag says what it stands for (none, never, all), and for --seed; every other number is above 0. The
+same holds in the file of --config.
+
 Exit codes:
   0        all is done
   1        an error; earlier checkpoints are whole
@@ -24,7 +27,7 @@ SIGUSR1 shows what the ranks did last; RUST_LOG=debug shows more of what the lib
 ///
 /// Every layout gives the loss curve of one rank; try --tp 1 --pp 1 and compare.
 #[derive(Debug, Clone, Default, Parser, Serialize, Deserialize)]
-#[command(name = "gpt_1t", version, after_help = EXIT_CODES)]
+#[command(name = "gpt_1t", version, after_help = AFTER_HELP)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Options {
     /// Model: tiny, gpt2-124m, 22b, 175b or 1t [default: tiny]
@@ -59,7 +62,7 @@ pub struct Options {
     /// Tokens a sample; with --import at most the file's positions [default: the model's]
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub sequence: Option<usize>,
-    /// Probability of dropout [default: 0, or the file's with --import]
+    /// Probability of dropout; 0 for none [default: 0, or the file's with --import]
     #[arg(
         long,
         value_name = "P",
@@ -149,7 +152,7 @@ pub struct Options {
     /// Steps over which the learning rate rises and falls; with --resume, stretches the schedule [default: --steps, or as before a --resume]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub decay_steps: Option<u64>,
-    /// Weight decay of matrices and embeddings [default: 0.1]
+    /// Weight decay of matrices and embeddings; 0 for none [default: 0.1]
     #[arg(
         long,
         value_name = "RATE",
@@ -178,13 +181,13 @@ pub struct Options {
     /// Folder for everything the run writes [default: runs/gpt_1t]
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
     pub out: Option<PathBuf>,
-    /// Steps between checkpoints [default: 200]
+    /// Steps between checkpoints; 0 for the last step's only [default: 200]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub save_every: Option<u64>,
-    /// Checkpoints kept; 0 keeps all [default: 2]
+    /// Checkpoints kept; 0 for all [default: 2]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub keep: Option<usize>,
-    /// Steps between validations [default: 100]
+    /// Steps between validations; 0 for the last step's only [default: 100]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub validate_every: Option<u64>,
     /// Peak of one rank's processor in TFLOP/s, to show MFU and HFU
@@ -201,7 +204,7 @@ pub struct Options {
     /// Time the plans of a GPU's kernels, and keep the fastest of each shape in this folder; no result changes [default: off]
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
     pub autotune: Option<PathBuf>,
-    /// Seconds after which a rank that waits for another gives up [default: 600]
+    /// Seconds after which a rank that waits for another gives up; 0 for never [default: 600]
     #[arg(long, value_name = "SECONDS", help_heading = "Run")]
     pub timeout: Option<u64>,
     /// A TOML file with the same names as these flags; flags win
@@ -303,8 +306,33 @@ impl Options {
                 bail!("{flag} {value} cannot work; use {remedy}");
             }
         }
-        if self.decay_steps == Some(0) {
-            bail!("--decay-steps 0 leaves no step to learn in; use at least 1");
+        self.refuse_zeros()
+    }
+
+    /// Refuses 0 where it is neither "none" nor "never": the rule that --help states.
+    fn refuse_zeros(&self) -> Result<()> {
+        let counts = [
+            ("layers", self.layers),
+            ("hidden", self.hidden),
+            ("heads", self.heads),
+            ("kv-heads", self.kv_heads),
+            ("vocabulary", self.vocabulary),
+            ("sequence", self.sequence),
+            ("tp", self.tp),
+            ("pp", self.pp),
+            ("dp", self.dp),
+            ("nodes", self.nodes),
+        ];
+        let amounts = [
+            ("micro-batch", self.micro_batch),
+            ("global-batch", self.global_batch),
+            ("steps", self.steps),
+            ("decay-steps", self.decay_steps),
+        ];
+        let counts = counts.map(|(name, n)| (name, n == Some(0)));
+        let amounts = amounts.map(|(name, n)| (name, n == Some(0)));
+        if let Some((name, _)) = counts.iter().chain(&amounts).find(|(_, zero)| *zero) {
+            bail!("--{name} 0 leaves nothing to do; use at least 1, or leave it out");
         }
         Ok(())
     }

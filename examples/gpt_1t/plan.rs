@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, bail};
 use burn_frontier::Layout;
 use burn_frontier::device;
+use burn_frontier::mesh::MAX_RANKS;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::search::{self, Candidate};
@@ -12,8 +13,9 @@ use burn_frontier::run_folder;
 use burn_frontier::zero::reducer::MAX_ZERO_STAGE;
 
 use crate::console;
-use crate::memory::{free_bytes, gib};
+use crate::memory::gib;
 use crate::options::Options;
+use crate::settings::attention_of;
 
 /// Samples a rank and step when a batch is not given for a number of nodes.
 const SAMPLES_PER_RANK: u64 = 4;
@@ -22,6 +24,17 @@ const SAMPLES_PER_RANK: u64 = 4;
 pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
     let out = options.out();
     run_folder::check(&out).context("--out")?;
+    let report = report(options, model)?;
+    say!("{}", report.page().trim_end());
+    // A plan may lie in the folder of a run, before the run, beside it and after it.
+    run_folder::mark(&out).context("--out")?;
+    report.write(&out)?;
+    say!("\nmore      {0}/plan.html, {0}/plan.json", out.display());
+    Ok(())
+}
+
+/// The plan.
+pub fn report(options: &Options, model: GptConfig) -> Result<Report> {
     let machine = Machine::load(options.machine.as_deref().unwrap_or("laptop"))?;
     let settings = options.settings()?;
     let mut like = settings.job(&model);
@@ -36,29 +49,23 @@ pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
         true => with_measured_shard(options, &job, &machine)?,
         false => machine,
     };
-    let report = match options.what_if {
+    Ok(match options.what_if {
         true => Report::with_what_if(&job, &machine)?,
         false => Report::new(&job, &machine)?,
-    };
-    say!("{}", report.page().trim_end());
-    // A plan may lie in the folder of a run, before the run, beside it and after it.
-    run_folder::mark(&out).context("--out")?;
-    report.write(&out)?;
-    say!("\nmore      {0}/plan.html, {0}/plan.json", out.display());
-    Ok(())
+    })
 }
 
 /// `machine` with the present device's time of a layer's slice.
 fn with_measured_shard(options: &Options, job: &Job, machine: &Machine) -> Result<Machine> {
     let device = device::choose(options.device.as_deref())?;
-    let need = shard::layer_bytes(job, &Machine::load("laptop")?)?;
-    if let Some(free) = free_bytes().filter(|free| device.is_processor() && need > *free) {
+    let here = attention_of(job.clone(), &device);
+    let need = shard::layer_bytes(&here, &Machine::load("laptop")?)?;
+    if let Some(room) = device.room(0).filter(|room| need > room.bytes as f64) {
         bail!(
-            "a layer's slice (tp {}, micro-batch {}) needs {:.1} GiB, and this machine has {:.1} GiB free; use a larger --tp, or plan without --shard-bench",
+            "a layer's slice (tp {}, micro-batch {}) needs {:.1} GiB, and there are {room}; use a larger --tp, or plan without --shard-bench",
             job.layout.tp,
             job.micro_batch,
             gib(need),
-            gib(free),
         );
     }
     console::note(format_args!(
@@ -80,11 +87,12 @@ fn with_measured_shard(options: &Options, job: &Job, machine: &Machine) -> Resul
 
 /// The fastest job on so many nodes that agrees with the flags that were given.
 fn on_nodes(options: &Options, mut like: Job, machine: &Machine, nodes: usize) -> Result<Job> {
-    let Some(ranks) = nodes
-        .checked_mul(machine.links.ranks_per_node)
-        .filter(|n| *n > 0)
-    else {
-        bail!("{nodes} nodes have no ranks; use --nodes 1 or more");
+    let per_node = machine.links.ranks_per_node;
+    let Some(ranks) = nodes.checked_mul(per_node).filter(|n| *n <= MAX_RANKS) else {
+        bail!(
+            "--nodes {nodes} of {per_node} ranks each are more than {MAX_RANKS} ranks; use at most {}",
+            MAX_RANKS / per_node
+        );
     };
     if options.global_batch.is_none() {
         like.global_batch = SAMPLES_PER_RANK * ranks as u64;
@@ -104,7 +112,7 @@ fn on_nodes(options: &Options, mut like: Job, machine: &Machine, nodes: usize) -
 /// The very layout of the flags, refused as the trainer refuses it; what is left open is 1, and dp what remains.
 fn as_asked(options: &Options, like: Job, ranks: usize) -> Result<Job> {
     let [tp, pp] = [options.tp, options.pp].map(|n| n.unwrap_or(1));
-    let dp = options.dp.unwrap_or((ranks / (tp * pp).max(1)).max(1));
+    let dp = options.dp.unwrap_or((ranks / tp / pp).max(1));
     let job = Job {
         layout: Layout::new(tp, pp, dp)?,
         ..like

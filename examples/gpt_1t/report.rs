@@ -9,7 +9,7 @@ use burn_frontier::data::Tokenizer;
 use burn_frontier::device::Choice;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Throughput;
-use burn_frontier::observe::metrics::{MetricsLog, StepRecord, peak_resident_bytes, read_metrics};
+use burn_frontier::observe::metrics::{MetricsLog, StepRecord, read_metrics};
 use burn_frontier::observe::plot::{write_loss_plot, write_pipeline_plot};
 use burn_frontier::observe::progress::Progress;
 use burn_frontier::observe::tensorboard::EventWriter;
@@ -22,15 +22,15 @@ use crate::model::Chosen;
 use crate::settings::Settings;
 use crate::{Job, RankResult};
 
-/// Says what is about to happen.
+/// Says what is about to happen; `resume` is what the run goes on from, and what changes with it.
 pub fn introduce(
     settings: &Settings,
     chosen: &Chosen,
     tokenizer: &Tokenizer,
     corpus: &Corpus,
     device: &Choice,
-    resume: Option<&Checkpoint>,
-    changes: &[String],
+    memory: &str,
+    resume: Option<(&Checkpoint, &[String])>,
 ) {
     say!("device    {}", device.reason);
     say!("model     {}", described(chosen, tokenizer));
@@ -52,23 +52,21 @@ pub fn introduce(
         settings.micro_batch,
         settings.global_batch * chosen.sequence as u64
     );
+    say!("memory    {memory}");
     say!("text      {}", corpus.summary);
     say!(
         "to beat   {:.3}, the validation loss of a unigram model",
         corpus.unigram
     );
-    match resume {
-        Some(checkpoint) => say!(
-            "resume    step {} from {}",
-            checkpoint.step(),
-            checkpoint.path().display()
-        ),
-        None => say!("output    {}", settings.out.display()),
-    }
+    let Some((checkpoint, changes)) = resume else {
+        say!("output    {}", settings.out.display());
+        return;
+    };
+    let done = checkpoint.step();
+    say!("resume    step {done} from {}", checkpoint.path().display());
     for change in changes {
         say!("changed   {change}");
     }
-    let done = resume.map_or(0, Checkpoint::step);
     if done >= settings.steps {
         say!("done      all {done} steps are trained; a larger --steps trains on");
     }
@@ -111,6 +109,9 @@ pub struct Reporter {
     outputs: Option<(Progress, MetricsLog, EventWriter)>,
     model: GptConfig,
     settings: Settings,
+    device: Choice,
+    /// Most memory held so far.
+    peak: Option<u64>,
     communicated: u64,
 }
 
@@ -141,6 +142,8 @@ impl Reporter {
             outputs,
             model: job.sampled(),
             settings: settings.clone(),
+            device: job.device.clone(),
+            peak: None,
             communicated: 0,
         })
     }
@@ -157,6 +160,7 @@ impl Reporter {
         let tokens = self.settings.global_batch * self.model.sequence as u64;
         let ranks = self.settings.layout.world();
         let shape = self.model.shape();
+        self.peak = self.peak.max(self.device.held_bytes());
         // Without a known peak, utilisation stays empty.
         let speed = Throughput::measure(
             &shape,
@@ -179,7 +183,7 @@ impl Reporter {
             tokens_per_second_per_rank: speed.tokens_per_second_per_rank,
             mfu: speed.mfu,
             hfu: speed.hfu,
-            peak_memory_bytes: peak_resident_bytes(),
+            peak_memory_bytes: self.peak,
             communicated_bytes: total - self.communicated,
             loss_scale: (measured.scaler.scale > 1.0).then_some(measured.scaler.scale),
             validation_loss: measured.validation,

@@ -88,9 +88,6 @@ pub fn carry_on(
     options: &Options,
     settings: &mut Settings,
 ) -> Result<Vec<String>> {
-    if options.import.is_some() {
-        bail!("--import starts a run from other weights; leave it out to go on with --resume");
-    }
     let saved: Saved = checkpoint.state()?;
     let mut changes = Vec::new();
     let before = match saved.update {
@@ -240,6 +237,7 @@ mod tests {
             samples: 1,
             optimizer_steps: 1,
             global_batch: 1,
+            update: None,
             scaler: LossScaler::off(),
         };
         let noticed = |saved: &Saved, tokens: &[u32]| {

@@ -1,12 +1,15 @@
 //! A run with every default filled in, and whether it can run.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use burn::tensor::DType;
 use burn_frontier::Layout;
+use burn_frontier::device::Choice;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
+use burn_frontier::ops::attention;
 use burn_frontier::optim::schedule::{Decay, LearningRate};
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::plan::Job;
@@ -14,6 +17,9 @@ use burn_frontier::plan::machine::Precision;
 
 use crate::memory::refuse_what_does_not_fit;
 use crate::options::Options;
+
+/// Most tokens of a run: so far the numbers of its metrics are exact.
+const MOST_TOKENS: u64 = 1 << 53;
 
 /// A run, with nothing left open.
 #[derive(Debug, Clone)]
@@ -36,16 +42,16 @@ pub struct Settings {
     pub save_every: u64,
     pub keep: usize,
     pub validate_every: u64,
-    pub timeout: u64,
+    pub timeout: Duration,
     pub peak: Option<f64>,
 }
 
 impl Options {
     /// Fills in the defaults.
     pub fn settings(&self) -> Result<Settings> {
-        self.check_numbers()?;
         let steps = self.steps.unwrap_or(1200);
         let decay_steps = self.decay_steps.unwrap_or(steps);
+        let global_batch = self.global_batch.unwrap_or(8);
         let peak = self.learning_rate.unwrap_or(3e-3);
         Ok(Settings {
             layout: Layout::new(
@@ -65,8 +71,8 @@ impl Options {
                     "there is no way to recompute named '{other}'; choose none, selective or full"
                 ),
             },
-            micro_batch: self.micro_batch.unwrap_or(2),
-            global_batch: self.global_batch.unwrap_or(8),
+            micro_batch: self.micro_batch.unwrap_or(2.min(global_batch)),
+            global_batch,
             steps,
             rate: LearningRate {
                 peak,
@@ -87,10 +93,13 @@ impl Options {
             },
             seed: self.seed.unwrap_or(1),
             out: self.out(),
-            save_every: self.save_every.unwrap_or(200).max(1),
+            save_every: self.save_every.unwrap_or(200),
             keep: self.keep.unwrap_or(2),
-            validate_every: self.validate_every.unwrap_or(100).max(1),
-            timeout: self.timeout.unwrap_or(600),
+            validate_every: self.validate_every.unwrap_or(100),
+            timeout: match self.timeout.unwrap_or(600) {
+                0 => Duration::MAX,
+                seconds => Duration::from_secs(seconds),
+            },
             peak: self.peak.map(|tflops| tflops * 1e12),
         })
     }
@@ -102,7 +111,7 @@ impl Settings {
         self.out.join("checkpoints")
     }
 
-    /// What the planner needs to know.
+    /// What the planner needs to know; scores are written to memory.
     pub fn job(&self, model: &GptConfig) -> Job {
         Job {
             model: model.clone(),
@@ -123,12 +132,48 @@ impl Settings {
         }
     }
 
-    /// Refuses what cannot run, before anything is allocated.
-    pub fn validate(&self, model: &GptConfig) -> Result<()> {
-        if self.steps == 0 {
-            bail!("--steps 0 trains nothing; use at least 1");
-        }
-        self.job(model).validate()?;
-        refuse_what_does_not_fit(self, model)
+    /// [`Self::job`] with the attention that `device` takes.
+    pub fn job_on(&self, model: &GptConfig, device: &Choice) -> Job {
+        attention_of(self.job(model), device)
     }
+
+    /// Refuses what cannot run, before anything is allocated. Gives the memory that it needs, for the user.
+    pub fn validate(&self, model: &GptConfig, device: &Choice) -> Result<String> {
+        self.job(model).validate()?;
+        self.validate_steps(model)?;
+        refuse_what_does_not_fit(&self.job_on(model, device), device)
+    }
+
+    /// Refuses steps whose tokens cannot be counted.
+    fn validate_steps(&self, model: &GptConfig) -> Result<()> {
+        let samples = self.steps.checked_mul(self.global_batch);
+        let tokens = samples.and_then(|n| n.checked_mul(model.sequence as u64));
+        if tokens.is_none_or(|n| n > MOST_TOKENS) {
+            bail!(
+                "{} steps of {} samples have more than 2^53 tokens; use a smaller --steps",
+                self.steps,
+                self.global_batch
+            );
+        }
+        Ok(())
+    }
+}
+
+/// `job` with the attention that `device` takes, which decides whether its scores are in memory.
+pub fn attention_of(mut job: Job, device: &Choice) -> Job {
+    let (model, tp) = (&job.model, job.layout.tp);
+    let queries = [
+        job.micro_batch as usize,
+        model.heads / tp,
+        model.sequence,
+        model.head_dim(),
+    ];
+    let dtype = match job.precision {
+        Precision::Fp32 => DType::F32,
+        Precision::Fp16 => DType::F16,
+        Precision::Bf16 => DType::BF16,
+    };
+    let kv_heads = model.kv_heads / tp;
+    job.fused_attention = attention::writes_no_scores(&device.of_rank(0), dtype, queries, kv_heads);
+    job
 }

@@ -295,6 +295,14 @@ fn a_value_that_is_no_number_is_refused_with_its_tensor() {
 }
 
 #[test]
+fn a_pickled_model_is_refused_with_what_would_do() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("pytorch_model.bin"), "PK").unwrap();
+    let found = text(import(folder.path()));
+    assert!(found.contains("only safetensors are read"), "{found}");
+}
+
+#[test]
 fn elements_that_are_no_floats_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     write_with(

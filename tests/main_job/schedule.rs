@@ -92,7 +92,11 @@ fn what_cannot_change_within_a_run_is_refused() {
         ["--seed", "7", "--seed"],
         ["--precision", "bf16", "--precision"],
         ["--global-batch", "4", "--global-batch"],
-        ["--dropout", "0.1", "the model"],
+        [
+            "--dropout",
+            "0.1",
+            "--dropout 0.1, but the run in run has dropout 0",
+        ],
         ["--import", "text.rs", "--import"],
     ] {
         let output = place.run(&["--resume", "--steps", "2", "--out", "run", flag, value]);

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use burn_frontier::observe::metrics::{MetricsLog, StepRecord, peak_resident_bytes, read_metrics};
+use burn_frontier::device::memory::peak_resident_bytes;
+use burn_frontier::observe::metrics::{MetricsLog, StepRecord, read_metrics};
 
 use crate::record;
 

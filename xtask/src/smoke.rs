@@ -39,7 +39,7 @@ const PLAN: [&str; 8] = [
 ];
 const PLANNED: [&str; 2] = ["plan.html", "plan.json"];
 /// Configurations that cannot run, and the word that each message must hold.
-const INVALID: [(&[&str], &str); 5] = [
+const INVALID: [(&[&str], &str); 6] = [
     (&["--tp", "3"], "tp"),
     (&["--plan", "--tp", "3"], "tp"),
     (&["--zero", "2"], "--zero 2"),
@@ -48,6 +48,7 @@ const INVALID: [(&[&str], &str); 5] = [
         "--zero 2",
     ),
     (&["--model", "1t"], "GiB"),
+    (&["--kv-heads", "1", "--export", "exported"], "--export"),
 ];
 /// The exit code of a Rust program that panicked.
 const PANICKED: i32 = 101;

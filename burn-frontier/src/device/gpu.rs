@@ -2,6 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+use burn::backend::DispatchDevice;
 #[cfg(feature = "wgpu")]
 use burn::tensor::DeviceKind;
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
@@ -167,6 +169,20 @@ fn is_imitation(device: &Device) -> bool {
 #[cfg(not(feature = "wgpu"))]
 fn is_imitation(_device: &Device) -> bool {
     false
+}
+
+/// Bytes of a GPU's own memory, if its driver says how much that is; wgpu says it on Vulkan and Metal.
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+pub(super) fn capacity(device: &Device) -> Option<u64> {
+    match device.as_dispatch() {
+        DispatchDevice::Cube(device) => device.client().properties().memory.max_memory(),
+        _ => None,
+    }
+}
+
+#[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
+pub(super) fn capacity(_device: &Device) -> Option<u64> {
+    None
 }
 
 /// Computes a sum on a device. Gives the device's name, or says what went wrong.

@@ -41,7 +41,8 @@ pub struct StepRecord {
     /// Hardware FLOPs utilization, `0..=1`; see [`flops`](super::flops). None when the peak is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hfu: Option<f64>,
-    /// Largest memory in use so far on this rank, in bytes, where it is known: see [`peak_resident_bytes`].
+    /// Most memory that the run has held so far, in bytes, where it is known: on the processor what the process had
+    /// resident ([`peak_resident_bytes`](crate::device::memory::peak_resident_bytes)); on GPUs what the allocator of the fullest one had reserved after a step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
     /// Bytes that this rank passed to its communicators in this step.
@@ -168,16 +169,4 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
         .and_then(|()| file.sync_all())
         .map_err(|e| Error::io("write", &partial, e))?;
     fs::rename(&partial, path).map_err(|e| Error::io("rename", &partial, e))
-}
-
-/// Largest resident memory that this process has had so far, in bytes (`VmHWM` of Linux). None on other systems.
-///
-/// Ranks that are threads of one process share the figure.
-pub fn peak_resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

@@ -74,6 +74,17 @@ pub fn attention(
     attention_with_biases(query, key, value, [None, None], options)
 }
 
+/// Whether [`attention`] on `device` has no matrix of scores in memory, forward and back, for queries of `dtype` and of the
+/// sizes `[batch, heads, seq, head_dim]`, with `kv_heads` heads of as many keys.
+pub fn writes_no_scores(
+    device: &Device,
+    dtype: DType,
+    queries: [usize; 4],
+    kv_heads: usize,
+) -> bool {
+    backends::fuses_attention(device, dtype, queries, kv_heads)
+}
+
 /// `softmax(scale * Q K^T + bias1 + bias2) V`, differentiable in the biases too, whose gradients are summed in f32.
 ///
 /// # Shapes
@@ -437,6 +448,12 @@ mod tests {
         for (own, plain) in run(own).into_iter().zip(run(reference)) {
             assert!((own - plain).abs() < 1e-12, "{own} {plain}");
         }
+    }
+
+    #[test]
+    fn the_cpu_writes_its_scores() {
+        let sizes = [1, 4, 128, 64];
+        assert!(!writes_no_scores(&Device::flex(), DType::F32, sizes, 4));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 
+use super::schedule::MAX_PASSES;
 use super::segment::{BackwardFn, SegmentGradients};
 use crate::error::{Error, Result};
 use crate::observe::flops::Recompute;
@@ -110,14 +111,52 @@ impl MicroBatch {
 /// Neither the replicas nor the micro-batches need to divide the batch: the loss is divided once, by the global count.
 ///
 /// # Errors
-/// Fewer samples than replicas, or micro-batches of no samples.
+/// Fewer samples than replicas, micro-batches of no samples, or more of them than a step can run.
 pub fn micro_batches(
     global_batch: u64,
     size: u64,
     replica: usize,
     replicas: usize,
 ) -> Result<Vec<Range<u64>>> {
+    let share = share(global_batch, size, replica, replicas)?;
+    let count = (share.end - share.start).div_ceil(size);
+    if count > MAX_PASSES as u64 {
+        return Err(Error::config(
+            format!(
+                "a global batch of {global_batch} gives a replica {count} micro-batches of {size}"
+            ),
+            format!("use at most {MAX_PASSES}: larger micro-batches, or a smaller global batch"),
+        ));
+    }
+    let cuts = (0..count).map(|i| share.start + i * size);
+    Ok(cuts
+        .map(|first| first..share.end.min(first.saturating_add(size)))
+        .collect())
+}
+
+/// How many micro-batches [`micro_batches`] gives, if they are not too many.
+///
+/// # Errors
+/// Fewer samples than replicas, or micro-batches of no samples.
+pub fn count_micro_batches(
+    global_batch: u64,
+    size: u64,
+    replica: usize,
+    replicas: usize,
+) -> Result<u64> {
+    let share = share(global_batch, size, replica, replicas)?;
+    Ok((share.end - share.start).div_ceil(size))
+}
+
+/// This replica's samples.
+fn share(global_batch: u64, size: u64, replica: usize, replicas: usize) -> Result<Range<u64>> {
     let n = replicas as u64;
+    if n == 0 || replica >= replicas {
+        return Err(Error::config(
+            format!("there is no replica {replica} of {replicas}"),
+            "count them from 0",
+        ));
+    }
     if global_batch < n {
         return Err(Error::config(
             format!("a global batch of {global_batch} cannot feed dp {replicas}"),
@@ -130,12 +169,10 @@ pub fn micro_batches(
             "use at least 1",
         ));
     }
-    let (start, end) = (
-        global_batch * replica as u64 / n,
-        global_batch * (replica as u64 + 1) / n,
-    );
-    let cuts = (start..end).step_by(size as usize);
-    Ok(cuts.map(|first| first..(first + size).min(end)).collect())
+    // The product may need more than 64 bits, the quotient does not.
+    let until =
+        |replica: u64| (u128::from(global_batch) * u128::from(replica) / u128::from(n)) as u64;
+    Ok(until(replica as u64)..until(replica as u64 + 1))
 }
 
 /// What a pass is done for. The default is an evaluation.

@@ -238,6 +238,9 @@ impl fmt::Display for Schedule {
     }
 }
 
+/// Most forward passes of a step over all stages and chunks: each is in a list.
+pub const MAX_PASSES: usize = 1 << 22;
+
 fn validate(kind: Kind, stages: usize, micro_batches: usize) -> Result<()> {
     let what = format!(
         "the schedule {kind} cannot run {micro_batches} micro-batches over {stages} stages"
@@ -251,10 +254,10 @@ fn validate(kind: Kind, stages: usize, micro_batches: usize) -> Result<()> {
     let passes = stages
         .checked_mul(micro_batches)
         .and_then(|n| n.checked_mul(kind.chunks()));
-    if passes.is_none_or(|n| n > u32::MAX as usize) {
+    if passes.is_none_or(|n| n > MAX_PASSES) {
         return Err(Error::config(
             what,
-            "use smaller numbers: it has more than 2^32 passes",
+            format!("use smaller numbers: it has more than {MAX_PASSES} passes"),
         ));
     }
     let Kind::Interleaved { chunks } = kind else {

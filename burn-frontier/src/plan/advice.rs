@@ -177,7 +177,7 @@ pub fn scaling(
     let replica = job.layout.tp * job.layout.pp;
     let share = job.global_batch as f64 / job.layout.dp as f64;
     for &nodes in nodes {
-        let ranks = nodes * machine.links.ranks_per_node;
+        let ranks = nodes.saturating_mul(machine.links.ranks_per_node);
         let dp = ranks / replica;
         if dp == 0 || !ranks.is_multiple_of(replica) {
             continue;
@@ -187,8 +187,11 @@ pub fn scaling(
         } else {
             job.global_batch
         };
+        let Ok(layout) = Layout::new(job.layout.tp, job.layout.pp, dp) else {
+            continue;
+        };
         let there = Job {
-            layout: Layout::new(job.layout.tp, job.layout.pp, dp)?,
+            layout,
             global_batch,
             ..job.clone()
         };

@@ -7,9 +7,15 @@ use crate::error::{Error, Result};
 use crate::mesh::Layout;
 use crate::models::gpt::GptConfig;
 use crate::observe::flops::Recompute;
-use crate::pipeline::part::micro_batches;
-use crate::pipeline::schedule::{Kind, Schedule};
+use crate::pipeline::part::count_micro_batches;
+use crate::pipeline::schedule::{Kind, MAX_PASSES, Schedule};
 use crate::zero::reducer::MAX_ZERO_STAGE;
+
+/// Most tokens of a step: its counts stay exact, whatever they are multiplied with.
+const MAX_TOKENS: u64 = 1 << 50;
+
+/// Most elements of a micro-batch's largest activation, before it is split: more cannot be addressed.
+const MAX_ELEMENTS: u128 = 1 << 60;
 
 /// A training job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,7 +102,8 @@ impl Job {
         } = self;
         model.validate(layout, self.sequence_parallel)?;
         let chunks = schedule.chunks();
-        if layout.pp * chunks > model.layers {
+        let parts = layout.pp.checked_mul(chunks);
+        if parts.is_none_or(|parts| parts > model.layers) {
             return Err(Error::config(
                 format!(
                     "{} layers cannot fill {} stages of {chunks} chunks",
@@ -114,10 +121,69 @@ impl Job {
                 format!("use 0 to {MAX_ZERO_STAGE}"),
             ));
         }
+        self.validate_batch()
+    }
+
+    fn validate_batch(&self) -> Result<()> {
+        let Self {
+            model,
+            layout,
+            global_batch,
+            micro_batch,
+            ..
+        } = self;
+        if micro_batch > global_batch {
+            return Err(Error::config(
+                format!(
+                    "a micro-batch of {micro_batch} samples is larger than the global batch of {global_batch}"
+                ),
+                format!("use a micro-batch of at most {global_batch}"),
+            ));
+        }
+        let sequence = model.sequence as u64;
+        if global_batch
+            .checked_mul(sequence)
+            .is_none_or(|n| n > MAX_TOKENS)
+        {
+            return Err(Error::config(
+                format!(
+                    "{global_batch} samples of {sequence} tokens are more than 10^15 tokens a step"
+                ),
+                "use a smaller global batch or sequence",
+            ));
+        }
+        let scores = model.heads as u128 * u128::from(sequence);
+        let widest = scores
+            .max(2 * model.ffn as u128)
+            .max(model.vocabulary as u128);
+        if u128::from(micro_batch * sequence) * widest > MAX_ELEMENTS {
+            return Err(Error::config(
+                format!(
+                    "a micro-batch of {micro_batch} samples of {sequence} tokens has activations of more than 10^18 elements"
+                ),
+                "use a smaller micro-batch, sequence or model",
+            ));
+        }
         // Replicas whose shares of the batch differ are the first and the last.
         for replica in [0, layout.dp - 1] {
-            let cuts = micro_batches(self.global_batch, self.micro_batch, replica, layout.dp)?;
-            Schedule::refuse(*schedule, layout.pp, cuts.len())?;
+            let count = count_micro_batches(*global_batch, *micro_batch, replica, layout.dp)?;
+            let parts = (layout.pp * self.schedule.chunks()) as u64;
+            if count
+                .checked_mul(parts)
+                .is_none_or(|n| n > MAX_PASSES as u64)
+            {
+                return Err(Error::config(
+                    format!(
+                        "a global batch of {global_batch} gives dp {} {count} micro-batches of {micro_batch} each, more than {parts} pipeline parts can run in a step",
+                        layout.dp
+                    ),
+                    format!(
+                        "use larger micro-batches, a smaller global batch or more replicas: at most {} micro-batches",
+                        MAX_PASSES as u64 / parts
+                    ),
+                ));
+            }
+            Schedule::refuse(self.schedule, layout.pp, count as usize)?;
         }
         Ok(())
     }

@@ -26,6 +26,12 @@ const FILES: [(&str, &str); 7] = [
     ("laptop", include_str!("../../machines/laptop.toml")),
 ];
 
+/// Least of what must be more than nothing, in its unit.
+const LEAST: f64 = 1e-9;
+
+/// Most of anything, in its unit: no time or rate that is made of such numbers overflows.
+const MOST: f64 = 1e12;
+
 /// Element type of parameters and activations; optimizer state and gradient sums are fp32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -258,12 +264,12 @@ impl Machine {
             ("software.optimizer_bytes", s.optimizer_bytes),
             ("software.message_us", s.message_us),
         ];
-        for (least, values) in [("above 0", &positive[..]), ("at least 0", &not_negative)] {
+        for (least, values) in [(LEAST, &positive[..]), (0.0, &not_negative)] {
             for &(name, value) in values {
-                if !(value.is_finite() && (value > 0.0 || least != "above 0" && value == 0.0)) {
+                if !(least..=MOST).contains(&value) {
                     return Err(Error::config(
                         format!("{name} is {value}"),
-                        format!("give it a finite value {least}"),
+                        format!("give it a value from {least} to {MOST}"),
                     ));
                 }
             }
@@ -338,6 +344,10 @@ mod tests {
             ("gemm_ceiling", "1.2"),
             ("reserved_gib", "1000.0"),
             ("kernel_us", "nan"),
+            ("kernel_us", "1e300"),
+            ("memory_gbs", "1e-300"),
+            ("ranks_per_node", "4611686018427387904"),
+            ("ranks_per_card", "4611686018427387904"),
         ] {
             let error = refuse(field, value);
             assert!(

@@ -29,12 +29,15 @@ impl PassCosts {
 const ROUNDS: usize = 4;
 /// Rounds that must take equally long.
 const EQUAL: usize = 3;
+/// Most micro-batches times stages that are executed of a pipeline that does not settle.
+const EXECUTED: usize = 1 << 17;
 
 /// Time from the first pass to the end of the last.
 ///
 /// A pipeline settles: from some micro-batch on, each further round of `stages` micro-batches takes as long as the one
 /// before. If some rounds in a row took equally long, and as long as the stage that has most to do needs, the rest is
-/// extrapolated; otherwise all is executed. Of 20,000 random pipelines one was 0.01 % off, the others exact.
+/// extrapolated; otherwise all is executed, or of a very long step its first part, whose later half tells the pace of the
+/// rest. Of 20,000 random pipelines one was 0.01 % off, the others exact.
 ///
 /// # Errors
 /// What [`Schedule::new`] refuses.
@@ -48,13 +51,25 @@ pub fn makespan(kind: Kind, stages: usize, micro_batches: usize, costs: &PassCos
             costs.backward.len()
         )));
     }
-    let all = |count| execute(kind, stages, count, costs);
     if kind == Kind::GPipe {
-        return Ok(all(micro_batches));
+        return Ok(gpipe(micro_batches, costs));
     }
+    let all = |count| execute(kind, stages, count, costs);
     let slowest = (0..stages).map(|stage| costs.busy(stage, stages));
     let slowest = slowest.fold(0.0, f64::max);
     Ok(settled_or_all(stages, micro_batches, slowest, all))
+}
+
+/// All forward passes, then all backward passes: each way the slowest stage sets the pace, and the others are passed once.
+/// No backward pass waits for a forward pass of its own stage, since the last stage's forward passes end last.
+fn gpipe(micro_batches: usize, costs: &PassCosts) -> f64 {
+    let way = |passes: &[f64]| {
+        let (sum, slowest) = passes.iter().fold((0.0, 0.0), |(sum, slowest), &pass| {
+            (sum + pass, pass.max(slowest))
+        });
+        sum + (micro_batches - 1) as f64 * slowest + (passes.len() - 1) as f64 * costs.send
+    };
+    way(&costs.forward) + way(&costs.backward)
 }
 
 /// What `execute` gives for `micro_batches`, extrapolated if the pipeline settles; `slowest`: what one micro-batch costs the
@@ -80,7 +95,13 @@ pub(super) fn settled_or_all(
             .windows(2)
             .all(|pair| (pair[1] - pair[0] - last).abs() <= 1e-9 * last.abs());
     if !settled {
-        return execute(micro_batches);
+        let most = (EXECUTED / (stages * stages)).max(2 * (ROUNDS + EQUAL));
+        if rounds <= most {
+            return execute(micro_batches);
+        }
+        let [half, whole] = [most / 2, most].map(|rounds| execute(rounds * stages + left));
+        let pace = (whole - half) / (most - most / 2) as f64;
+        return whole + (rounds - most) as f64 * pace;
     }
     ends[EQUAL] + (rounds - ROUNDS - EQUAL) as f64 * last
 }
@@ -194,5 +215,31 @@ impl Run<'_> {
 
     fn there(&self, time: f64) -> Option<f64> {
         (!time.is_nan()).then_some(time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_very_long_step_that_does_not_settle_is_as_long_as_all_of_it() {
+        let kind = Kind::OneForwardOneBackward;
+        let costs = PassCosts {
+            forward: vec![1.0, 1.3, 0.7, 1.1],
+            backward: vec![2.0, 1.9, 2.2, 2.1],
+            send: 0.4,
+        };
+        let count = 2 * EXECUTED / 4 + 3;
+        let mut executed = 0;
+        let all = |count| {
+            executed = executed.max(count);
+            execute(kind, 4, count, &costs)
+        };
+        // As if no round had told the pace.
+        let long = settled_or_all(4, count, f64::INFINITY, all);
+        assert!(executed <= EXECUTED / 4 + 4, "{executed}");
+        let exact = execute(kind, 4, count, &costs);
+        assert!((long / exact - 1.0).abs() < 1e-9, "{long} {exact}");
     }
 }

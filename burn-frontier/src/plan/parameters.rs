@@ -1,14 +1,20 @@
 //! The parameters of every stage, from the specifications that the model is made from.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::what_if::WhatIf;
 use crate::error::Result;
+use crate::models::gpt::GptConfig;
 use crate::models::gpt::sharding::TOKEN_EMBEDDING;
+use crate::parameter::ParameterSpec;
 use crate::pipeline::schedule::split_layers;
 use crate::placement::Placement;
 use crate::zero::ZeroConfig;
 use crate::zero::partition::{self, Slot};
+
+/// How the names of all parameters of layers begin.
+const LAYERS: &str = "layers.";
 
 /// What one stage holds on every rank.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,9 +69,26 @@ pub(super) fn stages(what_if: &WhatIf) -> Result<Vec<StageParameters>> {
     Ok(stages)
 }
 
+/// The parameters of a part. Its layers are alike, and those between its ends have the names of the first.
+fn specs(model: &GptConfig, part: Range<usize>, gradient: &Placement) -> Vec<Arc<ParameterSpec>> {
+    let of_layer = |layer: usize| {
+        let specs = model.part_specs(layer..layer + 1, gradient);
+        specs.into_iter().map(Arc::new)
+    };
+    let mut all: Vec<_> = of_layer(part.start).collect();
+    let inner = all.iter().filter(|spec| spec.name.starts_with(LAYERS));
+    let inner: Vec<_> = inner.cloned().collect();
+    let between = part.len().saturating_sub(2);
+    all.extend(std::iter::repeat_n(inner, between).flatten());
+    if part.len() > 1 {
+        all.extend(of_layer(part.end - 1));
+    }
+    all
+}
+
 fn stage_of(
     what_if: &WhatIf,
-    parts: impl Iterator<Item = std::ops::Range<usize>>,
+    parts: impl Iterator<Item = Range<usize>>,
     (first, last, layers): &Key,
 ) -> StageParameters {
     let job = &what_if.job;
@@ -78,13 +101,16 @@ fn stage_of(
     };
     let tied = (job.model.tied && job.layout.pp > 1).then_some(TOKEN_EMBEDDING);
     let mut slots: Vec<Slot> = Vec::new();
+    let mut has_table = false;
     for (chunk, part) in parts.enumerate() {
-        for spec in job.model.part_specs(part, &gradient) {
+        for spec in specs(&job.model, part, &gradient) {
             // A tied table that two parts of one rank share is one parameter.
-            if tied.is_some() || slots.iter().all(|slot| slot.spec.name != spec.name) {
+            let shared = tied.is_none() && spec.name == TOKEN_EMBEDDING;
+            if !(shared && has_table) {
                 let count = spec.placement.local_shape(&spec.shape, tp).iter().product();
-                slots.push(Slot::new(Arc::new(spec), count, chunk, tied));
+                slots.push(Slot::new(spec, count, chunk, tied));
             }
+            has_table |= shared;
         }
     }
     let limit = ZeroConfig::new(job.zero, job.overlap).bucket_elements;
@@ -98,9 +124,41 @@ fn stage_of(
         bucketed: buckets.iter().map(|b| b.len).sum::<usize>() as f64,
         largest_bucket: buckets.iter().map(|b| b.len).max().unwrap_or(0) as f64,
         buckets: buckets.len(),
-        ends: sum(&|slot| !slot.spec.name.starts_with("layers.")) as f64,
+        ends: sum(&|slot| !slot.spec.name.starts_with(LAYERS)) as f64,
         tied: sum(&|slot| slot.class.tied) as f64,
         first: *first,
         last: *last,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_listed_as_the_model_lists_them() {
+        let gpt = GptConfig::new(7, 32, 4, 300, 16);
+        let gradient = Placement::Replicated;
+        for model in [gpt.clone(), gpt.modern()] {
+            for part in [0..1, 0..2, 0..7, 2..5, 3..7, 6..7] {
+                let shown = |spec: &ParameterSpec| {
+                    let table = spec.name == TOKEN_EMBEDDING;
+                    (
+                        table,
+                        spec.shape.clone(),
+                        spec.placement.clone(),
+                        spec.decay,
+                    )
+                };
+                let listed = specs(&model, part.clone(), &gradient);
+                let listed: Vec<_> = listed.iter().map(|spec| shown(spec)).collect();
+                let all = model.part_specs(part.clone(), &gradient);
+                assert_eq!(
+                    listed,
+                    all.iter().map(shown).collect::<Vec<_>>(),
+                    "{part:?}"
+                );
+            }
+        }
     }
 }

@@ -9,13 +9,15 @@ use super::parameters;
 use super::time::{self, StepTime};
 use super::what_if::WhatIf;
 use crate::error::{Error, Result};
-use crate::mesh::Layout;
+use crate::mesh::{Layout, MAX_RANKS};
 use crate::observe::flops::Recompute;
 use crate::pipeline::schedule::Kind;
 use crate::zero::reducer::MAX_ZERO_STAGE;
 
 /// Micro-batches that are tried.
 pub(super) const MICRO_BATCHES: [u64; 5] = [1, 2, 4, 8, 16];
+/// Most pipeline stages that are tried.
+const STAGES: usize = 256;
 /// Nodes that a tensor-parallel group may span.
 const TENSOR_NODES: usize = 2;
 /// Chunks a stage that interleaved schedules are tried with.
@@ -97,10 +99,16 @@ fn candidate(job: Job, bytes: f64, time: StepTime) -> Candidate {
 /// recompute and sequence parallelism. Precision, overlap and the kind of attention stay as they are.
 ///
 /// # Errors
-/// No rank, or a model that no layout can run.
+/// No rank, more than [`MAX_RANKS`], or a model that no layout can run.
 pub fn search(like: &Job, machine: &Machine, ranks: usize) -> Result<Found> {
     let mut found = Found::default();
     let mut refusal = None;
+    if ranks > MAX_RANKS {
+        return Err(Error::config(
+            format!("{ranks} ranks are more than {MAX_RANKS}"),
+            "use smaller numbers",
+        ));
+    }
     for layout in layouts(like, machine, ranks) {
         let first = Job {
             layout,
@@ -135,7 +143,7 @@ pub(super) fn layouts(like: &Job, machine: &Machine, ranks: usize) -> Vec<Layout
     let widest = machine.links.ranks_per_node * TENSOR_NODES;
     let mut all = Vec::new();
     for tp in divisors(ranks).take_while(|&tp| tp <= widest) {
-        let deepest = like.model.layers;
+        let deepest = like.model.layers.min(STAGES);
         for pp in divisors(ranks / tp).take_while(|&pp| pp <= deepest) {
             let dp = ranks / tp / pp;
             if dp as u64 <= like.global_batch {

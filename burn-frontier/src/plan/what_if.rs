@@ -13,6 +13,7 @@ use super::memory::{self, StageMemory};
 use super::parameters;
 use super::time::{self, StepTime};
 use crate::error::{Error, Result};
+use crate::mesh::{Layout, MAX_RANKS};
 use crate::models::gpt::GptConfig;
 use crate::observe::flops::Throughput;
 use crate::pipeline::schedule::Kind;
@@ -161,6 +162,7 @@ impl WhatIf {
     /// The first thing that cannot work, with what would.
     pub fn validate(&self) -> Result<()> {
         let Self { job, context, .. } = self;
+        Layout::new(job.layout.tp, job.layout.pp, job.layout.dp)?;
         self.validate_context()?;
         let there = Job {
             zero: job.zero.min(MAX_ZERO_STAGE),
@@ -205,6 +207,15 @@ impl WhatIf {
             return Err(Error::config(
                 "0 context-parallel ranks hold no tokens",
                 "use 1 for no context parallelism",
+            ));
+        }
+        let ranks = self.job.layout.world().saturating_mul(context);
+        if ranks > MAX_RANKS {
+            return Err(Error::config(
+                format!(
+                    "{context} context-parallel ranks make {ranks} ranks, more than {MAX_RANKS}"
+                ),
+                "use smaller numbers",
             ));
         }
         if context > 1 && !model.sequence.is_multiple_of(2 * context) {

@@ -7,12 +7,23 @@ pub mod part;
 pub mod sharding;
 pub mod specs;
 
+use std::num::Saturating;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::mesh::Layout;
 use crate::observe::flops::ModelShape;
 pub use crate::ops::activation::Activation;
+
+/// Most layers of a model: the deepest transformers have a thousand, and each layer's parameters are listed.
+const MAX_LAYERS: usize = 1 << 13;
+
+/// Largest width, vocabulary or sequence: tokens and places of elements are counted in 32 bits.
+const MAX_SIZE: usize = u32::MAX as usize;
+
+/// Most parameters of a model: a thousand times those of the largest preset.
+const MAX_PARAMETERS: usize = 1 << 50;
 
 /// How a token knows its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +61,7 @@ pub struct GptConfig {
     pub ffn: usize,
     /// Number of tokens known, without padding.
     pub vocabulary: usize,
-    /// Tokens a sample.
+    /// Positions: most tokens that a sample may have.
     pub sequence: usize,
     /// Positions.
     pub positions: Positions,
@@ -82,7 +93,8 @@ impl GptConfig {
             hidden,
             heads,
             kv_heads: heads,
-            ffn: 4 * hidden,
+            // What is too large for that is refused by `validate`.
+            ffn: hidden.saturating_mul(4),
             vocabulary,
             sequence,
             positions: Positions::Learned,
@@ -150,29 +162,34 @@ impl GptConfig {
         self.hidden / self.heads.max(1)
     }
 
-    /// Parameters, without vocabulary padding.
+    /// Parameters, without vocabulary padding; `usize::MAX` of a model that is too large to count them.
     pub fn parameters(&self) -> usize {
-        let bias = |n: usize| if self.bias { n } else { 0 };
-        let qkv = self.hidden + 2 * self.kv_heads * self.head_dim();
+        let [layers, hidden, kv_heads, head_dim] =
+            [self.layers, self.hidden, self.kv_heads, self.head_dim()].map(Saturating);
+        let [ffn, vocabulary, sequence] =
+            [self.ffn, self.vocabulary, self.sequence].map(Saturating);
+        let bias = |n| if self.bias { n } else { Saturating(0) };
+        let qkv = hidden + kv_heads * head_dim + kv_heads * head_dim;
         let up = match self.activation {
-            Activation::Gelu => self.ffn,
-            Activation::Swiglu => 2 * self.ffn,
+            Activation::Gelu => ffn,
+            Activation::Swiglu => ffn + ffn,
         };
         let norm = match self.norm {
-            NormKind::Layer => 2 * self.hidden,
-            NormKind::Rms => self.hidden,
+            NormKind::Layer => hidden + hidden,
+            NormKind::Rms => hidden,
         };
-        let attention = self.hidden * (qkv + self.hidden) + bias(qkv + self.hidden);
-        let mlp = self.hidden * (up + self.ffn) + bias(up + self.hidden);
+        let attention = hidden * (qkv + hidden) + bias(qkv + hidden);
+        let mlp = hidden * (up + ffn) + bias(up + hidden);
         let positions = match self.positions {
-            Positions::Learned => self.sequence * self.hidden,
-            Positions::Rotary => 0,
+            Positions::Learned => sequence * hidden,
+            Positions::Rotary => Saturating(0),
         };
-        let tables = if self.tied { 1 } else { 2 };
-        self.layers * (attention + mlp + 2 * norm)
+        let tables = Saturating(if self.tied { 1 } else { 2 });
+        let all = layers * (attention + mlp + norm + norm)
             + norm
             + positions
-            + tables * self.vocabulary * self.hidden
+            + tables * vocabulary * hidden;
+        all.0
     }
 
     /// The model's shape, for counting floating-point operations.
@@ -194,6 +211,8 @@ impl GptConfig {
     /// # Errors
     /// The first thing that cannot work, with what would.
     pub fn validate(&self, layout: &Layout, sequence_parallel: bool) -> Result<()> {
+        // Its fields are public: it may have been made without.
+        Layout::new(layout.tp, layout.pp, layout.dp)?;
         self.validate_sizes()?;
         let tp = layout.tp;
         let heads = self.heads.min(self.kv_heads);
@@ -247,21 +266,36 @@ impl GptConfig {
         Ok(())
     }
 
+    fn validate_count(&self) -> Result<()> {
+        if self.parameters() > MAX_PARAMETERS {
+            return Err(Error::config(
+                format!(
+                    "a model of {} layers, hidden {}, feed-forward width {}, vocabulary {} and sequence {} has more than 10^15 parameters",
+                    self.layers, self.hidden, self.ffn, self.vocabulary, self.sequence
+                ),
+                "use smaller numbers",
+            ));
+        }
+        Ok(())
+    }
+
     fn validate_sizes(&self) -> Result<()> {
         let sizes = [
-            ("layers", self.layers),
-            ("hidden", self.hidden),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("ffn", self.ffn),
-            ("vocabulary", self.vocabulary),
-            ("sequence", self.sequence),
+            ("layers", self.layers, MAX_LAYERS),
+            ("hidden", self.hidden, MAX_SIZE),
+            ("heads", self.heads, MAX_SIZE),
+            ("kv_heads", self.kv_heads, MAX_SIZE),
+            ("ffn", self.ffn, usize::MAX),
+            ("vocabulary", self.vocabulary, MAX_SIZE),
+            ("sequence", self.sequence, MAX_SIZE),
         ];
-        if let Some((name, _)) = sizes.iter().find(|(_, n)| *n == 0) {
-            return Err(Error::config(
-                format!("{name} is 0"),
-                "give it a positive value",
-            ));
+        for (name, size, most) in sizes {
+            let remedy = match size {
+                0 => "give it a positive value".to_string(),
+                _ if size > most => format!("use at most {most}"),
+                _ => continue,
+            };
+            return Err(Error::config(format!("{name} is {size}"), remedy));
         }
         if !self.hidden.is_multiple_of(self.heads) {
             return Err(Error::config(
@@ -269,10 +303,14 @@ impl GptConfig {
                     "hidden {} is not a multiple of {} heads",
                     self.hidden, self.heads
                 ),
-                format!(
-                    "use a hidden size of {}",
-                    self.hidden.next_multiple_of(self.heads)
-                ),
+                if self.heads > self.hidden {
+                    format!("use at most {} heads", self.hidden)
+                } else {
+                    format!(
+                        "use a hidden size of {}",
+                        self.hidden.next_multiple_of(self.heads)
+                    )
+                },
             ));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -302,13 +340,16 @@ impl GptConfig {
                 "use a value such as 0.1, or 0 for none",
             ));
         }
-        Ok(())
+        self.validate_count()
     }
 }
 
+/// The first divisors of both, as many as one may want to read.
 fn divisors_of_both(a: usize, b: usize) -> Vec<usize> {
-    (1..=a.min(b))
+    const LOOKED_AT: usize = 1 << 16;
+    (1..=a.min(b).min(LOOKED_AT))
         .filter(|n| a.is_multiple_of(*n) && b.is_multiple_of(*n))
+        .take(16)
         .collect()
 }
 
@@ -328,6 +369,45 @@ mod tests {
         assert!((billions("22b") - 22.0).abs() < 0.5);
         assert!((billions("175b") - 175.0).abs() < 1.0);
         assert!((billions("1t") - 1008.0).abs() < 2.0);
+    }
+
+    #[test]
+    fn sizes_beyond_counting_are_refused_by_name() {
+        let good = GptConfig::new(4, 128, 4, 256, 128);
+        let huge = usize::MAX;
+        type Set = fn(&mut GptConfig, usize);
+        let fields: [(&str, Set); 7] = [
+            ("layers", |c, n| c.layers = n),
+            ("hidden", |c, n| c.hidden = n),
+            ("heads", |c, n| c.heads = n),
+            ("kv_heads", |c, n| c.kv_heads = n),
+            ("feed-forward width", |c, n| c.ffn = n),
+            ("vocabulary", |c, n| c.vocabulary = n),
+            ("sequence", |c, n| c.sequence = n),
+        ];
+        for (name, set) in fields {
+            for size in [1 << 40, 1 << 62, huge - 1, huge] {
+                let mut config = good.clone();
+                set(&mut config, size);
+                let error = config.validate(&Layout::single(), true).unwrap_err();
+                let error = error.to_string();
+                assert!(error.contains(name), "{name} {size}: {error}");
+                assert!(error.contains(&size.to_string()), "{name} {size}: {error}");
+            }
+        }
+        let all = GptConfig::new(huge, huge, huge, huge, huge).modern();
+        assert_eq!(all.parameters(), huge);
+        assert!(all.validate(&Layout::single(), true).is_err());
+        // Each alone makes sense, not both.
+        let both = GptConfig::new(1 << 13, 1 << 20, 1, 256, 128);
+        let error = both.validate(&Layout::single(), false).unwrap_err();
+        assert!(error.to_string().contains("10^15 parameters"), "{error}");
+        let by_hand = Layout {
+            tp: huge,
+            pp: 2,
+            dp: 0,
+        };
+        assert!(good.validate(&by_hand, false).is_err());
     }
 
     #[test]

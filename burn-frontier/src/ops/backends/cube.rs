@@ -13,7 +13,7 @@ mod testing;
 mod tuning;
 
 pub(crate) use adamw::{adamw, sum_of_squares};
-pub(crate) use attention::attention;
+pub(crate) use attention::{attention, fuses_attention};
 pub(crate) use cross_entropy::cross_entropy;
 pub(crate) use dropout::dropout;
 pub(crate) use gemm::{feed_forward, linear};
@@ -150,12 +150,17 @@ impl Buffer {
 
     /// Its element type, as the kernels know it; `None` for one that they do not take.
     pub fn element(&self) -> Option<Element> {
-        match self.0.dtype {
-            DType::F32 => Some(Element::F32),
-            DType::F16 => Some(Element::F16),
-            DType::BF16 => Some(Element::Bf16),
-            other => refused(&format!("there are none for {other:?}")),
-        }
+        element(self.0.dtype)
+    }
+}
+
+/// A type of elements, as the kernels know it; `None` for one that they do not take.
+fn element(dtype: DType) -> Option<Element> {
+    match dtype {
+        DType::F32 => Some(Element::F32),
+        DType::F16 => Some(Element::F16),
+        DType::BF16 => Some(Element::Bf16),
+        other => refused(&format!("there are none for {other:?}")),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::{
     AdamWOutcome, AddNorm, AttentionBackward, CrossEntropyBackward, FeedForwardBackward,
@@ -48,6 +48,15 @@ pub(crate) fn attention(
     _options: &AttentionOptions,
 ) -> Option<(Tensor<4>, AttentionBackward)> {
     None
+}
+
+pub(crate) fn fuses_attention(
+    _device: &Device,
+    _dtype: DType,
+    _queries: [usize; 4],
+    _kv_heads: usize,
+) -> bool {
+    false
 }
 
 pub(crate) fn linear(

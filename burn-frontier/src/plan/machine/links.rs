@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::mesh::MAX_RANKS;
 
 /// A link of one class, as one rank sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -83,10 +84,16 @@ pub struct Group {
 impl Links {
     pub(super) fn validate(&self) -> Result<()> {
         let (card, node) = (self.ranks_per_card, self.ranks_per_node);
+        if node > MAX_RANKS {
+            return Err(Error::config(
+                format!("links.ranks_per_node is {node}"),
+                format!("use at most {MAX_RANKS}"),
+            ));
+        }
         if card == 0 || !node.is_multiple_of(card) || node == 0 || self.network.nics == 0 {
             return Err(Error::config(
                 format!(
-                    "a node of {node} ranks on cards of {card} with {} adapters cannot be",
+                    "a node of {node} ranks (links.ranks_per_node) on cards of {card} (links.ranks_per_card) with {} adapters cannot be",
                     self.network.nics
                 ),
                 "give every count at least 1, and whole cards",

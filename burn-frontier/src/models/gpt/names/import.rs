@@ -21,6 +21,8 @@ use crate::utf8;
 
 /// The output projection, where it is not the token embedding.
 const HEAD: &str = "head.weight";
+/// PyTorch's own format: a program, not data.
+const PICKLED: &str = "pytorch_model.bin";
 /// What parameters are stored as.
 const FLOATS: [Dtype; 4] = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
 /// Tensors that a message names.
@@ -102,7 +104,15 @@ fn open_files(path: &Path) -> Result<Vec<TensorFile>> {
         return Ok(vec![TensorFile::open(path)?]);
     }
     if !index.is_file() {
-        return Ok(vec![TensorFile::open(&path.join(MODEL))?]);
+        let file = path.join(MODEL);
+        if !file.exists() && path.join(PICKLED).exists() {
+            return Err(Error::format(
+                path,
+                format!("has {PICKLED} but no {MODEL}, and only safetensors are read"),
+                "load it in Python and save it with `safe_serialization=True`",
+            ));
+        }
+        return Ok(vec![TensorFile::open(&file)?]);
     }
     let index: IndexFile = read_json(&index)?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();

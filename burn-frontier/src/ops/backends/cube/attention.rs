@@ -1,14 +1,16 @@
 //! Attention by frontier-kernels: no matrix of scores in memory, in either direction.
 
-use burn::tensor::{DType, Tensor};
+use burn::backend::DispatchDevice;
+use burn::tensor::{DType, Device, Tensor};
 use frontier_kernels::attention::backward::{self, GradientStrides, Plans, Workspace};
 use frontier_kernels::attention::{
     self, BiasStrides, Buffers, Dropout as Dropped, Plan, Problem, Strides,
 };
+use frontier_kernels::device;
 use frontier_kernels::matrix::instruction::{Element, Target};
 
 use super::tuning::tuner;
-use super::{Buffer, accepted, refused, taken};
+use super::{Buffer, accepted, element, numbers, refused, taken};
 use crate::ops::attention::{AttentionOptions, Biases, Sequences};
 use crate::ops::backends::{AttentionBackward, AttentionGradients};
 use crate::ops::dropout::Dropout;
@@ -71,6 +73,30 @@ pub(crate) fn attention(
     let types = biases.each_ref().map(|x| x.as_ref().map(Tensor::dtype));
     let back = move |g| gradients(inputs, problem, [o, lse], types, g);
     Some((output, Box::new(back)))
+}
+
+/// Whether there are kernels for attention of queries `[batch, heads, seq, head_dim]` and as many keys, in both directions.
+pub(crate) fn fuses_attention(
+    device: &Device,
+    dtype: DType,
+    queries: [usize; 4],
+    kv_heads: usize,
+) -> bool {
+    let plans = || {
+        let DispatchDevice::Cube(device) = device.as_dispatch() else {
+            return None;
+        };
+        let target = device::choose(&device.client()).target;
+        let element = element(dtype)?;
+        let [batch, heads, seq, head_dim] = numbers(&queries)?;
+        let problem = Problem::new(batch, heads, seq, seq, head_dim)
+            .kv_heads(u32::try_from(kv_heads).ok()?)
+            .causal(true);
+        let like = GradientStrides::like(&problem);
+        accepted(Plan::choose(target, element, &problem))?;
+        accepted(Plans::choose(target, element, &problem, &like, [false; 2]))
+    };
+    plans().is_some()
 }
 
 /// What both passes read.
