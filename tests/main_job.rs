@@ -13,6 +13,8 @@ mod schedule;
 #[path = "main_job/signals.rs"]
 mod signals;
 
+use std::fs;
+
 use program::{Place, code, said, text};
 
 #[test]
@@ -97,4 +99,37 @@ fn rust_log_is_honoured_and_a_wrong_one_is_said() {
     };
     assert_eq!(run("warn"), "");
     assert!(run("burn_frontier=loud").starts_with("warning: RUST_LOG is not understood"));
+}
+
+#[test]
+fn a_damaged_checkpoint_that_is_passed_over_is_said_and_a_newer_one_is_refused() {
+    let place = Place::new();
+    let first = ["--steps", "4", "--save-every", "2", "--out", "run"];
+    assert_eq!(code(&place.small(&first)), 0);
+    assert_eq!(place.checkpoints(), [2, 4]);
+    let manifest = place.out().join("checkpoints/step-00000004/manifest.json");
+    let whole = fs::read_to_string(&manifest).unwrap();
+    let again = ["--resume", "--out", "run"];
+
+    let rest = whole[r#"{"checksum":"01234567"#.len()..].replace("\"version\":1", "\"version\":2");
+    let checksum = crc32fast::hash(rest.as_bytes());
+    let newer = format!(r#"{{"checksum":"{checksum:08x}{rest}"#);
+    fs::write(&manifest, &newer).unwrap();
+    let output = place.run(&again);
+    assert_eq!(code(&output), 1);
+    assert!(said(&output).contains("has version 2"), "{}", said(&output));
+    assert_eq!(fs::read_to_string(&manifest).unwrap(), newer);
+    assert_eq!(place.metrics("step").len(), 4, "nothing was touched");
+
+    fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
+    let output = place.run(&again);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    let warning = "warning: passing over a checkpoint that is not whole";
+    assert!(said(&output).contains(warning), "{}", said(&output));
+    assert!(
+        text(&output).contains("resume    step 2"),
+        "{}",
+        text(&output)
+    );
+    assert_eq!(place.metrics("step"), [1.0, 2.0, 3.0, 4.0]);
 }

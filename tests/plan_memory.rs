@@ -107,6 +107,9 @@ fn base() -> Job {
     }
 }
 
+/// What the README says of these jobs.
+const MOST: f64 = 0.032;
+
 /// Compares the rank of every stage that needs most: ranks of one process may use a buffer that another has made.
 fn agrees(name: &str, job: &Job) {
     let measured = measured(job);
@@ -122,7 +125,7 @@ fn agrees(name: &str, job: &Job) {
             100.0 * error,
         );
         println!("{found}");
-        assert!(error.abs() < 0.05, "{found}; {:?}", planned.kinds());
+        assert!(error.abs() <= MOST, "{found}; {:?}", planned.kinds());
     }
 }
 

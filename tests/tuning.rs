@@ -1,26 +1,14 @@
 //! Kernels whose plans are chosen by timing them compute what those of the table do. A program of its own: tuning is switched
 //! on for a process, once.
 
+#![cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+
 mod harness;
 
-use burn_frontier::device::{self, Choice};
+use burn_frontier::device;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::ops::tuning;
-use harness::Run;
-
-/// The GPU that the graphics driver offers. Without one, the test is skipped and says so; where CI is true, it fails.
-fn gpu() -> Option<Choice> {
-    let found = device::choose(Some("wgpu"));
-    let must = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    match found {
-        Ok(choice) => Some(choice),
-        Err(error) if must => panic!("CI=true asks for a GPU: {error}"),
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            None
-        }
-    }
-}
+use harness::{Run, gpu};
 
 #[test]
 fn training_by_tuned_kernels_gives_the_same_bits_and_keeps_the_choices() {

@@ -64,6 +64,9 @@ pub struct Options {
     /// Time the plans of a GPU's kernels first, and keep the fastest of each shape in this folder.
     #[arg(long, value_name = "FOLDER")]
     pub autotune: Option<PathBuf>,
+    /// Fail where this library's kernels refuse an operation, instead of measuring Burn's own.
+    #[arg(long)]
+    pub require_kernels: bool,
     /// Type of the tensors.
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,

@@ -56,6 +56,7 @@ fn write_config(options: &Options, settings: &Settings) -> Result<()> {
     let mut options = options.clone();
     // A run that goes on for more steps keeps its schedule.
     let total = settings.rate.total;
+    options.steps = Some(settings.steps);
     options.decay_steps = (total != settings.steps).then_some(total);
     if options.resume {
         // A resumed run takes nothing from the file again, but a repeated one does.

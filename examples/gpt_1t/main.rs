@@ -36,7 +36,7 @@ use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::models::gpt::{GptConfig, names};
 use burn_frontier::observe::progress::Screen;
 use burn_frontier::observe::trace::{Category, Span, SpanRecorder};
-use burn_frontier::ops::tuning;
+use burn_frontier::ops::{kernels, tuning};
 use burn_frontier::optim::clip_factor;
 use burn_frontier::optim::scaler::LossScaler;
 use burn_frontier::parameter::ParameterContext;
@@ -131,6 +131,9 @@ fn run(screen: Screen) -> Result<ExitCode> {
     device.check_dtype(settings.dtype)?;
     if let Some(folder) = &options.autotune {
         tuning::enable(&device, folder)?;
+    }
+    if options.require_kernels {
+        kernels::require(&device).context("--require-kernels")?;
     }
     // Until the start, an older run in the folder stays as it is.
     let (mut folder, resume) = folder::claim(&options)?;

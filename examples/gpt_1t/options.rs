@@ -204,6 +204,9 @@ pub struct Options {
     /// Time the plans of a GPU's kernels, and keep the fastest of each shape in this folder; no result changes [default: off]
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
     pub autotune: Option<PathBuf>,
+    /// Fail where this library's kernels refuse what a GPU is to compute; else Burn's own compute it, after a warning
+    #[arg(long, help_heading = "Run")]
+    pub require_kernels: bool,
     /// Seconds after which a rank that waits for another gives up; 0 for never [default: 600]
     #[arg(long, value_name = "SECONDS", help_heading = "Run")]
     pub timeout: Option<u64>,

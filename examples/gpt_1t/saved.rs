@@ -139,6 +139,8 @@ pub fn carry_on(
         ));
     }
     (settings.rate, settings.weight_decay, settings.clip) = (now.rate, now.weight_decay, now.clip);
+    // What is done is not undone by a smaller --steps.
+    settings.steps = settings.steps.max(checkpoint.step());
     Ok(changes)
 }
 
@@ -239,6 +241,7 @@ mod tests {
             global_batch: 1,
             update: None,
             scaler: LossScaler::off(),
+            update: None,
         };
         let noticed = |saved: &Saved, tokens: &[u32]| {
             same_text(saved, &checkpoint, &corpus(tokens)).map_err(|e| e.to_string())

@@ -29,10 +29,23 @@ pub fn choose(client: &Client) -> Choice {
     of(client.name(), &identity.name, &identity.fingerprint)
 }
 
+/// As [`choose`], without its reason.
+pub(crate) fn target(client: &Client) -> Target {
+    found(client.name(), &client.properties().identity.fingerprint).0
+}
+
 /// `runtime` is CubeCL's name of it; the fingerprint names the architecture.
 fn of(runtime: &str, device: &str, fingerprint: &str) -> Choice {
+    let (target, why) = found(runtime, fingerprint);
+    Choice {
+        target,
+        reason: format!("{device} ({runtime}) is {why}"),
+    }
+}
+
+fn found(runtime: &str, fingerprint: &str) -> (Target, &'static str) {
     let has = |arch: &str| fingerprint.contains(arch);
-    let (target, why) = match runtime {
+    match runtime {
         "hip" if has("gfx90a") => (Target::Gfx90a, "CDNA2: MFMA instructions, wave of 64"),
         "hip" if has("gfx94") => (Target::Gfx942, "CDNA3: MFMA instructions, wave of 64"),
         "hip" if has("gfx110") => (Target::Gfx1100, "RDNA3: WMMA instructions, wave of 32"),
@@ -49,10 +62,6 @@ fn of(runtime: &str, device: &str, fingerprint: &str) -> Choice {
             Target::Portable,
             "nothing is assumed of it: plain multiply-adds, no plane operations",
         ),
-    };
-    Choice {
-        target,
-        reason: format!("{device} ({runtime}) is {why}"),
     }
 }
 

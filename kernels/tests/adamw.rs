@@ -41,11 +41,11 @@ impl Run for Harness {
         // Two workgroups that each have several tiles.
         let f32 = |count| unwritten(Element::F32, count);
         let buffers = vec![
-            bytes(&case.table.words),
-            pack(case.plan.gradient, gradient),
+            bytes(&case.table.words()),
+            pack(case.plan.gradient(), gradient),
             f32(2),
         ];
-        let u32 = vec![case.table.tensors(), case.table.tiles, 2];
+        let u32 = vec![case.table.tensors(), case.table.tiles(), 2];
         let partials = self
             .launch(case, Pass::Squares, 2, buffers, u32, vec![])
             .remove(2);
@@ -94,14 +94,14 @@ impl Run for Harness {
     ) -> Vec<Vec<f64>> {
         let f32 = |x: &[f64]| pack(Element::F32, x);
         let mut buffers = vec![
-            bytes(&case.table.words),
+            bytes(&case.table.words()),
             f32(control),
-            pack(case.plan.gradient, gradient),
+            pack(case.plan.gradient(), gradient),
         ];
         buffers.extend(state.iter().map(|x| f32(x)));
         let weights = case
             .plan
-            .weights
+            .weights()
             .map(|element| unwritten(element, case.count));
         buffers.extend(weights);
         let Step {
@@ -120,10 +120,10 @@ impl Run for Harness {
             1.0 - beta2,
             epsilon,
         ];
-        let u32 = vec![case.table.tensors(), case.table.tiles];
+        let u32 = vec![case.table.tensors(), case.table.tiles()];
         let f32 = numbers.map(|x| x as f32).to_vec();
-        let after = self.launch(case, Pass::Update, case.table.tiles, buffers, u32, f32);
-        let types = [Element::F32; 3].into_iter().chain(case.plan.weights);
+        let after = self.launch(case, Pass::Update, case.table.tiles(), buffers, u32, f32);
+        let types = [Element::F32; 3].into_iter().chain(case.plan.weights());
         after[3..]
             .iter()
             .zip(types)

@@ -47,7 +47,7 @@ impl Run for Harness {
     ) -> [Vec<f64>; 2] {
         let of = |x: &[f64]| match x {
             [] => vec![0; 4],
-            x => pack(plan.element, x),
+            x => pack(plan.element(), x),
         };
         let numbers = |x: &[u32]| match x {
             [] => vec![0; 4],
@@ -57,7 +57,7 @@ impl Run for Harness {
             of(&inputs.q),
             of(&inputs.k),
             of(&inputs.v),
-            unwritten(plan.element, o),
+            unwritten(plan.element(), o),
             unwritten(Element::F32, lse),
             of(&inputs.bias[0]),
             of(&inputs.bias[1]),
@@ -75,7 +75,7 @@ impl Run for Harness {
         (launch.lane_order, launch.sanitizer) = (self.lane_order, self.sanitizer);
         let after = launch.run().unwrap();
         [
-            unpack(plan.element, &after[3]),
+            unpack(plan.element(), &after[3]),
             unpack(Element::F32, &after[4]),
         ]
     }
@@ -97,7 +97,7 @@ fn check_sizes(
     let mut harness = Harness::new(&plan);
     for (i, &size) in sizes.iter().enumerate() {
         let problem = problem(size).kv_heads(1 + i as u32 % 2);
-        let inputs = inputs(plan.element, &problem, i as u64);
+        let inputs = inputs(plan.element(), &problem, i as u64);
         check(harness.order(i as u64), &plan, &problem, &inputs);
     }
 }
@@ -149,7 +149,7 @@ fn nvidias_text_gives_the_reference_at_any_size() {
     ] {
         let plan = |p: &Problem| {
             let plan = Plan::choose(Target::Cuda, element, p).unwrap();
-            assert_eq!(plan.instruction.unit, Unit::Mma);
+            assert_eq!(plan.instruction().unit, Unit::Mma);
             plan
         };
         check_sizes(plan, head_dim, causal, &SIZES[..2]);
@@ -192,8 +192,8 @@ fn tensors_have_any_strides() {
     };
     for target in [Target::Gfx90a, Target::Gfx942] {
         let plan = Plan::choose(target, Element::Bf16, &problem).unwrap();
-        assert_eq!(plan.width, 2);
-        let inputs = inputs(plan.element, &problem, 3);
+        assert_eq!(plan.width(), 2);
+        let inputs = inputs(plan.element(), &problem, 3);
         let (o, lse) = frontier_kernels::attention::reference::forward(&problem, &inputs);
         let [found, found_lse] =
             Harness::new(&plan).attend(&plan, &problem, &inputs, [o.len(), lse.len()]);
@@ -278,7 +278,7 @@ fn dropout_takes_the_random_numbers_of_sample_head_query_and_key() {
         let mut problem = Problem::new(2, 2, 50, 90, 32).causal(true);
         dropout(&mut problem);
         let plan = plan(&problem);
-        let inputs = inputs(plan.element, &problem, 9);
+        let inputs = inputs(plan.element(), &problem, 9);
         check(&Harness::new(&plan), &plan, &problem, &inputs);
     }
 }

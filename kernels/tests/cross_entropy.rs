@@ -18,7 +18,7 @@ struct Harness(Sanitizer);
 impl Harness {
     fn launch(&self, shard: &Shard, pass: Pass, buffers: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         let source = shard.plan.source(pass).unwrap();
-        let groups = grid((TOKENS as u32).div_ceil(shard.plan.rows.per_workgroup()));
+        let groups = grid((TOKENS as u32).div_ceil(shard.plan.rows().per_workgroup()));
         let mut launch = Launch::new(&source, groups, buffers);
         let u32 = vec![
             TOKENS as u32,
@@ -49,7 +49,7 @@ impl Run for Harness {
         let mut buffers = vec![shard.logits.clone(), bytes(targets)];
         buffers.extend(combined.map(|numbers| pack(Element::F32, numbers)));
         unpack(
-            shard.plan.element,
+            shard.plan.element(),
             &self.launch(shard, Pass::Gradient, buffers)[0],
         )
     }

@@ -17,9 +17,9 @@ struct Harness(Sanitizer);
 
 impl Run for Harness {
     fn add(&self, plan: &Plan, x: &[f64], residual: &[f64]) -> Vec<f64> {
-        let mut buffers = vec![pack(plan.element, x)];
-        buffers.extend(plan.residual.then(|| pack(plan.element, residual)));
-        buffers.extend([samples(), unwritten(plan.element, x.len())]);
+        let mut buffers = vec![pack(plan.element(), x)];
+        buffers.extend(plan.residual().then(|| pack(plan.element(), residual)));
+        buffers.extend([samples(), unwritten(plan.element(), x.len())]);
         let source = plan.source().unwrap();
         let mut launch = Launch::new(&source, grid(plan.groups(ROWS as u32)), buffers);
         let [key0, key1] = DROPOUT.key;
@@ -37,7 +37,7 @@ impl Run for Harness {
             ..Scalars::default()
         };
         (launch.lane_order, launch.sanitizer) = (x.len() as u64, self.0);
-        unpack(plan.element, launch.run().unwrap().last().unwrap())
+        unpack(plan.element(), launch.run().unwrap().last().unwrap())
     }
 }
 

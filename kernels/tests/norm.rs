@@ -40,8 +40,8 @@ impl Run for Harness {
             residual,
             dropout,
             ..
-        } = case.plan.problem;
-        let element = case.plan.element;
+        } = case.plan.problem();
+        let element = case.plan.element();
         let source = case.plan.source(Pass::Forward).unwrap();
         let all = case.x.len();
         let mut buffers = vec![pack(element, &case.x)];
@@ -53,7 +53,7 @@ impl Run for Harness {
         buffers.push(unwritten(element, all));
         buffers.extend((residual || dropout).then(|| unwritten(element, all)));
         buffers.push(unwritten(Element::F32, case.rows * case.plan.stats()));
-        let groups = grid((case.rows as u32).div_ceil(case.plan.forward.per_workgroup()));
+        let groups = grid((case.rows as u32).div_ceil(case.plan.rows()[0].per_workgroup()));
         let mut launch = Launch::new(&source, groups, buffers);
         launch.scalars = scalars(&[case.rows as u32], &[EPSILON as f32]);
         launch.lane_order = case.x.len() as u64;
@@ -81,8 +81,8 @@ impl Run for Harness {
             residual,
             dropout,
             hidden,
-        } = case.plan.problem;
-        let element = case.plan.element;
+        } = case.plan.problem();
+        let element = case.plan.element();
         let source = case.plan.source(Pass::Backward).unwrap();
         let groups = case.plan.groups(case.rows as u32);
         let width = hidden * case.plan.stats();
@@ -140,7 +140,7 @@ fn every_type_length_and_kind_equals_the_definition() {
             ][(i + j) % 4];
             let mut plan = Plan::choose(Target::Gfx90a, element, problem(kind, hidden, fused));
             // Workgroups with several rows, one after the other.
-            plan.most_groups = 2;
+            plan = plan.with_most_groups(2);
             for rows in [3, ROWS] {
                 Case::new(plan, rows).check(&Harness(Sanitizer::None));
             }
@@ -171,7 +171,7 @@ fn nvidias_text_equals_the_definition() {
         (Element::F32, Kind::Rms, 264),
     ] {
         let mut plan = Plan::choose(Target::Cuda, element, problem(kind, hidden, true));
-        plan.most_groups = 2;
+        plan = plan.with_most_groups(2);
         Case::new(plan, ROWS).check(&Harness(Sanitizer::None));
     }
 }
@@ -183,10 +183,10 @@ fn a_row_too_long_for_registers_is_read_again() {
         Element::F32,
         problem(Kind::Layer, 4200, true),
     );
-    for layout in [&mut plan.forward, &mut plan.backward] {
+    for layout in [&mut plan.rows()[0], &mut plan.rows()[1]] {
         (layout.vector, layout.row_units, layout.units) = (1, 64, 64);
     }
-    plan.most_groups = 2;
+    plan = plan.with_most_groups(2);
     Case::new(plan, 3).check(&Harness(Sanitizer::None));
 }
 
@@ -194,7 +194,7 @@ fn a_row_too_long_for_registers_is_read_again() {
 fn no_unit_races_or_leaves_its_buffers() {
     for (hidden, element) in [(264, Element::Bf16), (1032, Element::F32)] {
         let mut plan = Plan::choose(Target::Gfx90a, element, problem(Kind::Layer, hidden, true));
-        plan.most_groups = 1;
+        plan = plan.with_most_groups(1);
         for sanitizer in [Sanitizer::Thread, Sanitizer::Address] {
             Case::new(plan, ROWS).check(&Harness(sanitizer));
         }
@@ -214,7 +214,7 @@ fn forward_moves_each_byte_once() {
             .assembly
             .traffic();
         // Of a row: x, weight and, of a layer norm, bias are read; y is written; 16 bytes an access, each instruction once.
-        let chunks = plan.forward.chunks() as usize;
+        let chunks = plan.rows()[0].chunks() as usize;
         let read = if kind == Kind::Layer { 3 } else { 2 };
         assert_eq!(
             (traffic.loads, traffic.loaded),
@@ -227,7 +227,7 @@ fn forward_moves_each_byte_once() {
             (chunks + 1, 16 * chunks + stats),
             "{plan:?}"
         );
-        let units = plan.forward.row_units as usize;
+        let units = plan.rows()[0].row_units as usize;
         assert!(
             8 * units * (chunks - 1) < hidden && hidden <= 8 * units * chunks,
             "{plan:?}"

@@ -25,21 +25,21 @@ impl Run for Harness {
         let Shape { batch, seq, .. } = shape;
         let [cos, sin] = tables.map(|table| pack(Element::F32, table));
         let buffers = vec![
-            pack(plan.element, x),
+            pack(plan.element(), x),
             cos,
             sin,
-            unwritten(plan.element, shape.count()),
+            unwritten(plan.element(), shape.count()),
         ];
         let source = plan.source().unwrap();
         let mut launch = Launch::new(&source, [(batch * seq) as u32, 1, 1], buffers);
-        let steps = strides.map(|s| [s.batch, s.head, s.token].map(|x| (x / plan.vector) as u32));
+        let steps = strides.map(|s| [s.batch, s.head, s.token].map(|x| (x / plan.vector()) as u32));
         let u32 = [vec![seq as u32, (batch * seq) as u32], steps.concat()].concat();
         launch.scalars = Scalars {
             u32,
             ..Scalars::default()
         };
         (launch.lane_order, launch.sanitizer) = (seq as u64, self.0);
-        unpack(plan.element, &launch.run().unwrap()[3])
+        unpack(plan.element(), &launch.run().unwrap()[3])
     }
 }
 

@@ -12,6 +12,7 @@ use burn_frontier::checkpoint::{self, Checkpoint, Piece};
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::comm::{Buffer, Communicator, Reduction};
+use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::trace::SpanRecorder;
@@ -229,6 +230,21 @@ fn assemble(parameters: &mut BTreeMap<String, Vec<f64>>, piece: Piece) {
                 whole[global..global + len].copy_from_slice(&data[local..local + len]);
             },
         );
+    }
+}
+
+/// The GPU that the variable GPU names: wgpu, if there is none, cuda or rocm. Without such a device a test is skipped and says
+/// so; where the variable names it, or CI is true, it fails.
+pub fn gpu() -> Option<Choice> {
+    let named = std::env::var("GPU").ok();
+    let must = named.is_some() || std::env::var("CI").is_ok_and(|ci| ci == "true");
+    match device::choose(Some(named.as_deref().unwrap_or("wgpu"))) {
+        Ok(choice) => Some(choice),
+        Err(error) if must => panic!("no device for GPU={named:?}: {error}"),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
     }
 }
 

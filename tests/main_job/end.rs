@@ -28,6 +28,20 @@ fn a_finished_run_is_completed_by_resume() {
     assert!(place.out().join("loss.svg").exists());
     assert!(place.path().join("exported/model.safetensors").exists());
 
+    // Fewer steps than are done are no reason to forget them.
+    let output = place.run(&["--resume", "--out", "run", "--steps", "2"]);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    assert!(
+        text(&output).contains("--resume --out run --steps 6"),
+        "{}",
+        text(&output)
+    );
+    let config = fs::read_to_string(place.out().join("config.toml")).unwrap();
+    assert!(
+        config.contains("steps = 3\n") && !config.contains("decay-steps"),
+        "{config}"
+    );
+
     // One part cannot be had: it is said, counted, and the others are there all the same.
     fs::remove_file(place.out().join("loss.svg")).unwrap();
     fs::create_dir(place.out().join("loss.svg")).unwrap();

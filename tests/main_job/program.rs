@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -119,17 +120,34 @@ pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The example beside this test: `cargo test` builds both.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let target = test.parent().and_then(Path::parent).unwrap();
-    let program = target
-        .join("examples")
-        .join(format!("gpt_1t{}", std::env::consts::EXE_SUFFIX));
-    assert!(
-        program.exists(),
-        "{} is missing: cargo build --example gpt_1t",
-        program.display()
-    );
-    program
+/// The example, built as this test was. Cargo builds an example that has tests as a test, not as a program.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let features = [
+            ("wgpu", cfg!(feature = "wgpu")),
+            ("cuda", cfg!(feature = "cuda")),
+            ("rocm", cfg!(feature = "rocm")),
+            ("fusion", cfg!(feature = "fusion")),
+        ];
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        build.args(["build", "--quiet", "--example", "gpt_1t"]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        for (feature, enabled) in features {
+            if enabled {
+                build.args(["--features", feature]);
+            }
+        }
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        assert!(
+            build.status().unwrap().success(),
+            "cannot build the example"
+        );
+        let test = std::env::current_exe().unwrap();
+        let target = test.parent().and_then(Path::parent).unwrap();
+        let name = format!("gpt_1t{}", std::env::consts::EXE_SUFFIX);
+        target.join("examples").join(name)
+    })
 }

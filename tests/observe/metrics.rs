@@ -103,3 +103,14 @@ fn peak_memory_grows_with_what_is_touched() {
     let after = peak_resident_bytes().unwrap();
     assert!(after >= before && after >= touched.len() as u64);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error_that_names_the_file() {
+    let mut log = MetricsLog::create("/dev/full").unwrap();
+    let error = log.append(&record(1)).unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot append to /dev/full: No space left"),
+        "{error}"
+    );
+}

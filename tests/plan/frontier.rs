@@ -11,11 +11,14 @@ fn tflops(machine: &str, job: &Job) -> f64 {
     speed.hfu.unwrap() * machine.peak(job.precision) / 1e12
 }
 
-fn within_ten_percent(machine: &str, job: &Job, published: f64) {
+/// What the README says of these rows.
+const MOST: f64 = 0.08;
+
+fn is_reproduced(machine: &str, job: &Job, published: f64) {
     let planned = tflops(machine, job);
     let error = planned / published - 1.0;
     assert!(
-        error.abs() < 0.10,
+        error.abs() <= MOST,
         "planned {planned:.1}, published {published} TFLOP/s: {:.1} %",
         100.0 * error
     );
@@ -27,12 +30,12 @@ const BILLIONS_1000: (usize, usize, usize) = (128, 25600, 128);
 
 #[test]
 fn the_22b_row_is_reproduced() {
-    within_ten_percent("frontier", &job(BILLIONS_22, (1, 8, 2), (320, 1)), 73.5);
+    is_reproduced("frontier", &job(BILLIONS_22, (1, 8, 2), (320, 1)), 73.5);
 }
 
 #[test]
 fn the_175b_row_is_reproduced() {
-    within_ten_percent(
+    is_reproduced(
         "frontier",
         &job(BILLIONS_175, (4, 16, 16), (640 * 16, 1)),
         69.2,
@@ -41,7 +44,7 @@ fn the_175b_row_is_reproduced() {
 
 #[test]
 fn the_1t_row_is_reproduced() {
-    within_ten_percent(
+    is_reproduced(
         "frontier",
         &job(BILLIONS_1000, (8, 64, 6), (1600 * 6, 1)),
         61.2,
@@ -51,13 +54,13 @@ fn the_1t_row_is_reproduced() {
 #[test]
 fn the_13b_row_of_gpt_neox_is_reproduced() {
     let published = job((40, 5120, 40), (2, 1, 256), (12 * 2 * 256, 12));
-    within_ten_percent("frontier-neox", &published, 45.7);
+    is_reproduced("frontier-neox", &published, 45.7);
 }
 
 /// The publication does not say how many micro-batches a step had; one is assumed.
 #[test]
 fn the_175b_row_with_tensor_parallelism_across_nodes_is_reproduced() {
-    within_ten_percent(
+    is_reproduced(
         "frontier",
         &job(BILLIONS_175, (16, 1, 24), (8 * 24, 8)),
         33.5,

@@ -10,6 +10,12 @@ use anyhow::{Context, Result, ensure};
 /// The crate of the kernels, always with the same features: with others, Cargo would compile CubeCL once more.
 const KERNELS: [&str; 4] = ["--package", "frontier-kernels", "--features", "wgpu"];
 
+/// The features of every GPU at once.
+const GPUS: [&str; 2] = [
+    "--features",
+    "burn-frontier/wgpu,burn-frontier/cuda,burn-frontier/rocm,frontier-kernels/wgpu,frontier-kernels/cuda,frontier-kernels/rocm",
+];
+
 /// The Cargo that started us, at the root of the workspace.
 pub struct Cargo {
     program: OsString,
@@ -38,47 +44,30 @@ impl Cargo {
             .with_context(|| format!("cannot start `{command}`"))
     }
 
-    /// Clippy on every target of the workspace, as the gate runs it.
+    /// Clippy on every target of the workspace with the GPU features, as the gate runs it: what a build without them has in
+    /// their place, `cargo test` compiles. And rustfmt on the stand-in for a crate of theirs, which is no member.
     pub fn clippy(&self) -> Result<()> {
-        self.run(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ])
-    }
-
-    /// Clippy on what the GPU features compile, and rustfmt on the stand-in for a crate of theirs, which is no member.
-    pub fn clippy_gpu(&self) -> Result<()> {
         const PATCH: &str = "patches/cubecl-llvm/Cargo.toml";
         self.run(&["fmt", "--manifest-path", PATCH, "--check"])?;
-        self.run(&[
-            "clippy",
-            "--all-targets",
-            "--features",
-            "wgpu,cuda,rocm",
-            "--",
-            "-D",
-            "warnings",
-        ])
+        let mut all = vec!["clippy", "--workspace", "--all-targets"];
+        all.extend(GPUS);
+        all.extend(["--", "-D", "warnings"]);
+        self.run(&all)
     }
 
-    /// The library's tests and the training that compare a GPU with the CPU, on what the graphics driver offers.
-    pub fn test_gpu(&self) -> Result<()> {
-        self.run(&[
-            "test",
-            "--features",
-            "wgpu",
-            "--lib",
-            "--test",
-            "gpu",
-            "--test",
-            "tuning",
-            "--",
-            "--nocapture",
-        ])
+    /// The library's tests and the training that compare a GPU with the CPU, and the kernels' own, on a device of this name:
+    /// wgpu, which is what the graphics driver offers, cuda or rocm.
+    pub fn test_gpu(&self, device: &str) -> Result<()> {
+        let environment = [("GPU", device)];
+        let mut all = vec!["test", "--features", device, "--lib"];
+        for name in ["gpu", "kernels", "tuning"] {
+            all.extend(["--test", name]);
+        }
+        all.extend(["--", "--nocapture"]);
+        self.run_with(&all, &environment)?;
+        let kernels = ["--package", "frontier-kernels", "--features", device];
+        let portable = ["--test", "portable", "--", "--nocapture"];
+        self.run_with(&[&["test"], &kernels[..], &portable].concat(), &environment)
     }
 
     /// The tests of every member but burn-frontier, which `cargo test` at the root covers; those of the kernels also on what
@@ -112,20 +101,13 @@ impl Cargo {
 
     /// The documentation of the workspace, with warnings as errors.
     ///
-    /// Selecting the examples brings in the development dependencies, and with them the features that clippy compiled:
-    /// without it, Cargo checks Burn a second time.
+    /// Selecting the examples brings in the development dependencies, and with them and the GPUs' the features that clippy
+    /// compiled: without it, Cargo checks Burn a second time.
     pub fn doc(&self) -> Result<()> {
-        self.run_with(
-            &[
-                "doc",
-                "--no-deps",
-                "--workspace",
-                "--lib",
-                "--bins",
-                "--examples",
-            ],
-            &[("RUSTDOCFLAGS", "-D warnings")],
-        )
+        let mut all = vec!["doc", "--no-deps", "--workspace"];
+        all.extend(["--lib", "--bins", "--examples"]);
+        all.extend(GPUS);
+        self.run_with(&all, &[("RUSTDOCFLAGS", "-D warnings")])
     }
 
     fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {

@@ -34,7 +34,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Run clippy on every target of the workspace, with warnings as errors.
+    /// Run clippy on every target of the workspace with the features of all GPUs, with warnings as errors.
     Clippy,
     /// Run the tests of every workspace member, slow ones excepted.
     Test,
@@ -42,11 +42,14 @@ enum Task {
     Slow,
     /// Build the documentation of the workspace and its examples, with warnings as errors.
     Doc,
-    /// Run clippy on what the features wgpu, cuda and rocm compile, and train on what the graphics driver offers.
+    /// Train on a GPU, and run the kernels' tests there.
     ///
-    /// Needs a Vulkan driver: Mesa's (the package mesa-vulkan-drivers) computes on the CPU. Without one, the training is
-    /// skipped; where the environment says CI=true, it fails.
-    Gpu,
+    /// Without an argument, on what the graphics driver offers: Mesa's (the package mesa-vulkan-drivers) computes on the CPU.
+    Gpu {
+        /// Which: wgpu, cuda or rocm, which is also the feature that is compiled [default: the variable GPU, or wgpu]
+        #[arg(value_parser = ["wgpu", "cuda", "rocm"])]
+        device: Option<String>,
+    },
     /// Run the example gpt_1t as a user does: train, resume, and a configuration that cannot run. Run every kernel's benchmark at
     /// a tiny shape.
     Smoke,
@@ -115,9 +118,10 @@ fn run(task: Task) -> Result<()> {
             cargo.test_others(&["--tests", "--", "--ignored"])
         }
         Task::Doc => cargo.doc(),
-        Task::Gpu => {
-            timed("clippy with the GPU features", || cargo.clippy_gpu())?;
-            timed("training on a GPU", || cargo.test_gpu())
+        Task::Gpu { device } => {
+            let named = device.or_else(|| std::env::var("GPU").ok());
+            let device = named.as_deref().unwrap_or("wgpu");
+            timed("training on a GPU", || cargo.test_gpu(device))
         }
         Task::Smoke => smoke::run(&cargo),
         Task::Hip { update, filter } => cargo.hip(update, &filter),

@@ -10,6 +10,7 @@ use burn::tensor::{Bool, DType, Device, FloatDType, Tensor, activation};
 use super::backends::{self, AttentionGradients};
 use super::dropout::Dropout;
 use super::gradient::with_gradient;
+use super::kernels;
 use super::shape::expect;
 use crate::error::Result;
 
@@ -100,7 +101,9 @@ pub fn attention_with_biases(
     options: &AttentionOptions,
 ) -> Result<Tensor<4>> {
     check::attention([&query, &key, &value], &biases, options)?;
-    Ok(checked([query, key, value], biases, options))
+    let output = checked([query, key, value], biases, options);
+    kernels::check()?;
+    Ok(output)
 }
 
 /// [`attention_with_biases`] of what fits.

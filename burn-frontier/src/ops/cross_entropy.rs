@@ -56,6 +56,7 @@ pub fn cross_entropy(
         let targets = Targets::new(targets, &ids);
         return Ok(fused(logits, statistics, backward, targets, group));
     }
+    super::kernels::check()?;
     let dtype = logits.dtype();
     let x = mask_padding(full_precision(x), ids.len());
     let targets = Targets::new(targets, &ids);

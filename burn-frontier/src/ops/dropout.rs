@@ -79,7 +79,7 @@ impl Dropout {
 /// A site of another shape than x.
 pub fn dropout(x: Tensor<3>, site: Option<&Dropout>) -> Result<Tensor<3>> {
     check_site("dropout", &x, None, site)?;
-    Ok(dropped(x, site))
+    dropped(x, site)
 }
 
 /// Fails unless residual and site are of x.
@@ -114,17 +114,18 @@ pub(super) fn check_site(
 }
 
 /// [`dropout`] of a site that is of x's shape.
-pub(super) fn dropped(x: Tensor<3>, site: Option<&Dropout>) -> Tensor<3> {
-    let Some(site) = site else { return x };
+fn dropped(x: Tensor<3>, site: Option<&Dropout>) -> Result<Tensor<3>> {
+    let Some(site) = site else { return Ok(x) };
     let x0 = x.clone().without_autodiff();
     let Some(y) = backends::dropout(&x0, None, site) else {
+        super::kernels::check()?;
         let mask = flat_mask(&x0, site);
-        return x * mask;
+        return Ok(x * mask);
     };
     let site = site.clone();
-    with_gradient([x.into_dispatch()], y, move |g| {
+    Ok(with_gradient([x.into_dispatch()], y, move |g| {
         [Some(gradient(g, &site).into_dispatch())]
-    })
+    }))
 }
 
 /// `residual + dropout(x)`, as [`dropout`].
@@ -139,7 +140,7 @@ pub fn add_dropout(x: Tensor<3>, residual: Tensor<3>, site: Option<&Dropout>) ->
         Some((sum, site.clone()))
     });
     let Some((sum, site)) = fused else {
-        return Ok(residual + dropped(x, site));
+        return Ok(residual + dropped(x, site)?);
     };
     Ok(with_gradient(
         [x.into_dispatch(), residual.into_dispatch()],
@@ -149,7 +150,7 @@ pub fn add_dropout(x: Tensor<3>, residual: Tensor<3>, site: Option<&Dropout>) ->
 }
 
 /// The gradient of x from that of what is left of it.
-fn gradient(g: Tensor<3>, site: &Dropout) -> Tensor<3> {
+pub(super) fn gradient(g: Tensor<3>, site: &Dropout) -> Tensor<3> {
     backends::dropout(&g, None, site).unwrap_or_else(|| {
         let mask = flat_mask(&g, site);
         g * mask

@@ -75,6 +75,7 @@ fn layer(
         bias.as_ref(),
     )?;
     let Some((y, fused)) = backends::linear(&x0, &w0, b0.as_ref(), (sums, transposed)) else {
+        super::kernels::check()?;
         return Ok(composition(x, oriented(weight), bias));
     };
     let has_bias = bias.is_some();

@@ -16,6 +16,7 @@ pub mod exchange;
 pub mod feed_forward;
 pub mod gradient;
 pub mod gradient_sum;
+pub mod kernels;
 pub mod linear;
 pub mod norm;
 pub mod rotary;

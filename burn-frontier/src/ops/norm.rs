@@ -4,7 +4,7 @@
 use burn::tensor::{Tensor, module};
 
 use super::backends::{self, NormGradients};
-use super::dropout::{Dropout, add_dropout, check_site, dropped};
+use super::dropout::{Dropout, add_dropout, check_site, gradient};
 use super::gradient::{with_gradient, with_gradients};
 use super::shape::{expect, expect_type};
 use crate::error::Result;
@@ -33,7 +33,7 @@ pub fn layer_norm(
     epsilon: f64,
 ) -> Result<Tensor<3>> {
     check("layer_norm", &x, &weight, Some(&bias))?;
-    Ok(norm(x, weight, Some(bias), epsilon))
+    norm(x, weight, Some(bias), epsilon)
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * weight`.
@@ -45,7 +45,7 @@ pub fn layer_norm(
 /// Others, or a weight of another type than x.
 pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, epsilon: f64) -> Result<Tensor<3>> {
     check("rms_norm", &x, &weight, None)?;
-    Ok(norm(x, weight, None, epsilon))
+    norm(x, weight, None, epsilon)
 }
 
 fn check(
@@ -70,16 +70,24 @@ fn check(
     Ok(())
 }
 
-fn norm(x: Tensor<3>, weight: Tensor<1>, bias: Option<Tensor<1>>, epsilon: f64) -> Tensor<3> {
+fn norm(
+    x: Tensor<3>,
+    weight: Tensor<1>,
+    bias: Option<Tensor<1>>,
+    epsilon: f64,
+) -> Result<Tensor<3>> {
     let x0 = x.clone().without_autodiff();
     let parameters = NormParameters::new(&weight, bias.as_ref(), epsilon);
     let (y, fused) = match backends::norm(&x0, &parameters) {
         Some((y, backward)) => (y, Some(backward)),
-        None => (parameters.forward(x0.clone()), None),
+        None => {
+            super::kernels::check()?;
+            (parameters.forward(x0.clone()), None)
+        }
     };
     // A missing bias is a constant, and has no gradient.
     let bias = bias.map_or_else(|| x0.clone().into_dispatch(), Tensor::into_dispatch);
-    with_gradient(
+    Ok(with_gradient(
         [x.into_dispatch(), weight.into_dispatch(), bias],
         y,
         move |g| {
@@ -92,7 +100,7 @@ fn norm(x: Tensor<3>, weight: Tensor<1>, bias: Option<Tensor<1>>, epsilon: f64) 
                 gradients.bias.map(Tensor::into_dispatch),
             ]
         },
-    )
+    ))
 }
 
 /// `sum = residual + dropout(x)` and its norm, a layer norm with a bias and an RMS norm without: what stands between two
@@ -121,7 +129,7 @@ pub fn add_norm(
     let plain = [&x, &residual].map(|x| x.clone().without_autodiff());
     let Some((outputs, fused)) = backends::add_norm(plain.each_ref(), site, &parameters) else {
         let sum = add_dropout(x, residual, site)?;
-        return Ok((sum.clone(), norm(sum, weight, bias, epsilon)));
+        return Ok((sum.clone(), norm(sum, weight, bias, epsilon)?));
     };
     let (site, kept) = (site.cloned(), outputs[0].clone());
     let inputs = [
@@ -138,7 +146,10 @@ pub fn add_norm(
                 Some(d_sum) => norm.x + d_sum,
                 None => norm.x,
             };
-            norm.x = dropped(residual.clone(), site.as_ref());
+            norm.x = match &site {
+                Some(site) => gradient(residual.clone(), site),
+                None => residual.clone(),
+            };
             (residual, norm)
         });
         [

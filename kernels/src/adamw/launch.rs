@@ -6,10 +6,11 @@ use cubecl_core::prelude::*;
 use super::norm::{adamw_control, adamw_squares, adamw_total};
 use super::update::{NumbersLaunch, adamw_update};
 use super::{CONTROL, Plan, Table, UNITS};
-use crate::argument::holds;
+use crate::argument::{cubes, holds, runs_on};
 use crate::error::{Error, Result};
 use crate::hip::emit::elem_type;
-use crate::matrix::instruction::Target;
+use crate::hip::run::bytes;
+use crate::matrix::instruction::{Element, Target};
 use crate::rows::grid;
 
 const OPERATION: &str = "adamw";
@@ -29,7 +30,7 @@ pub struct Step {
     pub epsilon: f64,
 }
 
-/// The flat buffers, `[n]` each, with `n` at least [`Table::reach`], rounded up to [`Table::vector`].
+/// The flat buffers, `[n]` each, with `n` at least [`Table::reach`], rounded up to the plan's accesses.
 pub struct Buffers {
     /// Gradients, in the plan's type.
     pub gradient: BufferArg,
@@ -43,7 +44,7 @@ pub struct Buffers {
     pub weights: Option<BufferArg>,
 }
 
-/// Writes the sum of squares of all gradients that count to `square` `[1]` f32. `words` is [`Table::words`] on the device.
+/// Writes the sum of squares of all gradients that count to `square` `[1]` f32.
 ///
 /// # Errors
 /// Buffers that are not those of the table.
@@ -51,31 +52,28 @@ pub fn squares(
     client: &Client,
     plan: &Plan,
     table: &Table,
-    words: BufferArg,
     gradient: BufferArg,
     square: BufferArg,
 ) -> Result<()> {
-    check(
-        plan,
-        table,
-        &words,
-        gradient.len(),
-        &[("gradient", &gradient)],
-    )?;
-    holds(OPERATION, "square", Some(&square), Some(1))?;
+    let bytes = plan.gradient.bytes();
+    let flat = [("gradient", &gradient, bytes)];
+    check(client, plan, table, gradient.len(), &flat)?;
+    holds(OPERATION, "square", Some(&square), Some(1), 4)?;
     let groups = plan.groups(table.tiles);
+    let passes = cubes(OPERATION, client, [groups, 1, 1])?;
     let count = groups.max(1) as usize;
     let partials = client.empty(count * size_of::<f32>());
     // SAFETY: `partials` has been allocated with this length.
     let part = || unsafe { BufferArg::from_raw_parts(partials.clone(), count) };
     if groups > 0 {
-        // SAFETY: the buffers hold what the table reaches; every loop counts up to a number of tiles or tensors.
+        // SAFETY: the table is what `Table::new` made, and lies on the device as it does here; `check` found that the gradient
+        // has memory for what it reaches, in whole accesses. Each workgroup has its own of the `groups` partial sums.
         unsafe {
             adamw_squares::launch_unchecked(
                 client,
-                CubeCount::Static(groups, 1, 1),
+                passes,
                 CubeDim::new_1d(UNITS),
-                words,
+                on_device(client, table),
                 gradient,
                 part(),
                 table.tensors(),
@@ -109,8 +107,9 @@ pub fn control(
     loss_scale: f64,
     largest_norm: Option<f64>,
 ) -> Result<()> {
-    holds(OPERATION, "square", Some(&square), Some(1))?;
-    holds(OPERATION, "control", Some(&control), Some(CONTROL))?;
+    runs_on(OPERATION, client, target)?;
+    holds(OPERATION, "square", Some(&square), Some(1), 4)?;
+    holds(OPERATION, "control", Some(&control), Some(CONTROL), 4)?;
     // SAFETY: the kernel reads one number, and reads and writes `CONTROL` of them.
     unsafe {
         adamw_control::launch_unchecked(
@@ -137,7 +136,6 @@ pub fn update(
     client: &Client,
     plan: &Plan,
     table: &Table,
-    words: BufferArg,
     control: BufferArg,
     buffers: Buffers,
     step: &Step,
@@ -150,30 +148,31 @@ pub fn update(
         weights,
     } = buffers;
     let flat = [
-        ("gradient", &gradient),
-        ("parameters", &parameters),
-        ("first moments", &first),
-        ("second moments", &second),
+        ("gradient", &gradient, plan.gradient.bytes()),
+        ("parameters", &parameters, 4),
+        ("first moments", &first, 4),
+        ("second moments", &second, 4),
     ];
-    check(plan, table, &words, gradient.len(), &flat)?;
+    check(client, plan, table, gradient.len(), &flat)?;
     holds(
         OPERATION,
         "weights",
         weights.as_ref(),
         plan.weights.map(|_| gradient.len()),
+        plan.weights.map_or(4, Element::bytes),
     )?;
-    holds(OPERATION, "control", Some(&control), Some(CONTROL))?;
+    holds(OPERATION, "control", Some(&control), Some(CONTROL), 4)?;
     if table.tiles == 0 {
         return Ok(());
     }
-    let [x, y, z] = grid(table.tiles);
-    // SAFETY: as in `squares`; tiles do not overlap.
+    let cubes = cubes(OPERATION, client, grid(table.tiles))?;
+    // SAFETY: as in `squares`; tensors do not overlap, nor do their tiles.
     unsafe {
         adamw_update::launch_unchecked(
             client,
-            CubeCount::Static(x, y, z),
+            cubes,
             CubeDim::new_1d(UNITS),
-            words,
+            on_device(client, table),
             control,
             gradient,
             parameters,
@@ -214,17 +213,24 @@ impl Step {
     }
 }
 
-/// Checks the table on the device, and flat buffers, which hold `found` elements each.
+/// The table as the device reads it.
+fn on_device(client: &Client, table: &Table) -> BufferArg {
+    let handle = client.create_from_slice(&bytes(&table.words));
+    // SAFETY: the buffer was made of these words.
+    unsafe { BufferArg::from_raw_parts(handle, table.words.len()) }
+}
+
+/// Checks flat buffers, which hold `found` elements each, of so many bytes.
 fn check(
+    client: &Client,
     plan: &Plan,
     table: &Table,
-    words: &BufferArg,
     found: usize,
-    flat: &[(&str, &BufferArg)],
+    flat: &[(&str, &BufferArg, usize)],
 ) -> Result<()> {
-    holds(OPERATION, "table", Some(words), Some(table.words.len()))?;
-    for (name, buffer) in flat {
-        holds(OPERATION, name, Some(buffer), Some(found))?;
+    runs_on(OPERATION, client, plan.target)?;
+    for (name, buffer, bytes) in flat {
+        holds(OPERATION, name, Some(buffer), Some(found), *bytes)?;
     }
     let wanted = table.reach.next_multiple_of(plan.vector);
     if found < wanted || table.vector % plan.vector != 0 {
@@ -235,7 +241,7 @@ fn check(
         return Err(Error::argument(
             OPERATION,
             problem,
-            "choose `vector` as the table says, and fill the buffers up to it",
+            "choose the plan with this table, and fill the buffers up to its accesses",
         ));
     }
     Ok(())

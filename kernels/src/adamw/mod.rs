@@ -31,13 +31,13 @@ pub const CONTROL: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What the kernels are generated for.
-    pub target: Target,
+    pub(crate) target: Target,
     /// Type of the gradients.
-    pub gradient: Element,
+    pub(crate) gradient: Element,
     /// Type of the weights that are written beside the f32 parameters, if any.
-    pub weights: Option<Element>,
-    /// Elements of an access: [`Table::vector`].
-    pub vector: usize,
+    pub(crate) weights: Option<Element>,
+    /// Elements of an access.
+    pub(crate) vector: usize,
 }
 
 /// A kernel of the family.
@@ -54,6 +54,43 @@ pub enum Pass {
 }
 
 impl Plan {
+    /// The kernels for the tensors of `table` in flat buffers of `length` elements, with gradients of one type and `weights`, if
+    /// any, of another.
+    pub const fn choose(
+        target: Target,
+        gradient: Element,
+        weights: Option<Element>,
+        table: &Table,
+        length: usize,
+    ) -> Self {
+        let vector = if length % table.vector == 0 {
+            table.vector
+        } else {
+            1
+        };
+        Self {
+            target,
+            gradient,
+            weights,
+            vector,
+        }
+    }
+
+    /// What the kernels are generated for.
+    pub const fn target(&self) -> Target {
+        self.target
+    }
+
+    /// Type of the gradients.
+    pub const fn gradient(&self) -> Element {
+        self.gradient
+    }
+
+    /// Type of the weights that are written beside the f32 parameters, if any.
+    pub const fn weights(&self) -> Option<Element> {
+        self.weights
+    }
+
     /// Values of shared memory for a sum over a workgroup.
     fn shared(&self) -> usize {
         UNITS as usize / self.target.lanes()

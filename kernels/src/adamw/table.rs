@@ -27,20 +27,20 @@ pub struct Tensor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     /// What the device reads, four words a tensor: its first tile, offset, length, flags.
-    pub words: Vec<u32>,
+    pub(super) words: Vec<u32>,
     /// Tiles.
-    pub tiles: u32,
+    pub(super) tiles: u32,
     /// Elements of the flat buffers that the tensors reach.
-    pub reach: usize,
+    pub(super) reach: usize,
     /// Elements of an access: 4 if all offsets are multiples of it, else 1.
-    pub vector: usize,
+    pub(super) vector: usize,
 }
 
 impl Table {
-    /// The table of `tensors`.
+    /// The table of `tensors`, one behind the other.
     ///
     /// # Errors
-    /// More elements than 32-bit places.
+    /// A tensor that begins before the one before it ends, more elements than 32-bit places.
     pub fn new(tensors: &[Tensor]) -> Result<Self> {
         let mut table = Self {
             words: Vec::new(),
@@ -48,16 +48,27 @@ impl Table {
             reach: 0,
             vector: 4,
         };
-        for tensor in tensors {
-            table.reach = table.reach.max(tensor.offset + tensor.length);
-            // The tile behind the last begins below 2^32 too.
-            if table.reach > (u32::MAX - TILE) as usize {
+        for (number, tensor) in tensors.iter().enumerate() {
+            if tensor.offset < table.reach {
                 return Err(Error::argument(
                     "adamw",
-                    format!("{} elements, but places are 32-bit numbers", table.reach),
+                    format!(
+                        "tensor {number} begins at element {}, the one before it ends at {}",
+                        tensor.offset, table.reach
+                    ),
+                    "list the tensors one behind the other",
+                ));
+            }
+            let end = tensor.offset.saturating_add(tensor.length);
+            // The tile behind the last begins below 2^32 too.
+            if end > (u32::MAX - TILE) as usize {
+                return Err(Error::argument(
+                    "adamw",
+                    format!("{end} elements, but places are 32-bit numbers"),
                     "split the tensors over several launches",
                 ));
             }
+            table.reach = end;
             if tensor.offset % table.vector != 0 {
                 table.vector = 1;
             }
@@ -67,6 +78,26 @@ impl Table {
             table.tiles += length.div_ceil(TILE);
         }
         Ok(table)
+    }
+
+    /// What the device reads, four words a tensor: its first tile, offset, length, flags.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// Tiles.
+    pub const fn tiles(&self) -> u32 {
+        self.tiles
+    }
+
+    /// Elements of the flat buffers that the tensors reach.
+    pub const fn reach(&self) -> usize {
+        self.reach
+    }
+
+    /// Elements of an access: 4 if all offsets are multiples of it, else 1.
+    pub const fn vector(&self) -> usize {
+        self.vector
     }
 
     /// Tensors.

@@ -12,6 +12,7 @@ pub mod tuned;
 mod arguments;
 pub(crate) mod candidates;
 mod launch;
+mod sequences;
 
 // CubeCL's macros write public items beside each function and structure, without documentation.
 mod bias;
@@ -28,3 +29,4 @@ pub use bias::Access;
 pub use launch::{Buffers, launch};
 pub use plan::{Plan, sources};
 pub use problem::{BiasStrides, Dropout, Geometry, MAX_HEAD_DIM, Problem, Strides, Variant};
+pub use sequences::Sequences;

@@ -15,21 +15,21 @@ pub(crate) const QUAD: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What it is generated for.
-    pub target: Target,
+    pub(crate) target: Target,
     /// The instruction of both products.
-    pub instruction: Instruction,
+    pub(crate) instruction: Instruction,
     /// Type of Q, K, V, O and the biases.
-    pub element: Element,
+    pub(crate) element: Element,
     /// What is computed.
-    pub variant: Variant,
+    pub(crate) variant: Variant,
     /// Waves of a workgroup.
-    pub waves: usize,
+    pub(crate) waves: usize,
     /// Keys of a tile, a multiple of 16 and of `instruction.m`.
-    pub keys: usize,
+    pub(crate) keys: usize,
     /// Elements of an access to Q, K and O, in memory.
-    pub width: usize,
+    pub(crate) width: usize,
     /// How the biases are read.
-    pub bias: [Option<Access>; 2],
+    pub(crate) bias: [Option<Access>; 2],
 }
 
 impl Plan {
@@ -38,8 +38,38 @@ impl Plan {
     /// # Errors
     /// Sizes or an element type that no kernel takes.
     pub fn choose(target: Target, element: Element, problem: &Problem) -> Result<Self> {
+        let instruction = instruction(target, element, problem.head_dim as usize)?;
+        Self::with(target, instruction, problem)
+    }
+
+    /// The plan of plain multiply-adds, which every target has, in blocks.
+    ///
+    /// # Errors
+    /// As [`Plan::choose`].
+    pub fn plain(target: Target, element: Element, problem: &Problem) -> Result<Self> {
+        let head_dim = problem.head_dim as usize;
+        let plan = Self::with(
+            Target::Portable,
+            instruction(Target::Portable, element, head_dim)?,
+            problem,
+        )?;
+        Ok(Self { target, ..plan })
+    }
+
+    /// As this plan was chosen, for another problem.
+    ///
+    /// # Errors
+    /// As [`Plan::choose`].
+    pub(super) fn again(&self, problem: &Problem) -> Result<Self> {
+        match self.in_blocks() {
+            true => Self::plain(self.target, self.element, problem),
+            false => Self::choose(self.target, self.element, problem),
+        }
+    }
+
+    fn with(target: Target, instruction: Instruction, problem: &Problem) -> Result<Self> {
         problem.check()?;
-        let variant = problem.variant();
+        let (variant, element) = (problem.variant(), instruction.operand);
         let tensors = [problem.q, problem.k, problem.v, problem.o];
         // WGSL has vectors of at most four elements.
         let most = match target {
@@ -47,7 +77,6 @@ impl Plan {
             _ => 16 / element.bytes(),
         };
         let width = problem.vector_width(most, &tensors);
-        let instruction = instruction(target, element, variant.head_dim)?;
         let (waves, keys) = if Blocks::take(&instruction) {
             let blocks = Blocks::new(target, instruction, width, variant.head_dim);
             (blocks.waves(), blocks.streamed())
@@ -66,6 +95,26 @@ impl Plan {
             width,
             bias: problem.bias.map(|bias| bias.map(access)),
         })
+    }
+
+    /// Type of Q, K, V, O and the biases.
+    pub const fn element(&self) -> Element {
+        self.element
+    }
+
+    /// The instruction of both products.
+    pub const fn instruction(&self) -> Instruction {
+        self.instruction
+    }
+
+    /// Elements of an access to Q, K and O, in memory.
+    pub const fn width(&self) -> usize {
+        self.width
+    }
+
+    /// How the biases are read.
+    pub const fn bias(&self) -> [Option<Access>; 2] {
+        self.bias
     }
 
     /// Units of a workgroup.

@@ -24,20 +24,22 @@ pub struct Strides {
 }
 
 impl Strides {
-    /// Of `[batch, rows, heads, width]`, row-major.
+    /// Of `[batch, rows, heads, width]`, row-major; what 32 bits do not hold is the largest number, which no launch takes.
     pub fn rows_first(rows: u32, heads: u32, width: u32) -> Self {
+        let row = heads.saturating_mul(width);
         Self {
-            batch: rows * heads * width,
+            batch: rows.saturating_mul(row),
             head: width,
-            row: heads * width,
+            row,
         }
     }
 
-    /// Of `[batch, heads, rows, width]`, row-major.
+    /// Of `[batch, heads, rows, width]`, row-major; what 32 bits do not hold is the largest number, which no launch takes.
     pub fn heads_first(rows: u32, heads: u32, width: u32) -> Self {
+        let head = rows.saturating_mul(width);
         Self {
-            batch: heads * rows * width,
-            head: rows * width,
+            batch: heads.saturating_mul(head),
+            head,
             row: width,
         }
     }

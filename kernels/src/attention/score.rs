@@ -38,12 +38,15 @@ pub(crate) fn sequence(
     if comptime!(variant.packed) {
         let first_query = cumulative_queries[batch as usize];
         let first_key = cumulative_keys[batch as usize];
+        let queries = cumulative_queries[(batch + 1) as usize] - first_query;
+        let keys = cumulative_keys[(batch + 1) as usize] - first_key;
+        // What has no rows may begin behind the last row, where kernels that look ahead would read.
         Sequence {
             batch,
-            first_query,
-            queries: cumulative_queries[(batch + 1) as usize] - first_query,
-            first_key,
-            keys: cumulative_keys[(batch + 1) as usize] - first_key,
+            first_query: select(queries == 0, 0u32, first_query),
+            queries,
+            first_key: select(keys == 0, 0u32, first_key),
+            keys,
         }
     } else {
         Sequence {

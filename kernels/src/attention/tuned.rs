@@ -2,7 +2,7 @@
 
 use cubecl_core::client::Client;
 
-use super::launch::{Buffers, launch as launch_plan};
+use super::launch::{Buffers, check, launch as launch_plan};
 use super::plan::Plan;
 use super::problem::Problem;
 use crate::argument::{again, scratch};
@@ -24,7 +24,7 @@ pub fn launch(
     problem: &Problem,
     buffers: Buffers,
 ) -> Result<()> {
-    buffers.check(problem)?;
+    check(client, plan, problem, &buffers)?;
     if problem.sizes().contains(&0) {
         return launch_plan(client, plan, problem, buffers);
     }
@@ -73,8 +73,7 @@ impl Buffers {
             o: again(&self.o),
             lse: again(&self.lse),
             bias: self.bias.each_ref().map(|bias| bias.as_ref().map(again)),
-            cumulative_queries: self.cumulative_queries.as_ref().map(again),
-            cumulative_keys: self.cumulative_keys.as_ref().map(again),
+            sequences: self.sequences.clone(),
             samples: self.samples.as_ref().map(again),
         }
     }

@@ -6,7 +6,7 @@ use cubecl_core::prelude::*;
 use super::gradient::cross_entropy_gradient;
 use super::statistics::cross_entropy_statistics;
 use super::{Plan, ShardLaunch};
-use crate::argument::{holds, places};
+use crate::argument::{cubes, elements, holds, places, runs_on};
 use crate::error::{Error, Result};
 use crate::hip::emit::elem_type;
 use crate::rows::grid;
@@ -44,21 +44,25 @@ pub fn statistics(
     tokens: usize,
     vocabulary: Vocabulary,
 ) -> Result<()> {
-    for (name, buffer, expected) in [
-        ("logits", &logits, tokens * plan.rows.columns),
-        ("targets", &targets, tokens),
-        ("stats", &stats, 3 * tokens),
+    let (all, cubes) = check(client, plan, tokens, vocabulary)?;
+    let stats_length = elements(OPERATION, &[3, tokens])?;
+    for (name, buffer, expected, bytes) in [
+        ("logits", &logits, all, plan.element.bytes()),
+        ("targets", &targets, tokens, 4),
+        ("stats", &stats, stats_length, 4),
     ] {
-        holds(OPERATION, name, Some(buffer), Some(expected))?;
+        holds(OPERATION, name, Some(buffer), Some(expected), bytes)?;
     }
-    let Some([x, y, z]) = check(plan, tokens, vocabulary)? else {
+    let Some(cubes) = cubes else {
         return Ok(());
     };
-    // SAFETY: the buffers have the lengths that the kernel stays within, and its loops count up to comptime numbers.
+    // SAFETY: every buffer has memory for what `holds` compared its length with, which is what the kernel touches: rows
+    // beyond the last token are drawn back to it and not written, a row's vectors are below a comptime number, and the column
+    // of a target counts only below `valid`, which is no more than there are.
     unsafe {
         cross_entropy_statistics::launch_unchecked(
             client,
-            CubeCount::Static(x, y, z),
+            cubes,
             CubeDim::new_1d(plan.rows.units),
             logits,
             targets,
@@ -97,23 +101,24 @@ pub fn gradient(
     tokens: usize,
     vocabulary: Vocabulary,
 ) -> Result<()> {
-    for (name, buffer, expected) in [
-        ("logits", &logits, tokens * plan.rows.columns),
-        ("targets", &targets, tokens),
-        ("largest", &combined.largest, tokens),
-        ("sum", &combined.sum, tokens),
-        ("scale", &combined.scale, tokens),
+    let (all, cubes) = check(client, plan, tokens, vocabulary)?;
+    for (name, buffer, expected, bytes) in [
+        ("logits", &logits, all, plan.element.bytes()),
+        ("targets", &targets, tokens, 4),
+        ("largest", &combined.largest, tokens, 4),
+        ("sum", &combined.sum, tokens, 4),
+        ("scale", &combined.scale, tokens, 4),
     ] {
-        holds(OPERATION, name, Some(buffer), Some(expected))?;
+        holds(OPERATION, name, Some(buffer), Some(expected), bytes)?;
     }
-    let Some([x, y, z]) = check(plan, tokens, vocabulary)? else {
+    let Some(cubes) = cubes else {
         return Ok(());
     };
     // SAFETY: as in `statistics`; a vector of the logits is read and written by the same unit.
     unsafe {
         cross_entropy_gradient::launch_unchecked(
             client,
-            CubeCount::Static(x, y, z),
+            cubes,
             CubeDim::new_1d(plan.rows.units),
             logits,
             targets,
@@ -130,8 +135,14 @@ pub fn gradient(
     Ok(())
 }
 
-/// The grid, or none where there is nothing to do.
-fn check(plan: &Plan, tokens: usize, vocabulary: Vocabulary) -> Result<Option<[u32; 3]>> {
+/// Elements of the logits, and the grid, if there is anything to do.
+fn check(
+    client: &Client,
+    plan: &Plan,
+    tokens: usize,
+    vocabulary: Vocabulary,
+) -> Result<(usize, Option<CubeCount>)> {
+    runs_on(OPERATION, client, plan.target)?;
     let columns = plan.rows.columns;
     if vocabulary.valid as usize > columns {
         return Err(Error::argument(
@@ -140,7 +151,8 @@ fn check(plan: &Plan, tokens: usize, vocabulary: Vocabulary) -> Result<Option<[u
             "count the columns of this rank that stand for a token",
         ));
     }
-    let all = places(OPERATION, tokens * columns)?;
+    let all = elements(OPERATION, &[tokens, columns])?;
     let workgroups = places(OPERATION, tokens)?.div_ceil(plan.rows.per_workgroup());
-    Ok((all > 0).then(|| grid(workgroups)))
+    let cubes = (all > 0).then(|| cubes(OPERATION, client, grid(workgroups)));
+    Ok((all, cubes.transpose()?))
 }

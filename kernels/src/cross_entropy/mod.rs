@@ -54,11 +54,11 @@ fn local_target(target: u32, shard: &Shard) -> u32 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What the kernels are generated for.
-    pub target: Target,
+    pub(crate) target: Target,
     /// Type of the logits.
-    pub element: Element,
+    pub(crate) element: Element,
     /// How the rows of logits are dealt out.
-    pub rows: Rows,
+    pub(crate) rows: Rows,
 }
 
 /// A kernel of the family.
@@ -78,6 +78,16 @@ impl Plan {
             element,
             rows: Rows::choose(target, element, columns, 16, 1024),
         }
+    }
+
+    /// Type of the logits.
+    pub const fn element(&self) -> Element {
+        self.element
+    }
+
+    /// How the rows of logits are dealt out.
+    pub const fn rows(&self) -> Rows {
+        self.rows
     }
 
     /// A kernel's text.

@@ -5,7 +5,7 @@ use cubecl_core::prelude::*;
 
 use super::elements::{SiteLaunch, dropout_elements};
 use super::{Dropout, Plan, UNITS};
-use crate::argument::{holds, places};
+use crate::argument::{cubes, elements, holds, places, runs_on};
 use crate::error::Result;
 use crate::hip::emit::elem_type;
 use crate::rows::grid;
@@ -16,7 +16,7 @@ const OPERATION: &str = "dropout";
 pub struct Buffers {
     /// Input `[rows, hidden]`.
     pub x: BufferArg,
-    /// What is added, with [`Plan::residual`].
+    /// What is added, where [`Plan::residual`] says so.
     pub residual: Option<BufferArg>,
     /// Each sample's number in the global batch as two `u32`, the low half first.
     pub samples: BufferArg,
@@ -49,31 +49,34 @@ pub fn add(
     rows: usize,
     dropout: &Dropout,
 ) -> Result<()> {
-    let all = rows * plan.hidden;
+    runs_on(OPERATION, client, plan.target)?;
+    let all = elements(OPERATION, &[rows, plan.hidden])?;
     let samples = dropout.samples(OPERATION, rows)?;
-    for (name, buffer, expected) in [
-        ("x", Some(&buffers.x), Some(all)),
+    let element = plan.element.bytes();
+    for (name, buffer, expected, bytes) in [
+        ("x", Some(&buffers.x), Some(all), element),
         (
             "residual",
             buffers.residual.as_ref(),
             plan.residual.then_some(all),
+            element,
         ),
-        ("samples", Some(&buffers.samples), Some(samples)),
-        ("y", Some(&buffers.y), Some(all)),
+        ("samples", Some(&buffers.samples), Some(samples), 4),
+        ("y", Some(&buffers.y), Some(all), element),
     ] {
-        holds(OPERATION, name, buffer, expected)?;
+        holds(OPERATION, name, buffer, expected, bytes)?;
     }
-    places(OPERATION, all)?;
     let rows = places(OPERATION, rows)?;
     if all == 0 {
         return Ok(());
     }
-    let [x, y, z] = grid(plan.groups(rows));
-    // SAFETY: the buffers have the lengths that the kernel stays within; it has no loop.
+    let cubes = cubes(OPERATION, client, grid(plan.groups(rows)))?;
+    // SAFETY: every buffer has memory for what `holds` compared its length with, which is what the kernel touches: a unit has
+    // one vector below the number of all, and the sample of its row.
     unsafe {
         dropout_elements::launch_unchecked(
             client,
-            CubeCount::Static(x, y, z),
+            cubes,
             CubeDim::new_1d(UNITS),
             buffers.x,
             buffers.residual.into(),

@@ -3,7 +3,7 @@
 //!
 //! The gradient of x is the dropout of that of the output, at the same places.
 
-use crate::argument::optional_buffer;
+use crate::argument::{elements, optional_buffer};
 use crate::error::{Error, Result};
 use crate::hip::emit::{Source, buffer, elem_type, emit};
 use crate::matrix::instruction::{Element, Target};
@@ -46,7 +46,7 @@ impl Dropout {
     /// Numbers that tell the samples of so many rows: two for each.
     pub(crate) fn samples(&self, operation: &'static str, rows: usize) -> Result<usize> {
         match self.tokens as usize {
-            tokens if tokens > 0 && rows % tokens == 0 => Ok(2 * rows / tokens),
+            tokens if tokens > 0 && rows % tokens == 0 => elements(operation, &[2, rows / tokens]),
             tokens => Err(Error::argument(
                 operation,
                 format!("{rows} rows are no whole number of samples of {tokens} tokens"),
@@ -60,15 +60,15 @@ impl Dropout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What the kernel is generated for.
-    pub target: Target,
+    pub(crate) target: Target,
     /// Type of every tensor.
-    pub element: Element,
+    pub(crate) element: Element,
     /// Elements of a row.
-    pub hidden: usize,
+    pub(crate) hidden: usize,
     /// Whether a residual is added to what is left.
-    pub residual: bool,
+    pub(crate) residual: bool,
     /// Elements of an access.
-    pub vector: usize,
+    pub(crate) vector: usize,
 }
 
 impl Plan {
@@ -83,6 +83,21 @@ impl Plan {
         }
     }
 
+    /// Type of every tensor.
+    pub const fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Elements of a row.
+    pub const fn hidden(&self) -> usize {
+        self.hidden
+    }
+
+    /// Whether a residual is added to what is left.
+    pub const fn residual(&self) -> bool {
+        self.residual
+    }
+
     /// Vectors of a row.
     const fn vectors(&self) -> u32 {
         (self.hidden / self.vector) as u32
@@ -90,7 +105,7 @@ impl Plan {
 
     /// Workgroups for so many rows.
     pub const fn groups(&self, rows: u32) -> u32 {
-        (rows * self.vectors()).div_ceil(UNITS)
+        (rows as u64 * self.vectors() as u64).div_ceil(UNITS as u64) as u32
     }
 
     /// The kernel as HIP C++.

@@ -34,6 +34,13 @@ impl Plan {
         shape: &Shape,
         epilogue: Epilogue,
     ) -> Result<Self> {
+        if !INSTRUCTIONS.contains(&instruction) {
+            return Err(Error::argument(
+                "gemm",
+                "an instruction that no kernel was made for",
+                "take one from INSTRUCTIONS",
+            ));
+        }
         let mut tiling = choose_tiling(target, &instruction, shape);
         if epilogue.activation.paired() {
             tiling.tiles.1 = tiling.tiles.1.max(2);

@@ -5,9 +5,11 @@ use cubecl_core::ir::ElemType;
 use cubecl_core::prelude::*;
 
 use super::epilogue::Results;
+use super::launch::Arguments;
 use super::plan::Plan;
-use super::problem::Layout;
+use super::problem::{Layout, Shape};
 use super::product::{Factors, Job, tile_of, work};
+use super::request::{Needs, check_extras, check_length, fits, span};
 use super::stage::Matrix;
 use super::tile::Role;
 use crate::error::{Error, Result};
@@ -36,15 +38,47 @@ pub(super) const FIELDS: u32 = 8;
 /// The last of them: the group's first tile, counted over all groups.
 const FIRST_TILE: u32 = 7;
 
-/// The table of groups for the kernel, and the number of its workgroups.
-///
-/// # Errors
-/// Places or sizes that do not fit the plan's accesses or 32 bits.
-pub fn table(plan: &Plan, groups: &[Group]) -> Result<(Vec<u32>, u32)> {
-    let (rows, columns) = plan.result_tile();
-    let mut table = Vec::with_capacity((groups.len() + 1) * FIELDS as usize);
-    let mut tiles = 0;
-    for (number, group) in groups.iter().enumerate() {
+/// The products of a launch, by a plan that fits all of them.
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub(super) plan: Plan,
+    /// As the kernel reads it: [`FIELDS`] numbers a group, and as many that end it.
+    pub(super) words: Vec<u32>,
+    pub(super) groups: u32,
+    pub(super) tiles: u32,
+    a: u128,
+    b: u128,
+    needs: Needs,
+}
+
+impl Table {
+    /// The table of `groups`, whose results lie apart.
+    ///
+    /// # Errors
+    /// Split K, sums over K; places or sizes that do not fit the plan's accesses or 32 bits; groups whose results overlap.
+    pub fn new(plan: &Plan, groups: &[Group]) -> Result<Self> {
+        plan.check_grouped()?;
+        let mut table = Self {
+            plan: *plan,
+            words: Vec::with_capacity((groups.len() + 1) * FIELDS as usize),
+            groups: fits("a table", groups.len() as u128)?,
+            tiles: 0,
+            // Where there is nothing to sum, the kernel reads the front in vain.
+            a: plan.width.0 as u128,
+            b: plan.width.1 as u128,
+            needs: Needs::default(),
+        };
+        for (number, group) in groups.iter().enumerate() {
+            table.add(number, group)?;
+        }
+        let ends = [0, 0, 0, 0, 0, 0, 0, table.tiles];
+        table.words.extend(ends);
+        apart(groups)?;
+        Ok(table)
+    }
+
+    fn add(&mut self, number: usize, group: &Group) -> Result<()> {
+        let plan = self.plan;
         let Group {
             m,
             n,
@@ -54,10 +88,13 @@ pub fn table(plan: &Plan, groups: &[Group]) -> Result<(Vec<u32>, u32)> {
             out,
             bias,
         } = *group;
+        for number in [m, n, k, a, b, out, bias, self.tiles as usize] {
+            self.words.push(fits("a group", number as u128)?);
+        }
         let inner = |role, outer| if plan.layout.along_k(role) { k } else { outer };
-        let fits = (a | inner(Role::Rows, m)) % plan.width.0 == 0
+        let aligned = (a | inner(Role::Rows, m)) % plan.width.0 == 0
             && (b | inner(Role::Columns, n)) % plan.width.1 == 0;
-        if !fits {
+        if !aligned {
             return Err(Error::argument(
                 "grouped gemm",
                 format!(
@@ -67,29 +104,73 @@ pub fn table(plan: &Plan, groups: &[Group]) -> Result<(Vec<u32>, u32)> {
                 "plan with a shape whose extents and strides divide those of all groups",
             ));
         }
-        for number in [m, n, k, a, b, out, bias, tiles] {
-            table.push(to_u32(number)?);
+        if m == 0 || n == 0 {
+            return Ok(());
         }
-        tiles += m.div_ceil(rows) * n.div_ceil(columns);
+        let paired = plan.epilogue.activation.paired();
+        let shape = Shape::contiguous(plan.layout, 1, m, n, k, paired);
+        let end = |start: usize, length: u128| start as u128 + length;
+        self.a = self.a.max(end(a, span(&plan, Role::Rows, &shape)?));
+        self.b = self.b.max(end(b, span(&plan, Role::Columns, &shape)?));
+        let columns = plan.columns(n) as u128;
+        let needs = Needs::new(&plan, end(out, m as u128 * n as u128), end(bias, columns));
+        self.needs = self.needs.max(needs);
+        let (rows, columns) = plan.result_tile();
+        let tiles = m.div_ceil(rows) as u128 * n.div_ceil(columns) as u128;
+        self.tiles = fits("a table", u128::from(self.tiles) + tiles)?;
+        Ok(())
     }
-    let tiles = to_u32(tiles)?;
-    table.extend([0, 0, 0, 0, 0, 0, 0, tiles]);
-    Ok((table, tiles))
+
+    /// As the kernel reads it, eight numbers a group and eight that end it.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// Workgroups of the kernel.
+    pub const fn tiles(&self) -> u32 {
+        self.tiles
+    }
+
+    /// Checks that every group lies in the buffers.
+    pub(super) fn check(&self, arguments: &Arguments) -> Result<()> {
+        let plan = &self.plan;
+        check_extras(&plan.epilogue, arguments, false)?;
+        if self.tiles == 0 {
+            return Ok(());
+        }
+        check_length("A", &arguments.a, self.a, plan.element)?;
+        check_length("B", &arguments.b, self.b, plan.element)?;
+        check_length("C", &arguments.out, self.needs.out, plan.output)?;
+        self.needs.check_extras(plan, &arguments.extras)
+    }
 }
 
-fn to_u32(number: usize) -> Result<u32> {
-    u32::try_from(number).map_err(|_| {
-        Error::argument(
-            "gemm",
-            format!("{number} elements or tiles, more than 32 bits count"),
-            "divide the product",
-        )
-    })
+/// Checks that no two groups write to the same place.
+fn apart(groups: &[Group]) -> Result<()> {
+    let results = |group: &Group| group.out..group.out + group.m * group.n;
+    let mut all: Vec<_> = (0..groups.len())
+        .filter(|&i| !results(&groups[i]).is_empty())
+        .collect();
+    all.sort_by_key(|&i| groups[i].out);
+    for pair in all.windows(2) {
+        let [before, after] = [pair[0], pair[1]].map(|i| results(&groups[i]));
+        if before.end > after.start {
+            return Err(Error::argument(
+                "grouped gemm",
+                format!(
+                    "groups {} and {} have results at {before:?} and {after:?}, which overlap",
+                    pair[0], pair[1]
+                ),
+                "give each group a part of C of its own",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// `C = epilogue(A B)` for each group of `table`, which has `groups` entries and one that ends it.
 ///
-/// Grid: at least the number of tiles of all groups; what is more does nothing, so that the table may be made on the device.
+/// Grid: at least the number of tiles of all groups; what is more does nothing.
 #[cube(launch_unchecked)]
 pub fn grouped<
     E: Numeric,

@@ -4,13 +4,17 @@ use cubecl_core::client::Client;
 use cubecl_core::prelude::*;
 use cubecl_core::server::Handle;
 
+use super::grouped::Table;
 use super::plan::Plan;
 use super::problem::{Epilogue, Shape};
-use super::request::{check, check_extras};
-use super::{grouped as many, product, reduce};
-use crate::error::{Error, Result};
+use super::{grouped as many, product, reduce, request};
+use crate::argument::{cubes, elements, filler, runs_on};
+use crate::error::Result;
 use crate::hip::emit::elem_type;
+use crate::hip::run::bytes;
 use crate::matrix::instruction::Element;
+
+const OPERATION: &str = "gemm";
 
 /// What an epilogue reads and writes beside C; which of it there is, [`Epilogue`] says. All contiguous, of the element type.
 #[derive(Default)]
@@ -58,13 +62,37 @@ impl Workspace {
     }
 }
 
+/// Checks what [`launch`] is given: what this takes, a launch does not refuse.
+///
+/// # Errors
+/// Those of [`launch`].
+pub fn check(
+    client: &Client,
+    plan: &Plan,
+    shape: &Shape,
+    parts: usize,
+    arguments: &Arguments,
+) -> Result<()> {
+    runs_on(OPERATION, client, plan.target)?;
+    request::check(plan, shape, parts, arguments)?;
+    let whole = Shape {
+        n: plan.columns(shape.n),
+        ..*shape
+    };
+    product_grid(client, plan, &whole, parts)?;
+    reduction_grid(client, [shape.batches, shape.m, shape.n])?;
+    reduction_grid(client, [1, 1, plan.sums_extent(shape)])?;
+    Ok(())
+}
+
 /// Computes `C = epilogue(A B)`, K divided into `parts` if the plan is a split one (else 1).
 ///
 /// A split plan takes a workspace of `4 parts batches m n` bytes (SwiGLU: twice that), sums over K one of
 /// `4 parts m depth / chunk` (or n); both are the client's, and free again when the kernels have run.
 ///
 /// # Errors
-/// Buffers that the plan lacks, does not know, or that are too small; sizes beyond 32 bits; accesses that do not fit the operands.
+/// Buffers that the plan lacks, does not know, or that are too small; sizes beyond 32 bits; accesses that do not fit the
+/// operands; another device's plan, or more workgroups than the device launches.
 pub fn launch(
     client: &Client,
     plan: &Plan,
@@ -72,8 +100,8 @@ pub fn launch(
     parts: usize,
     arguments: Arguments,
 ) -> Result<()> {
-    check(plan, shape, parts, &arguments)?;
-    if shape.batches * shape.m * shape.n == 0 {
+    check(client, plan, shape, parts, &arguments)?;
+    if [shape.batches, shape.m, shape.n].contains(&0) {
         return Ok(());
     }
     let tiles = plan.depth_tiles(shape.k);
@@ -87,21 +115,29 @@ pub fn launch(
         extras,
         sums,
     } = arguments;
-    let lines = parts * plan.tiling.depth / plan.chunk();
+    // Where there is nothing to sum, the kernel reads the front of both in vain.
+    let (a, b) = match shape.k {
+        0 => (filler(client, 4), filler(client, 4)),
+        _ => (a, b),
+    };
+    let columns = plan.columns(shape.n);
+    let whole = Shape {
+        n: if plan.split { columns } else { shape.n },
+        ..*shape
+    };
     let extent = plan.sums_extent(shape);
+    let grid = product_grid(client, plan, &whole, parts)?;
+    let reduction = reduction_grid(client, [shape.batches, shape.m, shape.n])?;
+    let summation = reduction_grid(client, [1, 1, extent])?;
+    let lines = parts * plan.tiling.depth / plan.chunk();
     let lasting = sums.map(|out| (Workspace::new(client, lines * extent), out));
     let sums = lasting.as_ref().map(|(workspace, _)| workspace.argument());
     if plan.split {
-        let columns = plan.columns(shape.n);
         let partial = Workspace::new(client, parts * shape.batches * shape.m * columns);
-        let sums_of = Shape {
-            n: columns,
-            ..*shape
-        };
         launch_product(
             client,
             plan,
-            &sums_of,
+            (&whole, grid),
             (part, parts),
             (a, b, partial.argument()),
             Extras::default(),
@@ -110,7 +146,7 @@ pub fn launch(
         launch_reduction(
             client,
             plan,
-            (shape.batches, shape.m, shape.n),
+            (shape.m, shape.n, reduction),
             parts,
             partial.argument(),
             out,
@@ -120,7 +156,7 @@ pub fn launch(
         launch_product(
             client,
             plan,
-            shape,
+            (&whole, grid),
             (part, parts),
             (a, b, out),
             extras,
@@ -132,7 +168,7 @@ pub fn launch(
         launch_reduction(
             client,
             &plan,
-            (1, 1, extent),
+            (1, extent, summation),
             lines,
             workspace.argument(),
             out,
@@ -142,42 +178,30 @@ pub fn launch(
     Ok(())
 }
 
-/// Computes the products of a table that [`table`](super::grouped::table) or a kernel made: `table` is of u32, with `groups`
-/// entries and one that ends it; `tiles` workgroups are launched, at least as many as the table counts.
+/// Computes the products of a table.
 ///
 /// # Errors
-/// Buffers that the plan lacks or does not know; a table that is too small.
-pub fn launch_grouped(
-    client: &Client,
-    plan: &Plan,
-    (table, groups, tiles): (BufferArg, u32, u32),
-    arguments: Arguments,
-) -> Result<()> {
-    plan.check_grouped()?;
-    check_extras(&plan.epilogue, &arguments, false)?;
-    let entries = (groups as usize + 1) * many::FIELDS as usize;
-    if table.len() < entries {
-        return Err(Error::argument(
-            "grouped gemm",
-            format!(
-                "a table of {} numbers, for {groups} groups {entries} are needed",
-                table.len()
-            ),
-            "make the table with grouped::table",
-        ));
-    }
-    if groups == 0 || tiles == 0 {
+/// Buffers that the table's plan lacks or does not know, or that do not hold what its groups name; another device's plan.
+pub fn launch_grouped(client: &Client, table: &Table, arguments: Arguments) -> Result<()> {
+    let plan = &table.plan;
+    runs_on(OPERATION, client, plan.target)?;
+    table.check(&arguments)?;
+    if table.tiles == 0 {
         return Ok(());
     }
+    let cubes = cubes(OPERATION, client, [table.tiles, 1, 1])?;
     let Arguments {
         a, b, out, extras, ..
     } = arguments;
-    // SAFETY: the kernel stays within what the table names, which is the caller's to keep within the buffers, as the
-    // documentation of `Group` says; extras are those of the plan.
+    let handle = client.create_from_slice(&bytes(&table.words));
+    // SAFETY: the buffer was made of these words.
+    let words = unsafe { BufferArg::from_raw_parts(handle, table.words.len()) };
+    // SAFETY: the kernel stays within what the table names. That is what `Table::new` made of its groups, and `check` has found
+    // it within buffers that have the memory; extras are those of the plan, which lies in the table too.
     unsafe {
         many::grouped::launch_unchecked(
             client,
-            CubeCount::Static(tiles, 1, 1),
+            cubes,
             CubeDim::new_1d(plan.units() as u32),
             a,
             b,
@@ -185,8 +209,8 @@ pub fn launch_grouped(
             extras.bias.into(),
             extras.other.into(),
             extras.saved.into(),
-            table,
-            groups,
+            words,
+            table.groups,
             extras.scale,
             *plan,
             plan.types(),
@@ -196,28 +220,41 @@ pub fn launch_grouped(
     Ok(())
 }
 
+/// Workgroups of the product's kernel.
+fn product_grid(client: &Client, plan: &Plan, shape: &Shape, parts: usize) -> Result<CubeCount> {
+    let (rows, columns) = plan.result_tile();
+    let tiles = elements(
+        OPERATION,
+        &[shape.m.div_ceil(rows), shape.n.div_ceil(columns)],
+    )?;
+    let layers = elements(OPERATION, &[shape.batches, parts])?;
+    cubes(OPERATION, client, [tiles as u32, 1, layers as u32])
+}
+
+/// Workgroups of the reduction of results `[batches, m, n]`.
+fn reduction_grid(client: &Client, [batches, m, n]: [usize; 3]) -> Result<CubeCount> {
+    let workgroups = elements(OPERATION, &[m, n])?.div_ceil(reduce::UNITS);
+    cubes(OPERATION, client, [workgroups as u32, 1, batches as u32])
+}
+
 /// The product's kernel; sizes were checked.
 fn launch_product(
     client: &Client,
     plan: &Plan,
-    shape: &Shape,
+    (shape, grid): (&Shape, CubeCount),
     (part, parts): (usize, usize),
     (a, b, out): (BufferArg, BufferArg, BufferArg),
     extras: Extras,
     sums: Option<BufferArg>,
 ) {
-    let Shape {
-        batches, m, n, k, ..
-    } = *shape;
-    let (rows, columns) = plan.result_tile();
-    let tiles = m.div_ceil(rows) * n.div_ceil(columns);
+    let Shape { m, n, k, .. } = *shape;
     let (wide_a, wide_b) = plan.width;
-    // SAFETY: the kernel clamps its reads to the extents and masks its writes by them; `check` made sure that the buffers have
-    // these extents and that no index exceeds 32 bits.
+    // SAFETY: the kernel draws its reads back to the extents and masks its writes by them; `check` has found that the buffers
+    // have memory for these extents, that accesses divide them, and that no place exceeds 32 bits.
     unsafe {
         product::gemm::launch_unchecked(
             client,
-            CubeCount::Static(tiles as u32, 1, (batches * parts) as u32),
+            grid,
             CubeDim::new_1d(plan.units() as u32),
             a,
             b,
@@ -247,18 +284,18 @@ fn launch_product(
 fn launch_reduction(
     client: &Client,
     plan: &Plan,
-    (batches, m, n): (usize, usize, usize),
+    (m, n, grid): (usize, usize, CubeCount),
     parts: usize,
     partial: BufferArg,
     out: BufferArg,
     extras: Extras,
 ) {
-    let workgroups = (m * n).div_ceil(reduce::UNITS);
-    // SAFETY: units beyond the results do nothing; `partial` was allocated for these extents, the others were checked.
+    // SAFETY: units beyond the results do nothing; `partial` was allocated for these extents, and `check` has found that the
+    // others have memory for them.
     unsafe {
         reduce::reduce::launch_unchecked(
             client,
-            CubeCount::Static(workgroups as u32, 1, batches as u32),
+            grid,
             CubeDim::new_1d(reduce::UNITS as u32),
             partial,
             out,

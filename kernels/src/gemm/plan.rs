@@ -8,30 +8,70 @@ use crate::matrix::instruction::{Element, Instruction, Target, Unit};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// The GPU.
-    pub target: Target,
+    pub(crate) target: Target,
     /// What multiplies.
-    pub instruction: Instruction,
+    pub(crate) instruction: Instruction,
     /// Type of A, B, bias, residual and pre-activation: f16, bf16 or f32.
-    pub element: Element,
+    pub(crate) element: Element,
     /// Type of C: `element` or f32.
-    pub output: Element,
+    pub(crate) output: Element,
     /// How A and B lie.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// How the work is divided.
-    pub tiling: Tiling,
+    pub(crate) tiling: Tiling,
     /// Elements that an access of A and B in global memory takes: powers of two that divide the distance of neighbouring rows
     /// and of batches, and the extent along a row.
-    pub width: (usize, usize),
+    pub(crate) width: (usize, usize),
     /// What follows the product.
-    pub epilogue: Epilogue,
+    pub(crate) epilogue: Epilogue,
     /// The sums over K of A's or B's elements (the gradient of a bias, where that is the gradient of a linear layer's output) are
     /// left in a workspace. Layout [`Layout::Tn`] only.
-    pub sums_of: Option<Role>,
+    pub(crate) sums_of: Option<Role>,
     /// K is split: f32 sums of each part are left in a workspace, and the epilogue is the reduction's.
-    pub split: bool,
+    pub(crate) split: bool,
 }
 
 impl Plan {
+    /// Type of A, B, bias, residual and pre-activation.
+    pub const fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Type of C.
+    pub const fn output(&self) -> Element {
+        self.output
+    }
+
+    /// How A and B lie.
+    pub const fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// How the work is divided.
+    pub const fn tiling(&self) -> Tiling {
+        self.tiling
+    }
+
+    /// Elements that an access of A and B in global memory takes.
+    pub const fn width(&self) -> (usize, usize) {
+        self.width
+    }
+
+    /// What follows the product.
+    pub const fn epilogue(&self) -> Epilogue {
+        self.epilogue
+    }
+
+    /// The operand whose sums over K are left beside the product.
+    pub const fn sums_of(&self) -> Option<Role> {
+        self.sums_of
+    }
+
+    /// Whether K is split.
+    pub const fn is_split(&self) -> bool {
+        self.split
+    }
+
     /// Elements of a chunk: 16 bytes, but not more than the four of WebGPU's vectors where nothing is known.
     pub const fn chunk(&self) -> usize {
         match self.target {

@@ -2,10 +2,9 @@
 
 use cubecl_core::client::Client;
 
-use super::launch::{Arguments, Extras, launch as launch_plan};
+use super::launch::{Arguments, Extras, check, launch as launch_plan};
 use super::plan::Plan;
 use super::problem::Shape;
-use super::request::check;
 use crate::argument::{again, scratch};
 use crate::error::Result;
 use crate::matrix::instruction::Element;
@@ -26,9 +25,9 @@ pub fn launch(
     parts: usize,
     arguments: Arguments,
 ) -> Result<()> {
-    check(plan, shape, parts, &arguments)?;
+    check(client, plan, shape, parts, &arguments)?;
     let mut candidates = plan.candidates(shape);
-    candidates.retain(|candidate| check(candidate, shape, parts, &arguments).is_ok());
+    candidates.retain(|candidate| check(client, candidate, shape, parts, &arguments).is_ok());
     let chosen = if shape.batches * shape.m * shape.n == 0 {
         0
     } else {

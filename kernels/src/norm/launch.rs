@@ -7,9 +7,9 @@ use super::backward::norm_backward;
 use super::forward::norm_forward;
 use super::reduce::{self, norm_reduce};
 use super::{Kind, Plan};
-use crate::argument::{holds, places};
+use crate::argument::{cubes, elements, holds, places, runs_on};
 use crate::dropout::Dropout;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hip::emit::elem_type;
 use crate::rows::grid;
 
@@ -70,44 +70,49 @@ pub fn forward(
     epsilon: f32,
     dropout: &Dropout,
 ) -> Result<()> {
-    let hidden = plan.problem.hidden;
-    let all = rows * hidden;
+    let [hidden, all, stats] = sizes(client, plan, rows)?;
     let is = |wanted: bool, count: usize| wanted.then_some(count);
-    for (name, buffer, expected) in [
-        ("x", Some(&buffers.x), Some(all)),
+    let element = plan.element.bytes();
+    for (name, buffer, expected, bytes) in [
+        ("x", Some(&buffers.x), Some(all), element),
         (
             "residual",
             buffers.residual.as_ref(),
             is(plan.problem.residual, all),
+            element,
         ),
         (
             "samples",
             buffers.samples.as_ref(),
             plan.samples(rows, dropout)?,
+            4,
         ),
-        ("weight", Some(&buffers.weight), Some(hidden)),
+        ("weight", Some(&buffers.weight), Some(hidden), element),
         (
             "bias",
             buffers.bias.as_ref(),
             is(plan.problem.kind == Kind::Layer, hidden),
+            element,
         ),
-        ("y", Some(&buffers.y), Some(all)),
-        ("sum", buffers.sum.as_ref(), is(plan.fused(), all)),
-        ("stats", Some(&buffers.stats), Some(rows * plan.stats())),
+        ("y", Some(&buffers.y), Some(all), element),
+        ("sum", buffers.sum.as_ref(), is(plan.fused(), all), element),
+        ("stats", Some(&buffers.stats), Some(stats), 4),
     ] {
-        holds(OPERATION, name, buffer, expected)?;
+        holds(OPERATION, name, buffer, expected, bytes)?;
     }
-    places(OPERATION, all)?;
     let rows = places(OPERATION, rows)?;
     if rows == 0 {
         return Ok(());
     }
-    let [x, y, z] = grid(rows.div_ceil(plan.forward.per_workgroup()));
-    // SAFETY: the buffers have the lengths that the kernel stays within, and its loops count up to comptime numbers.
+    let workgroups = rows.div_ceil(plan.forward.per_workgroup());
+    let cubes = cubes(OPERATION, client, grid(workgroups))?;
+    // SAFETY: every buffer has memory for what `holds` compared its length with, which is what the plan's problem and `rows`
+    // make the kernel touch: rows beyond the last are drawn back to it and not written, a row's vectors are below a comptime
+    // number, and `sizes` keeps all places within 32 bits.
     unsafe {
         norm_forward::launch_unchecked(
             client,
-            CubeCount::Static(x, y, z),
+            cubes,
             CubeDim::new_1d(plan.forward.units),
             buffers.x,
             buffers.residual.into(),
@@ -139,48 +144,53 @@ pub fn backward(
     rows: usize,
     dropout: &Dropout,
 ) -> Result<()> {
-    let hidden = plan.problem.hidden;
-    let width = hidden * plan.parts() as usize;
-    let all = rows * hidden;
+    let [hidden, all, stats] = sizes(client, plan, rows)?;
+    let width = elements(OPERATION, &[hidden, plan.parts() as usize])?;
     let both = plan.problem.residual && plan.problem.dropout;
-    for (name, buffer, expected) in [
-        ("dy", Some(&buffers.dy), Some(all)),
-        ("s", Some(&buffers.s), Some(all)),
-        ("stats", Some(&buffers.stats), Some(rows * plan.stats())),
-        ("weight", Some(&buffers.weight), Some(hidden)),
+    let element = plan.element.bytes();
+    for (name, buffer, expected, bytes) in [
+        ("dy", Some(&buffers.dy), Some(all), element),
+        ("s", Some(&buffers.s), Some(all), element),
+        ("stats", Some(&buffers.stats), Some(stats), 4),
+        ("weight", Some(&buffers.weight), Some(hidden), element),
         (
             "samples",
             buffers.samples.as_ref(),
             plan.samples(rows, dropout)?,
+            4,
         ),
         (
             "d_sum",
             buffers.d_sum.as_ref(),
             buffers.d_sum.as_ref().map(|_| all),
+            element,
         ),
-        ("dx", Some(&buffers.dx), Some(all)),
+        ("dx", Some(&buffers.dx), Some(all), element),
         (
             "d_residual",
             buffers.d_residual.as_ref(),
             both.then_some(all),
+            element,
         ),
-        ("d_parameters", Some(&buffers.d_parameters), Some(width)),
+        ("d_parameters", Some(&buffers.d_parameters), Some(width), 4),
     ] {
-        holds(OPERATION, name, buffer, expected)?;
+        holds(OPERATION, name, buffer, expected, bytes)?;
     }
-    places(OPERATION, all)?;
     let rows = places(OPERATION, rows)?;
     let groups = plan.groups(rows);
-    let count = groups as usize * width;
+    let count = elements(OPERATION, &[groups as usize, width])?;
+    let width = places(OPERATION, width)?;
+    let reduction = cubes(OPERATION, client, [width.div_ceil(reduce::COLUMNS), 1, 1])?;
+    let passes = cubes(OPERATION, client, [groups, 1, 1])?;
     let partials = client.empty(count.max(1) * size_of::<f32>());
     // SAFETY: `partials` has been allocated with these lengths.
     let part = || unsafe { BufferArg::from_raw_parts(partials.clone(), count) };
     if groups > 0 {
-        // SAFETY: as in `forward`; every workgroup has a row, and its own part of the partial sums.
+        // SAFETY: as in `forward`; every workgroup has a row, and its own `width` of the partial sums.
         unsafe {
             norm_backward::launch_unchecked(
                 client,
-                CubeCount::Static(groups, 1, 1),
+                passes,
                 CubeDim::new_1d(plan.backward.units),
                 buffers.dy,
                 buffers.s,
@@ -200,12 +210,11 @@ pub fn backward(
             );
         }
     }
-    let width = places(OPERATION, width)?;
     // SAFETY: the kernel reads `groups` rows of `width` partial sums, and writes `width` sums.
     unsafe {
         norm_reduce::launch_unchecked(
             client,
-            CubeCount::Static(width.div_ceil(reduce::COLUMNS), 1, 1),
+            reduction,
             CubeDim::new_1d(reduce::UNITS),
             part(),
             buffers.d_parameters,
@@ -214,4 +223,22 @@ pub fn backward(
         );
     }
     Ok(())
+}
+
+/// Elements of a row, of all rows, and of their statistics.
+///
+/// # Errors
+/// Rows without an element, more than 32-bit places, another device's plan.
+fn sizes(client: &Client, plan: &Plan, rows: usize) -> Result<[usize; 3]> {
+    runs_on(OPERATION, client, plan.target)?;
+    let hidden = plan.problem.hidden;
+    if hidden == 0 {
+        return Err(Error::argument(
+            OPERATION,
+            "rows of 0 elements, which have no mean",
+            "give each row an element",
+        ));
+    }
+    let all = elements(OPERATION, &[rows, hidden])?;
+    Ok([hidden, all, elements(OPERATION, &[rows, plan.stats()])?])
 }

@@ -61,17 +61,17 @@ pub struct Problem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What the kernels are generated for.
-    pub target: Target,
+    pub(crate) target: Target,
     /// Type of every tensor but the statistics and the gradients of weight and bias, which are f32.
-    pub element: Element,
+    pub(crate) element: Element,
     /// What is computed.
-    pub problem: Problem,
+    pub(crate) problem: Problem,
     /// How the forward kernel deals out rows.
-    pub forward: Rows,
+    pub(crate) forward: Rows,
     /// How the backward kernel does.
-    pub backward: Rows,
+    pub(crate) backward: Rows,
     /// Workgroups of the backward kernel, at most.
-    pub most_groups: u32,
+    pub(crate) most_groups: u32,
 }
 
 /// A kernel of the family.
@@ -105,6 +105,34 @@ impl Plan {
             backward,
             most_groups: compute_units * (512 / backward.units),
         }
+    }
+
+    /// This plan with at most so many workgroups, one at least, for the backward kernel.
+    pub fn with_most_groups(self, most_groups: u32) -> Self {
+        Self {
+            most_groups: most_groups.max(1),
+            ..self
+        }
+    }
+
+    /// What is computed.
+    pub const fn problem(&self) -> Problem {
+        self.problem
+    }
+
+    /// Type of every tensor but the statistics and the gradients of weight and bias, which are f32.
+    pub const fn element(&self) -> Element {
+        self.element
+    }
+
+    /// How the forward kernel deals out rows, and how the backward kernel does.
+    pub const fn rows(&self) -> [Rows; 2] {
+        [self.forward, self.backward]
+    }
+
+    /// Workgroups of the backward kernel, at most.
+    pub const fn most_groups(&self) -> u32 {
+        self.most_groups
     }
 
     /// Registers of a vector of `width` elements.

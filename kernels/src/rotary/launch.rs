@@ -4,13 +4,11 @@ use cubecl_core::client::Client;
 use cubecl_core::prelude::*;
 
 use super::kernel::{StepsLaunch, rotary_rotate};
-use super::{Plan, Shape, Strides};
-use crate::argument::{holds, places};
+use super::{OPERATION, Plan, Shape, Strides};
+use crate::argument::{cubes, elements, holds, places, runs_on};
 use crate::error::{Error, Result};
 use crate::hip::emit::elem_type;
 use crate::rows::grid;
-
-const OPERATION: &str = "rotary";
 
 /// What the kernel reads and writes.
 pub struct Buffers {
@@ -44,30 +42,32 @@ pub fn rotate(
             "choose the plan with these",
         ));
     }
-    let tokens = places(OPERATION, shape.batch * shape.seq)?;
-    if shape.count() == 0 {
+    runs_on(OPERATION, client, plan.target)?;
+    let tokens = places(OPERATION, elements(OPERATION, &[shape.batch, shape.seq])?)?;
+    if shape.all().contains(&0) {
         return Ok(());
     }
-    let table = shape.seq * shape.head_dim / 2;
-    for (name, buffer, expected) in [
-        ("x", &buffers.x, from.span(shape)),
-        ("cos", &buffers.cos, table),
-        ("sin", &buffers.sin, table),
-        ("y", &buffers.y, to.span(shape)),
+    let table = elements(OPERATION, &[shape.seq, shape.head_dim / 2])?;
+    let element = plan.element.bytes();
+    for (name, buffer, expected, bytes) in [
+        ("x", &buffers.x, from.span(shape)?, element),
+        ("cos", &buffers.cos, table, 4),
+        ("sin", &buffers.sin, table, 4),
+        ("y", &buffers.y, to.span(shape)?, element),
     ] {
-        holds(OPERATION, name, Some(buffer), Some(expected))?;
-        places(OPERATION, expected)?;
+        holds(OPERATION, name, Some(buffer), Some(expected), bytes)?;
     }
     let steps = |strides: Strides| {
         let [batch, head, token] = strides.all().map(|stride| (stride / plan.vector) as u32);
         StepsLaunch::new(batch, head, token)
     };
-    let [x, y, z] = grid(tokens);
-    // SAFETY: the buffers span what the strides reach, and each workgroup's loop counts up to a comptime number.
+    let cubes = cubes(OPERATION, client, grid(tokens))?;
+    // SAFETY: the plan is the one for this shape and these strides. The buffers have memory for what the strides span, and
+    // the tables for a row each position; a workgroup has a token below `tokens`, and its loop counts the plan's heads.
     unsafe {
         rotary_rotate::launch_unchecked(
             client,
-            CubeCount::Static(x, y, z),
+            cubes,
             CubeDim::new_1d(plan.units),
             buffers.x,
             buffers.cos,

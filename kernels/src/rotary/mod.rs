@@ -2,6 +2,7 @@
 //!
 //! The rotation is orthogonal: the gradient of its input is the inverse rotation of that of its output.
 
+use crate::argument::elements;
 use crate::error::{Error, Result};
 use crate::hip::emit::{Source, buffer, elem_type, emit};
 use crate::matrix::instruction::{Element, Target};
@@ -11,6 +12,8 @@ use crate::rows::vector;
 mod kernel;
 pub mod launch;
 pub mod reference;
+
+const OPERATION: &str = "rotary";
 
 /// Lengths of queries or keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +53,11 @@ impl Shape {
     pub const fn count(&self) -> usize {
         self.batch * self.heads * self.seq * self.head_dim
     }
+
+    /// Its four lengths.
+    const fn all(&self) -> [usize; 4] {
+        [self.batch, self.heads, self.seq, self.head_dim]
+    }
 }
 
 /// Distances in elements; those of a head lie side by side.
@@ -68,15 +76,22 @@ impl Strides {
         [self.batch, self.head, self.token]
     }
 
-    /// Elements from the first of `shape` to the one behind the last.
-    const fn span(&self, shape: Shape) -> usize {
+    /// Elements from the first of `shape`, none of whose lengths is 0, to the one behind the last.
+    ///
+    /// # Errors
+    /// More than 32-bit places.
+    fn span(&self, shape: Shape) -> Result<usize> {
         let Shape {
             batch,
             heads,
             seq,
             head_dim,
         } = shape;
-        (batch - 1) * self.batch + (heads - 1) * self.head + (seq - 1) * self.token + head_dim
+        let mut span = head_dim;
+        for (count, stride) in [(batch, self.batch), (heads, self.head), (seq, self.token)] {
+            span = span.saturating_add(elements(OPERATION, &[count - 1, stride])?);
+        }
+        elements(OPERATION, &[span])
     }
 }
 
@@ -84,26 +99,26 @@ impl Strides {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What the kernel is generated for.
-    pub target: Target,
+    pub(crate) target: Target,
     /// Type of queries or keys; the tables are f32.
-    pub element: Element,
+    pub(crate) element: Element,
     /// Elements of a head.
-    pub head_dim: usize,
+    pub(crate) head_dim: usize,
     /// Heads of a token.
-    pub heads: u32,
+    pub(crate) heads: u32,
     /// Elements of an access.
-    pub vector: usize,
+    pub(crate) vector: usize,
     /// Units of a workgroup.
-    pub units: u32,
+    pub(crate) units: u32,
     /// Whether it rotates back.
-    pub inverse: bool,
+    pub(crate) inverse: bool,
 }
 
 impl Plan {
     /// The kernel for `shape`, read by the strides `from` and written by `to`.
     ///
     /// # Errors
-    /// An odd or empty head.
+    /// An odd or empty head, lengths or strides beyond 32-bit places.
     pub fn choose(
         target: Target,
         element: Element,
@@ -111,11 +126,16 @@ impl Plan {
         [from, to]: [Strides; 2],
         inverse: bool,
     ) -> Result<Self> {
+        elements(OPERATION, &shape.all())?;
+        elements(OPERATION, &[shape.heads, shape.head_dim])?;
+        for stride in [from.all(), to.all()].concat() {
+            elements(OPERATION, &[stride])?;
+        }
         let head_dim = shape.head_dim;
         if head_dim == 0 || head_dim % 2 != 0 {
             let problem = format!("heads of {head_dim} elements have no halves");
             return Err(Error::argument(
-                "rotary",
+                OPERATION,
                 problem,
                 "give heads of even length",
             ));
@@ -134,6 +154,16 @@ impl Plan {
             units,
             inverse,
         })
+    }
+
+    /// Type of queries or keys; the tables are f32.
+    pub const fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Elements of an access.
+    pub const fn vector(&self) -> usize {
+        self.vector
     }
 
     /// The kernel's text.

@@ -101,7 +101,9 @@ fn no_candidate_spills() {
             let gradient = GradientStrides::like(&problem);
             let plans = Plans::choose(target, element, &problem, &gradient, [false; 2]).unwrap();
             let candidates = plans.candidates().into_iter();
-            let kernels: HashSet<_> = candidates.flat_map(|p| [p.key_value, p.query]).collect();
+            let kernels: HashSet<_> = candidates
+                .flat_map(|p| [*p.key_value(), *p.query()])
+                .collect();
             assert!(kernels.len() > 3, "{kernels:?}");
             for plan in kernels {
                 let usage = compile(&plan.source().unwrap()).unwrap().usage;

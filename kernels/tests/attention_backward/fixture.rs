@@ -9,7 +9,7 @@ use frontier_kernels::attention::reference::{Inputs, forward};
 use frontier_kernels::attention::{Problem, Strides};
 use frontier_kernels::hip::emit::Source;
 use frontier_kernels::hip::run::{Launch, Sanitizer, bytes, values};
-use frontier_kernels::matrix::instruction::{Element, INSTRUCTIONS, Target, Unit};
+use frontier_kernels::matrix::instruction::{Element, Target};
 use half::{bf16, f16};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -178,29 +178,20 @@ impl Case {
 
     /// The plans of the table.
     pub fn plans(&self) -> Plans {
-        let table = match self.portable {
-            true => Target::Portable,
-            false => self.target,
+        let choose = match self.portable {
+            true => Plans::plain,
+            false => Plans::choose,
         };
-        let mut plans = Plans::choose(
-            table,
+        let plans = choose(
+            self.target,
             self.element,
             &self.problem,
             &self.gradient,
             [true; 2],
         )
         .unwrap();
-        for plan in [&mut plans.key_value, &mut plans.query, &mut plans.pair] {
-            plan.target = self.target;
-        }
         if self.fma {
-            let fma = INSTRUCTIONS
-                .iter()
-                .find(|i| i.unit == Unit::Fma && i.operand == self.element)
-                .unwrap();
-            for plan in [&mut plans.key_value, &mut plans.query, &mut plans.pair] {
-                (plan.instruction, plan.row_tiles, plan.waves) = (*fma, 4, 8);
-            }
+            return plans.by_multiply_adds().unwrap();
         }
         plans
     }
@@ -255,22 +246,22 @@ impl Case {
         let tiles = |n: u32, tile: usize| n.div_ceil(tile as u32);
         let unwritten = |like: &Vec<f64>| encoded(&vec![UNWRITTEN; like.len()], element);
         let (first, mut common) = self.buffers();
-        let rows = plans.query.units() / plans.query.statistics_lanes();
+        let rows = plans.query().units() / plans.query().statistics_lanes();
         let grid = [tiles(p.queries, rows), p.heads, p.batch];
-        common[4] = self.launch(&source(&plans.query, "statistics"), grid, first, &[])[5].clone();
+        common[4] = self.launch(&source(plans.query(), "statistics"), grid, first, &[])[5].clone();
 
-        let grid = [tiles(p.queries, plans.query.columns()), p.heads, p.batch];
+        let grid = [tiles(p.queries, plans.query().columns()), p.heads, p.batch];
         let buffers = [common.clone(), vec![unwritten(&i.q)]].concat();
-        let q = self.launch(&source(&plans.query, "query"), grid, buffers, &[])[10].clone();
+        let q = self.launch(&source(plans.query(), "query"), grid, buffers, &[])[10].clone();
 
         let grid = [
-            tiles(p.keys, plans.key_value.columns()),
+            tiles(p.keys, plans.key_value().columns()),
             p.kv_heads,
             p.batch,
         ];
         let sums = bytes(&vec![f32::NAN; (p.batch * p.heads * p.keys) as usize]);
         let buffers = [common.clone(), vec![unwritten(&i.k), unwritten(&i.v), sums]].concat();
-        let kv = self.launch(&source(&plans.key_value, "key_value"), grid, buffers, &[]);
+        let kv = self.launch(&source(plans.key_value(), "key_value"), grid, buffers, &[]);
 
         let bias = [0, 1].map(|b| {
             let Some(strides) = p.bias[b] else {
@@ -280,8 +271,8 @@ impl Case {
             let result = bytes(&vec![UNWRITTEN as f32; i.bias[b].len()]);
             let after = match Form::of(strides) {
                 Form::Keys => {
-                    let source = source(&plans.key_value, "mask");
-                    let grid = [tiles(p.keys, plans.key_value.units()), shared.count(), 1];
+                    let source = source(plans.key_value(), "mask");
+                    let grid = [tiles(p.keys, plans.key_value().units()), shared.count(), 1];
                     let mut launch = Launch::new(
                         &source,
                         grid,
@@ -292,11 +283,11 @@ impl Case {
                 }
                 Form::Pairs => {
                     let (x, y) = (
-                        tiles(p.keys, plans.pair.columns()),
-                        tiles(p.queries, plans.pair.rows()),
+                        tiles(p.keys, plans.pair().columns()),
+                        tiles(p.queries, plans.pair().rows()),
                     );
                     let buffers = [common.clone(), vec![result]].concat();
-                    let source = source(&plans.pair, "pair");
+                    let source = source(plans.pair(), "pair");
                     self.launch(&source, [x, y, shared.count()], buffers, &shared.scalars())[10]
                         .clone()
                 }

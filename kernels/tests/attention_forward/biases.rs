@@ -92,7 +92,7 @@ fn biases_broadcast_along_any_dimension_and_lie_anywhere() {
                     ..problem
                 };
                 let plan = Plan::choose(target, element, &problem).unwrap();
-                widths.extend(plan.bias.iter().flatten().map(|bias| bias.width));
+                widths.extend(plan.bias().iter().flatten().map(|bias| bias.width));
                 let harness = harnesses
                     .entry(plan.clone())
                     .or_insert_with(|| Harness::new(&plan));
@@ -114,7 +114,7 @@ fn a_bias_that_is_the_same_for_all_keys_changes_the_log_sum_exp_only() {
     };
     problem.bias = [None, Some(of_queries)];
     let plan = Plan::choose(Target::Gfx90a, Element::Bf16, &problem).unwrap();
-    let inputs = inputs(plan.element, &problem, 4);
+    let inputs = inputs(plan.element(), &problem, 4);
     check(&Harness::new(&plan), &plan, &problem, &inputs);
 }
 
@@ -126,7 +126,7 @@ fn a_mask_is_added_where_shared_memory_is_full() {
         let plan = Plan::choose(target, Element::Bf16, &problem).unwrap();
         let harness = Harness::new(&plan);
         assert!(harness.source.shared_memory <= target.shared_memory());
-        let inputs = inputs(plan.element, &problem, 6);
+        let inputs = inputs(plan.element(), &problem, 6);
         check(&harness, &plan, &problem, &inputs);
     }
 }

@@ -69,14 +69,9 @@ impl Case {
     pub fn new(target: Target, gradient: Element, weights: Option<Element>, aligned: bool) -> Self {
         let tensors = tensors(aligned);
         let table = Table::new(&tensors).unwrap();
-        assert_eq!(table.vector, if aligned { 4 } else { 1 });
-        let plan = Plan {
-            target,
-            gradient,
-            weights,
-            vector: table.vector,
-        };
-        let count = table.reach.next_multiple_of(4);
+        assert_eq!(table.vector(), if aligned { 4 } else { 1 });
+        let count = table.reach().next_multiple_of(4);
+        let plan = Plan::choose(target, gradient, weights, &table, count);
         Self {
             plan,
             table,
@@ -105,7 +100,7 @@ impl Case {
         });
         let (mut exact, mut control) = (state.clone(), vec![0.0; CONTROL]);
         for step in 1..=3 {
-            let gradient = self.draw(self.plan.gradient, 10 + step as u64);
+            let gradient = self.draw(self.plan.gradient(), 10 + step as u64);
             let counted = self.tensors.iter().filter(|t| t.counts);
             let square: f64 = counted
                 .flat_map(|t| &gradient[t.offset..t.offset + t.length])
@@ -141,7 +136,7 @@ impl Case {
                 );
                 state[i].clone_from(&after[i]);
             }
-            if let Some(element) = self.plan.weights {
+            if let Some(element) = self.plan.weights() {
                 for t in &self.tensors {
                     let range = t.offset..t.offset + t.length;
                     assert_close(
@@ -159,7 +154,7 @@ impl Case {
     pub fn check_skip(&self, run: &impl Run) {
         let before = [0.25, 0.0, 0.19, 0.002, 1.0];
         for fault in [f64::INFINITY, f64::NAN] {
-            let mut gradient = self.draw(self.plan.gradient, 1);
+            let mut gradient = self.draw(self.plan.gradient(), 1);
             gradient[77] = fault;
             let control = run.control(self, run.squares(self, &gradient), &before, 1.0);
             assert_eq!(control[1], 1.0);

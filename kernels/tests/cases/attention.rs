@@ -2,7 +2,7 @@
 
 use frontier_kernels::attention::reference::{Inputs, forward};
 use frontier_kernels::attention::{BiasStrides, Dropout, Plan, Problem, Strides};
-use frontier_kernels::matrix::instruction::{Element, INSTRUCTIONS, Instruction, Target, Unit};
+use frontier_kernels::matrix::instruction::{Element, Target};
 
 use super::{draw, limit};
 
@@ -75,10 +75,7 @@ pub fn packed(element: Element, problem: &mut Problem, lengths: &[[u32; 2]], see
 
 /// The plan of plain multiply-adds, in blocks.
 pub fn fma(target: Target, element: Element, problem: &Problem) -> Plan {
-    let chosen = Plan::choose(Target::Portable, element, problem).unwrap();
-    let plain = |i: &&Instruction| i.unit == Unit::Fma && i.operand == element;
-    assert_eq!(INSTRUCTIONS.iter().rfind(plain), Some(&chosen.instruction));
-    Plan { target, ..chosen }
+    Plan::plain(target, element, problem).unwrap()
 }
 
 /// Executes `plan`, and compares with the reference.
@@ -97,7 +94,7 @@ pub fn compare(plan: &Plan, problem: &Problem, found: [&[f64]; 2], expected: [&[
     let error = (error / norm.max(1e-30)).sqrt();
     let name = plan.name();
     assert!(
-        error <= limit(plan.element),
+        error <= limit(plan.element()),
         "{name}: O is off by {error:.2e}, {problem:?}"
     );
     for (i, (found, expected)) in found[1].iter().zip(expected[1]).enumerate() {

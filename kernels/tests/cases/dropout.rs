@@ -40,10 +40,13 @@ pub trait Run {
 
 /// The kernel drops what the definition drops, and scales the rest.
 pub fn check(run: &impl Run, plan: &Plan) {
-    let (hidden, count) = (plan.hidden, ROWS * plan.hidden);
-    let (x, residual) = (draw(plan.element, count, 1), draw(plan.element, count, 2));
+    let (hidden, count) = (plan.hidden(), ROWS * plan.hidden());
+    let (x, residual) = (
+        draw(plan.element(), count, 1),
+        draw(plan.element(), count, 2),
+    );
     let y = run.add(plan, &x, &residual);
-    let of = |i: usize| x[i] * factor(i, hidden) + if plan.residual { residual[i] } else { 0.0 };
+    let of = |i: usize| x[i] * factor(i, hidden) + if plan.residual() { residual[i] } else { 0.0 };
     let expected: Vec<f64> = (0..count).map(of).collect();
-    assert_close(&format!("{plan:?}"), plan.element, &y, &expected);
+    assert_close(&format!("{plan:?}"), plan.element(), &y, &expected);
 }

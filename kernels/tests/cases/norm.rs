@@ -35,16 +35,16 @@ pub struct Case {
 
 impl Case {
     pub fn new(plan: Plan, rows: usize) -> Self {
-        let hidden = plan.problem.hidden;
-        let draw = |count, seed| draw(plan.element, count, seed + hidden as u64);
+        let hidden = plan.problem().hidden;
+        let draw = |count, seed| draw(plan.element(), count, seed + hidden as u64);
         // Off centre, so that a wrong mean shows.
         let x = draw(rows * hidden, 1)
             .iter()
             .map(|x| x + 0.5)
             .collect::<Vec<_>>();
-        let x = unpack(plan.element, &pack(plan.element, &x));
+        let x = unpack(plan.element(), &pack(plan.element(), &x));
         let (residual, weight, bias) = (draw(rows * hidden, 2), draw(hidden, 3), draw(hidden, 4));
-        let bias = if plan.problem.kind == Kind::Layer {
+        let bias = if plan.problem().kind == Kind::Layer {
             bias
         } else {
             vec![0.0; hidden]
@@ -63,10 +63,10 @@ impl Case {
     fn sum(&self) -> Vec<f64> {
         let Problem {
             residual, dropout, ..
-        } = self.plan.problem;
+        } = self.plan.problem();
         let of = |i: usize, x: f64| {
             let x = if dropout {
-                x * factor(i, self.plan.problem.hidden)
+                x * factor(i, self.plan.problem().hidden)
             } else {
                 x
             };
@@ -82,8 +82,8 @@ impl Case {
             residual,
             dropout,
             ..
-        } = self.plan.problem;
-        let element = self.plan.element;
+        } = self.plan.problem();
+        let element = self.plan.element();
         let name = format!("{:?}, {} rows", self.plan, self.rows);
         let (y, sum, stats) = run.forward(self);
         let (expected, _) =

@@ -64,14 +64,14 @@ fn check((plan, shape, parts): (Plan, Shape, usize)) {
     assert!((4..=6).contains(&candidates.len()), "{candidates:?}");
     let run = |plan: &Plan| {
         let source = plan.source("candidate").unwrap();
-        let reduction = plan.split.then(|| plan.reduction_source("reduction"));
+        let reduction = plan.is_split().then(|| plan.reduction_source("reduction"));
         let reduction = reduction.transpose().unwrap();
         let found = Case::new(*plan, shape, seed).run(&source, reduction.as_ref(), parts);
         [found.out, found.saved, found.sums].map(|all| bits(&all))
     };
     let expected = run(&plan);
     for candidate in &candidates[1..] {
-        let what = format!("{:?} {shape:?} {candidate:?}, seed {seed}", plan.layout);
+        let what = format!("{:?} {shape:?} {candidate:?}, seed {seed}", plan.layout());
         assert!(run(candidate) == expected, "other bits: {what}");
     }
 }

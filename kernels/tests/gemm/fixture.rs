@@ -130,7 +130,7 @@ impl Case {
     /// Columns of C and of what lies beside it.
     fn widths(&self) -> (usize, usize) {
         let n = self.shape.n;
-        let wide = self.plan.epilogue.activation == Activation::SwiGluBackward;
+        let wide = self.plan.epilogue().activation == Activation::SwiGluBackward;
         (
             if wide { 2 * n } else { n },
             if wide || self.columns() > n { 2 * n } else { n },
@@ -141,8 +141,8 @@ impl Case {
         random(
             self.seed,
             self.shape.batches.max(1)
-                * self.extent(self.shape.a, self.shape.m, self.plan.layout != Layout::Tn),
-            self.plan.element,
+                * self.extent(self.shape.a, self.shape.m, self.plan.layout() != Layout::Tn),
+            self.plan.element(),
         )
     }
 
@@ -150,8 +150,12 @@ impl Case {
         random(
             self.seed + 1,
             self.shape.batches
-                * self.extent(self.shape.b, self.columns(), self.plan.layout == Layout::Nt),
-            self.plan.element,
+                * self.extent(
+                    self.shape.b,
+                    self.columns(),
+                    self.plan.layout() == Layout::Nt,
+                ),
+            self.plan.element(),
         )
     }
 
@@ -160,14 +164,14 @@ impl Case {
     }
 
     pub fn bias(&self) -> Tensor {
-        random(self.seed + 2, self.columns(), self.plan.element)
+        random(self.seed + 2, self.columns(), self.plan.element())
     }
 
     pub fn other(&self) -> Tensor {
         random(
             self.seed + 3,
             self.shape.batches * self.shape.m * self.widths().1,
-            self.plan.element,
+            self.plan.element(),
         )
     }
 
@@ -184,7 +188,7 @@ impl Case {
         let Shape {
             batches, m, n, k, ..
         } = self.shape;
-        let split = self.plan.split;
+        let split = self.plan.is_split();
         let written = self.plan.tile_epilogue();
         let results = batches * m * self.widths().0;
         let out = match split {
@@ -194,15 +198,15 @@ impl Case {
         let (tile_rows, tile_columns) = self.plan.result_tile();
         let columns = if split { self.columns() } else { n };
         let tiles = m.div_ceil(tile_rows) * columns.div_ceil(tile_columns);
-        let part = k.div_ceil(self.plan.tiling.depth).div_ceil(parts);
+        let part = k.div_ceil(self.plan.tiling().depth).div_ceil(parts);
         let mut buffers = vec![self.a().bytes, self.b().bytes, out];
         self.extras(&written, &mut buffers);
-        let sums_row = self.plan.tiling.depth / self.plan.chunk();
+        let sums_row = self.plan.tiling().depth / self.plan.chunk();
         let extent = self.plan.sums_extent(&self.shape);
-        if self.plan.sums_of.is_some() {
+        if self.plan.sums_of().is_some() {
             buffers.push(unwritten(parts * sums_row * extent, Element::F32));
         }
-        let widths = self.plan.width;
+        let widths = self.plan.width();
         let u32: Vec<usize> = vec![
             m,
             columns,
@@ -218,22 +222,22 @@ impl Case {
         launch.scalars = self.scalars(&u32);
         launch.sanitizer = self.sanitizer;
         let mut after = launch.run().unwrap();
-        let sums = match self.plan.sums_of {
+        let sums = match self.plan.sums_of() {
             Some(_) => column_sums(&numbers(&after.pop().unwrap(), Element::F32), extent),
             None => vec![],
         };
         if let Some(reduction) = reduction {
             let mut buffers = vec![after.swap_remove(2), self.out_before(results)];
-            self.extras(&self.plan.epilogue, &mut buffers);
+            self.extras(&self.plan.epilogue(), &mut buffers);
             let grid = [(m * n).div_ceil(256) as u32, 1, batches as u32];
             let mut launch = Launch::new(reduction, grid, buffers);
             launch.scalars = self.scalars(&[m, n, parts]);
             after = launch.run().unwrap();
             after.insert(0, vec![]);
         }
-        let out = numbers(&after[2], self.plan.output);
-        let saved = match self.plan.epilogue.save {
-            true => numbers(after.last().unwrap(), self.plan.element),
+        let out = numbers(&after[2], self.plan.output());
+        let saved = match self.plan.epilogue().save {
+            true => numbers(after.last().unwrap(), self.plan.element()),
             false => vec![],
         };
         Outcome { out, saved, sums }
@@ -248,9 +252,9 @@ impl Case {
     }
 
     fn out_before(&self, count: usize) -> Vec<u8> {
-        match self.plan.epilogue.accumulate {
+        match self.plan.epilogue().accumulate {
             true => self.before().bytes,
-            false => unwritten(count, self.plan.output),
+            false => unwritten(count, self.plan.output()),
         }
     }
 
@@ -263,7 +267,7 @@ impl Case {
         }
         if epilogue.save {
             let count = self.shape.batches * self.shape.m * self.columns();
-            buffers.push(unwritten(count, self.plan.element));
+            buffers.push(unwritten(count, self.plan.element()));
         }
     }
 
@@ -272,20 +276,20 @@ impl Case {
         let Shape {
             batches, m, n, k, ..
         } = self.shape;
-        let Epilogue { activation, .. } = self.plan.epilogue;
+        let Epilogue { activation, .. } = self.plan.epilogue();
         let (a, b) = (self.a().numbers, self.b().numbers);
         let columns = self.columns();
-        let mut sums = product(self.plan.layout, &self.shape, columns, &a, &b);
+        let mut sums = product(self.plan.layout(), &self.shape, columns, &a, &b);
         let (bias, other, before) = (
             self.bias().numbers,
             self.other().numbers,
             self.before().numbers,
         );
         for (at, sum) in sums.iter_mut().enumerate() {
-            if self.plan.epilogue.scale {
+            if self.plan.epilogue().scale {
                 *sum *= f64::from(self.scale);
             }
-            if self.plan.epilogue.bias {
+            if self.plan.epilogue().bias {
                 *sum += bias[at % columns];
             }
         }
@@ -296,10 +300,10 @@ impl Case {
             let sum = |half: usize| sums[row * columns + (half * n + column) % columns];
             let saved = |half: usize| other[row * beside + (half * n + column) % beside];
             let (mut x, second) = activate(activation, sum(0), sum(1), (saved(0), saved(1)));
-            if self.plan.epilogue.residual {
+            if self.plan.epilogue().residual {
                 x += other[at];
             }
-            if self.plan.epilogue.accumulate {
+            if self.plan.epilogue().accumulate {
                 x += before[at];
             }
             out[row * width + column] = x;
@@ -307,12 +311,12 @@ impl Case {
                 out[row * width + n + column] = second;
             }
         }
-        let saved = if self.plan.epilogue.save {
+        let saved = if self.plan.epilogue().save {
             sums
         } else {
             vec![]
         };
-        let sums = match self.plan.sums_of {
+        let sums = match self.plan.sums_of() {
             Some(Role::Rows) => column_sums(&a[..k * m], m),
             Some(Role::Columns) => column_sums(&b[..k * n], n),
             None => vec![],
@@ -324,15 +328,15 @@ impl Case {
     pub fn check(&self, source: &Source, reduction: Option<&Source>, parts: usize) {
         let what = format!("{} {:?} seed {}", source.name, self.shape, self.seed);
         let (found, expected) = (self.run(source, reduction, parts), self.expected());
-        let element = match self.plan.element {
+        let element = match self.plan.element() {
             // Results in f32 are as exact as f32 is: the products of f16 and bf16 are exact in it.
-            _ if self.plan.output == Element::F32 => Element::F32,
+            _ if self.plan.output() == Element::F32 => Element::F32,
             element => element,
         };
         assert_close(&what, element, &found.out, &expected.out);
         assert_close(
             &format!("{what}, saved"),
-            self.plan.element,
+            self.plan.element(),
             &found.saved,
             &expected.saved,
         );

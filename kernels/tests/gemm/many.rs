@@ -1,6 +1,6 @@
 //! Split K, sums over K, grouped products.
 
-use frontier_kernels::gemm::grouped::{Group, table};
+use frontier_kernels::gemm::grouped::{Group, Table};
 use frontier_kernels::gemm::reference::product;
 use frontier_kernels::gemm::tile::Role;
 use frontier_kernels::gemm::{Activation, Epilogue, Layout, Plan, Shape};
@@ -155,17 +155,17 @@ fn a_group_of_products_gives_each_of_them() {
         );
         let (left, right) = (random(1, a, Element::Bf16), random(2, b, Element::Bf16));
         let biases = random(3, bias, Element::Bf16);
-        let (table, tiles) = table(&plan, &groups).unwrap();
+        let table = Table::new(&plan, &groups).unwrap();
         let source = plan.grouped_source("gemm_grouped").unwrap();
         let buffers = vec![
             left.bytes.clone(),
             right.bytes.clone(),
             unwritten(out, Element::F32),
             biases.bytes.clone(),
-            bytes(&table),
+            bytes(table.words()),
         ];
         // Two workgroups more than there is work for.
-        let mut launch = Launch::new(&source, [tiles + 2, 1, 1], buffers);
+        let mut launch = Launch::new(&source, [table.tiles() + 2, 1, 1], buffers);
         launch.scalars = Scalars {
             u32: vec![sizes.len() as u32],
             f32: vec![1.0],
@@ -213,11 +213,20 @@ fn a_group_that_its_plan_cannot_read_is_refused() {
         k: 9,
         ..Group::default()
     };
-    assert!(
-        table(&plan, &[odd])
-            .unwrap_err()
-            .to_string()
-            .contains("not aligned")
-    );
+    let even = Group { k: 16, ..odd };
+    let far = |m, out| Group { m, out, ..even };
+    for (plan, groups, why) in [
+        (plan, vec![odd], "not aligned"),
+        (plan, vec![even, even], "groups 0 and 1 have results"),
+        (plan, vec![far(8, 32), far(0, 40), even], "which overlap"),
+        (plan, vec![far(1 << 33, 0)], "more than 32 bits count"),
+        (plan, vec![far(1 << 31, 0)], "a tile of"),
+        (plan, vec![far(8, usize::MAX)], "more than 32 bits count"),
+        (plan.split(), vec![even], "split K"),
+    ] {
+        let error = Table::new(&plan, &groups).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    assert!(Table::new(&plan, &[far(8, 64), even]).is_ok(), "backwards");
     assert!(plan.split().grouped_source("gemm_grouped").is_err());
 }

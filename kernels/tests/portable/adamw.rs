@@ -1,7 +1,6 @@
 //! AdamW over many tensors, and the norm of their gradients.
 
 use frontier_kernels::adamw::launch::{self, Buffers};
-use frontier_kernels::hip::run::bytes;
 use frontier_kernels::matrix::instruction::{Element, Target};
 
 use crate::cases::adamw::{Case, LOSS_SCALE, Run, STEP};
@@ -13,24 +12,19 @@ impl Device {
         self.buffer(Element::F32, &pack(Element::F32, numbers))
     }
 
-    fn table(&self, case: &Case) -> Buffer {
-        self.buffer(Element::I32, &bytes(&case.table.words))
-    }
-
     fn gradient(&self, case: &Case, gradient: &[f64]) -> Buffer {
-        self.buffer(case.plan.gradient, &pack(case.plan.gradient, gradient))
+        self.buffer(case.plan.gradient(), &pack(case.plan.gradient(), gradient))
     }
 }
 
 impl Run for Device {
     fn squares(&self, case: &Case, gradient: &[f64]) -> Vec<u8> {
-        let (table, gradient) = (self.table(case).arg(), self.gradient(case, gradient).arg());
+        let gradient = self.gradient(case, gradient).arg();
         let square = self.floats(&[f64::NAN]);
         launch::squares(
             &self.client,
             &case.plan,
             &case.table,
-            table,
             gradient,
             square.arg(),
         )
@@ -46,7 +40,7 @@ impl Run for Device {
         largest_norm: f64,
     ) -> Vec<f64> {
         let (square, control) = (self.buffer(Element::F32, &square), self.floats(control));
-        let (target, largest) = (case.plan.target, Some(largest_norm));
+        let (target, largest) = (case.plan.target(), Some(largest_norm));
         launch::control(
             &self.client,
             target,
@@ -70,7 +64,7 @@ impl Run for Device {
         let [parameters, first, second] = [0, 1, 2].map(|i| self.floats(&state[i]));
         let weights = case
             .plan
-            .weights
+            .weights()
             .map(|element| self.buffer(element, &unwritten(element, case.count)));
         let buffers = Buffers {
             gradient: self.gradient(case, gradient).arg(),
@@ -79,12 +73,11 @@ impl Run for Device {
             second: second.arg(),
             weights: weights.as_ref().map(Buffer::arg),
         };
-        let (table, control) = (self.table(case).arg(), self.floats(control).arg());
+        let control = self.floats(control).arg();
         launch::update(
             &self.client,
             &case.plan,
             &case.table,
-            table,
             control,
             buffers,
             &STEP,

@@ -4,7 +4,7 @@ use cubecl_core::prelude::BufferArg;
 use frontier_kernels::attention::backward::reference::{Gradients, backward};
 use frontier_kernels::attention::backward::{self, GradientStrides, Plans, Workspace};
 use frontier_kernels::attention::reference::{Inputs, forward};
-use frontier_kernels::attention::{Buffers, Plan, Problem, launch};
+use frontier_kernels::attention::{Buffers, Plan, Problem, Sequences, launch};
 use frontier_kernels::hip::run::bytes;
 use frontier_kernels::matrix::instruction::{Element, Target};
 
@@ -18,8 +18,7 @@ struct On {
     k: Buffer,
     v: Buffer,
     bias: [Option<Buffer>; 2],
-    cumulative_queries: Option<Buffer>,
-    cumulative_keys: Option<Buffer>,
+    sequences: Option<Sequences>,
     samples: Option<Buffer>,
 }
 
@@ -27,13 +26,14 @@ impl On {
     fn new(device: &Device, element: Element, problem: &Problem, inputs: &Inputs) -> Self {
         let given = |x: &[f64]| device.buffer(element, &pack(element, x));
         let numbers = |on: bool, x: &[u32]| on.then(|| device.buffer(Element::I32, &bytes(x)));
+        let (queries, keys) = (&inputs.cumulative_queries, &inputs.cumulative_keys);
+        let sequences = || Sequences::new(&device.client, queries, keys).unwrap();
         Self {
             q: given(&inputs.q),
             k: given(&inputs.k),
             v: given(&inputs.v),
             bias: [0, 1].map(|i| problem.bias[i].map(|_| given(&inputs.bias[i]))),
-            cumulative_queries: numbers(problem.packed, &inputs.cumulative_queries),
-            cumulative_keys: numbers(problem.packed, &inputs.cumulative_keys),
+            sequences: problem.packed.then(sequences),
             samples: numbers(problem.dropout.is_some(), &inputs.samples),
         }
     }
@@ -51,8 +51,8 @@ impl Run for Device {
         inputs: &Inputs,
         [o, lse]: [usize; 2],
     ) -> [Vec<f64>; 2] {
-        let on = On::new(self, plan.element, problem, inputs);
-        let o = self.buffer(plan.element, &unwritten(plan.element, o));
+        let on = On::new(self, plan.element(), problem, inputs);
+        let o = self.buffer(plan.element(), &unwritten(plan.element(), o));
         let lse = self.buffer(Element::F32, &unwritten(Element::F32, lse));
         let buffers = Buffers {
             q: on.q.arg(),
@@ -61,8 +61,7 @@ impl Run for Device {
             o: o.arg(),
             lse: lse.arg(),
             bias: on.bias.each_ref().map(arg),
-            cumulative_queries: arg(&on.cumulative_queries),
-            cumulative_keys: arg(&on.cumulative_keys),
+            sequences: on.sequences.clone(),
             samples: arg(&on.samples),
         };
         launch(&self.client, plan, problem, buffers).unwrap();
@@ -97,8 +96,7 @@ fn gradients(
         o_gradient: given(o_gradient).arg(),
         lse: device.buffer(Element::F32, &pack(Element::F32, &lse)).arg(),
         bias: on.bias.each_ref().map(arg),
-        cumulative_queries: arg(&on.cumulative_queries),
-        cumulative_keys: arg(&on.cumulative_keys),
+        sequences: on.sequences.clone(),
         samples: arg(&on.samples),
         statistics: of(Element::F32, work.statistics).arg(),
         key_sums: arg(&key_sums),

@@ -18,7 +18,7 @@ fn vocabulary(shard: &Shard) -> Vocabulary {
 
 impl Run for Device {
     fn statistics(&self, shard: &Shard, targets: &[i32]) -> Vec<f64> {
-        let logits = self.buffer(shard.plan.element, &shard.logits);
+        let logits = self.buffer(shard.plan.element(), &shard.logits);
         let targets = self.buffer(Element::I32, &bytes(targets));
         let stats = self.buffer(Element::F32, &unwritten(Element::F32, 3 * TOKENS));
         let (logits, targets) = (logits.arg(), targets.arg());
@@ -36,7 +36,7 @@ impl Run for Device {
     }
 
     fn gradient(&self, shard: &Shard, targets: &[i32], combined: [&[f64]; 3]) -> Vec<f64> {
-        let logits = self.buffer(shard.plan.element, &shard.logits);
+        let logits = self.buffer(shard.plan.element(), &shard.logits);
         let targets = self.buffer(Element::I32, &bytes(targets)).arg();
         let [largest, sum, scale] = combined.map(|numbers| {
             self.buffer(Element::F32, &pack(Element::F32, numbers))

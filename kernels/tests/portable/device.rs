@@ -7,13 +7,12 @@ use cubecl_core::client::Client;
 use cubecl_core::prelude::BufferArg;
 use cubecl_core::server::Handle;
 use cubecl_runtime::runtime::Runtime;
-use cubecl_wgpu::{WgpuDevice, WgpuRuntime};
 use frontier_kernels::hip::emit::elem_type;
 use frontier_kernels::matrix::instruction::Element;
 
 use crate::cases::unpack;
 
-/// A device that wgpu reaches.
+/// A device.
 pub struct Device {
     pub client: Client,
 }
@@ -26,22 +25,25 @@ pub struct Buffer {
 }
 
 impl Device {
-    /// The device; none, with a line that says so, where there is no adapter.
+    /// The device that the variable GPU names: wgpu, if there is none, cuda or rocm; none, with a line that says so, where there
+    /// is no such device.
     ///
     /// # Panics
-    /// In CI, where these tests must run.
+    /// Where the variable names one, and in CI, where these tests must run.
     pub fn find() -> Option<Self> {
-        static FOUND: OnceLock<bool> = OnceLock::new();
-        let found = *FOUND.get_or_init(|| !<WgpuRuntime>::enumerate_all_devices().is_empty());
-        if !found {
-            let reason = "wgpu finds no adapter; Mesa's software Vulkan is one: apt-get install mesa-vulkan-drivers";
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{reason}");
-            say(&format!("skipped: {reason}"));
-            return None;
+        static FOUND: OnceLock<Result<Client, String>> = OnceLock::new();
+        let named = std::env::var("GPU").ok();
+        let must = named.is_some() || std::env::var("CI").as_deref() == Ok("true");
+        match FOUND.get_or_init(|| client(named.as_deref().unwrap_or("wgpu"))) {
+            Ok(client) => Some(Self {
+                client: client.clone(),
+            }),
+            Err(reason) => {
+                assert!(!must, "{reason}");
+                say(&format!("skipped: {reason}"));
+                None
+            }
         }
-        Some(Self {
-            client: <WgpuRuntime>::client(&WgpuDevice::default()),
-        })
     }
 
     /// The types that it computes with.
@@ -68,6 +70,33 @@ impl Device {
             count: bytes.len() / element.bytes(),
             element,
         }
+    }
+}
+
+/// The runtime's first device.
+fn client(name: &str) -> Result<Client, String> {
+    match name {
+        #[cfg(feature = "wgpu")]
+        "wgpu" => first::<cubecl_wgpu::WgpuRuntime>(
+            "wgpu finds no adapter; Mesa's software Vulkan is one: apt-get install mesa-vulkan-drivers",
+        ),
+        #[cfg(feature = "cuda")]
+        "cuda" => first::<cubecl_cuda::CudaRuntime>("there is no NVIDIA GPU, or no driver of one"),
+        #[cfg(feature = "rocm")]
+        "rocm" => first::<cubecl_hip::HipRuntime>("there is no AMD GPU, or no ROCm"),
+        _ => Err(format!(
+            "GPU={name} is not compiled in: it may be wgpu, cuda or rocm, each with the feature of that name"
+        )),
+    }
+}
+
+fn first<R: Runtime>(nothing: &str) -> Result<Client, String>
+where
+    R::Device: Default,
+{
+    match R::enumerate_all_devices().is_empty() {
+        true => Err(nothing.into()),
+        false => Ok(R::client(&R::Device::default())),
     }
 }
 

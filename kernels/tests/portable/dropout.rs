@@ -10,11 +10,11 @@ use crate::device::Device;
 
 impl Run for Device {
     fn add(&self, plan: &Plan, x: &[f64], residual: &[f64]) -> Vec<f64> {
-        let given = |numbers: &[f64]| self.buffer(plan.element, &pack(plan.element, numbers));
-        let y = self.buffer(plan.element, &unwritten(plan.element, x.len()));
+        let given = |numbers: &[f64]| self.buffer(plan.element(), &pack(plan.element(), numbers));
+        let y = self.buffer(plan.element(), &unwritten(plan.element(), x.len()));
         let buffers = Buffers {
             x: given(x).arg(),
-            residual: plan.residual.then(|| given(residual).arg()),
+            residual: plan.residual().then(|| given(residual).arg()),
             samples: self.buffer(Element::I32, &samples()).arg(),
             y: y.arg(),
         };

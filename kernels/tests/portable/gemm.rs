@@ -1,11 +1,10 @@
 //! Matrix products.
 
-use frontier_kernels::gemm::grouped::{Group, table};
+use frontier_kernels::gemm::grouped::{Group, Table};
 use frontier_kernels::gemm::launch::{Arguments, Extras, launch, launch_grouped};
 use frontier_kernels::gemm::reference::{activate, product};
 use frontier_kernels::gemm::tile::Role;
 use frontier_kernels::gemm::{Activation, Epilogue, Layout, Plan, Shape};
-use frontier_kernels::hip::run::bytes;
 use frontier_kernels::matrix::instruction::{Element, Target};
 
 use crate::cases::{assert_close, draw, pack, unwritten};
@@ -162,11 +161,9 @@ fn a_group_of_products_gives_each_of_them() {
         let (left, right) = (draw(element, ends[0], 1), draw(element, ends[1], 2));
         let given = |x: &[f64]| device.buffer(element, &pack(element, x));
         let out = device.buffer(element, &unwritten(element, ends[2]));
-        let (numbers, tiles) = table(&plan, &groups).unwrap();
-        let numbers = device.buffer(Element::I32, &bytes(&numbers));
+        let table = Table::new(&plan, &groups).unwrap();
         let arguments = arguments(&given(&left), &given(&right), &out, Extras::default());
-        let work = (numbers.arg(), groups.len() as u32, tiles);
-        launch_grouped(&device.client, &plan, work, arguments).unwrap();
+        launch_grouped(&device.client, &table, arguments).unwrap();
         let found = out.numbers(&device);
         for Group {
             m, n, k, a, b, out, ..

@@ -1,5 +1,7 @@
-//! The kernels on a device that wgpu finds, through `launch`: in CI Mesa's software Vulkan. One module a family.
+//! The kernels on a device through `launch`: one that wgpu finds, in CI Mesa's software Vulkan, or with `GPU=cuda` or
+//! `GPU=rocm` (and that feature) one of those. One module a family.
 
+#![cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 #![allow(missing_docs)]
 
 mod adamw;
@@ -11,5 +13,6 @@ mod device;
 mod dropout;
 mod gemm;
 mod norm;
+mod refusals;
 mod rotary;
 mod tune;

@@ -16,8 +16,8 @@ impl Run for Device {
             residual,
             dropout,
             ..
-        } = case.plan.problem;
-        let element = case.plan.element;
+        } = case.plan.problem();
+        let element = case.plan.element();
         let given = |numbers: &[f64]| self.buffer(element, &pack(element, numbers));
         let out = || self.buffer(element, &unwritten(element, case.x.len()));
         let (x, added, weight, bias) = (
@@ -67,8 +67,8 @@ impl Run for Device {
             residual,
             dropout,
             hidden,
-        } = case.plan.problem;
-        let element = case.plan.element;
+        } = case.plan.problem();
+        let element = case.plan.element();
         let given = |numbers: &[f64]| self.buffer(element, &pack(element, numbers));
         let out = || self.buffer(element, &unwritten(element, s.len()));
         let (dx, d_residual): (Buffer, Buffer) = (out(), out());

@@ -19,8 +19,8 @@ impl Run for Device {
     ) -> Vec<f64> {
         let [cos, sin] =
             tables.map(|table| self.buffer(Element::F32, &pack(Element::F32, table)).arg());
-        let y = self.buffer(plan.element, &unwritten(plan.element, shape.count()));
-        let x = self.buffer(plan.element, &pack(plan.element, x)).arg();
+        let y = self.buffer(plan.element(), &unwritten(plan.element(), shape.count()));
+        let x = self.buffer(plan.element(), &pack(plan.element(), x)).arg();
         let buffers = Buffers {
             x,
             cos,

@@ -6,6 +6,7 @@ use super::{AttentionOptions, check, checked};
 use crate::error::Result;
 use crate::ops::backends;
 use crate::ops::gradient::with_gradient;
+use crate::ops::kernels;
 
 /// Sequences that lie one after the other in tensors of batch 1: where each begins, and at last where all end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,7 @@ pub fn packed_attention(
             gradients.map(|x| Some(x.into_dispatch()))
         }));
     }
+    kernels::check()?;
     Ok(one_by_one([query, key, value], sequences, options))
 }
 

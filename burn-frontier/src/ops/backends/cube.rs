@@ -7,8 +7,9 @@ mod cross_entropy;
 mod dropout;
 mod gemm;
 mod norm;
+mod refusal;
 mod rotary;
-#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+#[cfg(all(test, feature = "flex"))]
 mod testing;
 mod tuning;
 
@@ -18,6 +19,7 @@ pub(crate) use cross_entropy::cross_entropy;
 pub(crate) use dropout::dropout;
 pub(crate) use gemm::{feed_forward, linear};
 pub(crate) use norm::{add_norm, norm};
+pub(crate) use refusal::{refusal, require};
 pub(crate) use rotary::rotary;
 pub(crate) use tuning::{tune, tuning};
 
@@ -29,8 +31,9 @@ use bytemuck::NoUninit;
 use cubecl::client::Client;
 use cubecl::prelude::BufferArg;
 use frontier_kernels::device;
-use frontier_kernels::error::{Error, Result};
+use frontier_kernels::error::Result;
 use frontier_kernels::matrix::instruction::{Element, Target};
+use refusal::refused;
 
 /// A float tensor of a CubeCL device.
 #[derive(Debug, Clone)]
@@ -70,14 +73,14 @@ impl Buffer {
         self.0.shape()
     }
 
-    /// Its four sizes, as the kernels count.
-    pub fn sizes(&self) -> Option<[u32; 4]> {
-        numbers(self.0.shape().as_slice())
+    /// Its four sizes, as the kernels of an operation count.
+    pub fn sizes(&self, operation: &'static str) -> Option<[u32; 4]> {
+        numbers(operation, self.0.shape().as_slice())
     }
 
-    /// Its four strides in elements, as the kernels count.
-    pub fn strides(&self) -> Option<[u32; 4]> {
-        numbers(self.0.meta.strides())
+    /// Its four strides in elements, as the kernels of an operation count.
+    pub fn strides(&self, operation: &'static str) -> Option<[u32; 4]> {
+        numbers(operation, self.0.meta.strides())
     }
 
     /// An uninitialised contiguous one on the same device.
@@ -148,9 +151,10 @@ impl Buffer {
         device::choose(&self.0.client).target
     }
 
-    /// Its element type, as the kernels know it; `None` for one that they do not take.
-    pub fn element(&self) -> Option<Element> {
-        element(self.0.dtype)
+    /// Its element type, as the kernels of an operation know it; `None` for one that they do not take.
+    pub fn element(&self, operation: &'static str) -> Option<Element> {
+        let dtype = self.0.dtype;
+        element(dtype).or_else(|| refused(operation, &format!("there are none for {dtype:?}")))
     }
 }
 
@@ -160,19 +164,30 @@ fn element(dtype: DType) -> Option<Element> {
         DType::F32 => Some(Element::F32),
         DType::F16 => Some(Element::F16),
         DType::BF16 => Some(Element::Bf16),
-        other => refused(&format!("there are none for {other:?}")),
+        _ => None,
     }
 }
 
-fn numbers(of: &[usize]) -> Option<[u32; 4]> {
-    let mut all = [0; 4];
-    if of.len() != all.len() {
-        return None;
+fn numbers(operation: &'static str, of: &[usize]) -> Option<[u32; 4]> {
+    let numbers: Option<Vec<u32>> = of.iter().map(|&n| u32::try_from(n).ok()).collect();
+    match numbers.and_then(|numbers| numbers.try_into().ok()) {
+        Some(numbers) => Some(numbers),
+        None => refused(
+            operation,
+            &format!("{of:?} are not four numbers of 32 bits"),
+        ),
     }
-    for (number, &n) in all.iter_mut().zip(of) {
-        *number = u32::try_from(n).ok()?;
+}
+
+/// A number as the kernels of an operation count.
+fn number<T: Copy + std::fmt::Display + TryInto<u32>>(
+    operation: &'static str,
+    n: T,
+) -> Option<u32> {
+    match n.try_into() {
+        Ok(n) => Some(n),
+        Err(_) => refused(operation, &format!("{n} does not fit 32 bits")),
     }
-    Some(all)
 }
 
 /// The tensor in memory of its own. CubeCL lets another thread's stream wait for what stood in this thread's when a memory was
@@ -185,16 +200,11 @@ pub(crate) fn for_another_thread(x: Tensor<1>) -> Tensor<1> {
 }
 
 /// What a launch gave. One that refuses its arguments leaves the operation to Burn's own kernels.
-pub(crate) fn accepted<T>(result: Result<T>) -> Option<T> {
-    result
-        .inspect_err(|error: &Error| _ = refused::<()>(&error.to_string()))
-        .ok()
-}
-
-/// Says why the kernels do not apply, as an event of `tracing`.
-pub(crate) fn refused<T>(reason: &str) -> Option<T> {
-    tracing::debug!("Burn's own kernels are used: {reason}");
-    None
+pub(crate) fn accepted<T>(operation: &'static str, result: Result<T>) -> Option<T> {
+    match result {
+        Ok(done) => Some(done),
+        Err(error) => refused(operation, &error.to_string()),
+    }
 }
 
 /// Says that kernels of frontier-kernels compute an operation, as an event of `tracing`.

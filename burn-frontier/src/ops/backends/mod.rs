@@ -12,7 +12,7 @@ mod flex;
 
 pub(crate) use cube::{
     adamw, add_norm, attention, dropout, feed_forward, for_another_thread, fuses_attention, linear,
-    rotary, sum_of_squares, tune, tuning,
+    refusal, require, rotary, sum_of_squares, tune, tuning,
 };
 pub(crate) use flex::{gelu, gelu_gradient, softmax, softmax_gradient, swiglu, swiglu_gradient};
 

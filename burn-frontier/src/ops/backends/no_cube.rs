@@ -105,6 +105,17 @@ pub(crate) fn sum_of_squares(_x: &Tensor<1>) -> Option<Result<f64>> {
     None
 }
 
+pub(crate) fn require() -> Result<()> {
+    Err(Error::config(
+        "this build has no kernels to require",
+        "build with --features wgpu, cuda or rocm",
+    ))
+}
+
+pub(crate) fn refusal() -> Result<()> {
+    Ok(())
+}
+
 pub(crate) fn tune(_folder: &Path) -> Result<()> {
     Err(Error::config(
         "this build has no kernels to tune",

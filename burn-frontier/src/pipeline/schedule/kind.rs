@@ -94,7 +94,7 @@ impl Kind {
 
     /// Most activations that `stage` keeps for backward passes at one time, in micro-batches x chunks.
     pub fn activations_alive(&self, stages: usize, stage: usize, micro_batches: usize) -> usize {
-        let total = micro_batches * self.chunks();
+        let total = micro_batches.saturating_mul(self.chunks());
         (self.warm_up(stages, stage, micro_batches) + 1).min(total)
     }
 

@@ -1,6 +1,6 @@
 //! What is compiled into a kernel of the backward pass.
 
-use super::super::bias::{Access, Form, Rows};
+use super::super::bias::{Access, Form, Rows, serve};
 use super::super::blocks::Blocks;
 use super::super::problem::{Problem, Variant};
 use super::ends::GradientStrides;
@@ -31,27 +31,27 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What it is generated for.
-    pub target: Target,
+    pub(crate) target: Target,
     /// Element type of Q, K, V, O and their gradients.
-    pub element: Element,
+    pub(crate) element: Element,
     /// The matrix instruction.
-    pub instruction: Instruction,
+    pub(crate) instruction: Instruction,
     /// What the attention computes.
-    pub variant: Variant,
+    pub(crate) variant: Variant,
     /// How the biases are read.
-    pub bias: [Option<Access>; 2],
+    pub(crate) bias: [Option<Access>; 2],
     /// What a workgroup owns.
-    pub role: Role,
+    pub(crate) role: Role,
     /// Waves of a workgroup; each owns `instruction.n` columns.
-    pub waves: usize,
+    pub(crate) waves: usize,
     /// Waves, 1 or 2, that own the same columns: each has its part of the head dimension.
-    pub split: usize,
+    pub(crate) split: usize,
     /// Tiles that are staged at a time.
-    pub row_tiles: usize,
+    pub(crate) row_tiles: usize,
     /// Elements of an access to global memory: 1, 2 or 4.
-    pub width: usize,
+    pub(crate) width: usize,
     /// Whether dS is also summed over the queries, for the gradient of a bias that varies along keys.
-    pub key_sums: bool,
+    pub(crate) key_sums: bool,
 }
 
 impl Plan {
@@ -66,14 +66,7 @@ impl Plan {
         role: Role,
         width: usize,
     ) -> Result<Self> {
-        problem.check()?;
-        if problem.bias.iter().flatten().any(|bias| bias.key == 0) {
-            return Err(Error::argument(
-                "attention backward",
-                "a bias does not vary along keys",
-                "leave it out: the softmax does not depend on it",
-            ));
-        }
+        check(problem)?;
         let head_dim = problem.head_dim as usize;
         let instruction = instruction(target, element, head_dim, role)?;
         let mut plan = Self {
@@ -187,6 +180,16 @@ impl Plan {
         }
     }
 
+    /// What it is generated for.
+    pub const fn target(&self) -> Target {
+        self.target
+    }
+
+    /// The matrix instruction.
+    pub const fn instruction(&self) -> Instruction {
+        self.instruction
+    }
+
     /// Units of a workgroup.
     pub fn units(&self) -> usize {
         self.waves * self.instruction.lanes
@@ -298,6 +301,26 @@ impl Plan {
     }
 }
 
+/// Whether there are kernels for `problem`.
+fn check(problem: &Problem) -> Result<()> {
+    problem.check()?;
+    if problem.bias.iter().flatten().any(|bias| bias.key == 0) {
+        return Err(Error::argument(
+            "attention backward",
+            "a bias does not vary along keys",
+            "leave it out: the softmax does not depend on it",
+        ));
+    }
+    Ok(())
+}
+
+/// The widest access that Q, K, V, O and their gradients allow.
+fn width(problem: &Problem, gradient: &GradientStrides) -> usize {
+    let of = [problem.q, problem.k, problem.v, problem.o];
+    let with = [gradient.q, gradient.k, gradient.v, gradient.o];
+    problem.vector_width(BLOCK, &[of, with].concat())
+}
+
 /// How the kernel of `role` reads the biases of `problem`.
 pub(super) fn accesses(
     problem: &Problem,
@@ -384,11 +407,11 @@ fn most_of_two_waves(role: Role, element: Element) -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plans {
     /// For dK and dV.
-    pub key_value: Plan,
+    pub(crate) key_value: Plan,
     /// For dQ, and for the statistics of the rows.
-    pub query: Plan,
+    pub(crate) query: Plan,
     /// For the gradient of a bias that varies along queries and keys.
-    pub pair: Plan,
+    pub(crate) pair: Plan,
 }
 
 impl Plans {
@@ -403,9 +426,7 @@ impl Plans {
         gradient: &GradientStrides,
         wanted: [bool; 2],
     ) -> Result<Self> {
-        let of = [problem.q, problem.k, problem.v, problem.o];
-        let with = [gradient.q, gradient.k, gradient.v, gradient.o];
-        let width = problem.vector_width(BLOCK, &[of, with].concat());
+        let width = width(problem, gradient);
         let plan = |role| Plan::choose(target, element, problem, role, width);
         let mut key_value = plan(Role::KeyValue)?;
         let wants = |i: usize| wanted[i] && key_value.bias[i].is_some_and(|b| b.form == Form::Keys);
@@ -415,6 +436,112 @@ impl Plans {
             query: plan(Role::Query)?,
             pair: plan(Role::Pair)?,
         })
+    }
+
+    /// The kernels of plain multiply-adds, which every target has, in blocks.
+    ///
+    /// # Errors
+    /// Those of [`Plan::choose`].
+    pub fn plain(
+        target: Target,
+        element: Element,
+        problem: &Problem,
+        gradient: &GradientStrides,
+        wanted: [bool; 2],
+    ) -> Result<Self> {
+        let plans = Self::choose(Target::Portable, element, problem, gradient, wanted)?;
+        Ok(plans.map(|plan| Plan { target, ..plan }))
+    }
+
+    /// These kernels by plain multiply-adds of which lanes share an operand, in place of matrix instructions.
+    ///
+    /// # Errors
+    /// An element type without them.
+    pub fn by_multiply_adds(self) -> Result<Self> {
+        let element = self.query.element;
+        let plain = |i: &&Instruction| i.unit == Unit::Fma && i.operand == element;
+        let Some(&instruction) = INSTRUCTIONS.iter().find(plain) else {
+            return Err(Error::argument(
+                "attention backward",
+                format!("elements are {element:?}"),
+                "use f16, bf16 or f32",
+            ));
+        };
+        Ok(self.map(|plan| Plan {
+            instruction,
+            row_tiles: 4,
+            waves: 8,
+            ..plan
+        }))
+    }
+
+    fn map(self, change: impl Fn(Plan) -> Plan) -> Self {
+        Self {
+            key_value: change(self.key_value),
+            query: change(self.query),
+            pair: change(self.pair),
+        }
+    }
+
+    /// The kernel for dK and dV.
+    pub const fn key_value(&self) -> &Plan {
+        &self.key_value
+    }
+
+    /// The kernel for dQ, which has the statistics of the rows too.
+    pub const fn query(&self) -> &Plan {
+        &self.query
+    }
+
+    /// The kernel for the gradient of a bias that varies along queries and keys.
+    pub const fn pair(&self) -> &Plan {
+        &self.pair
+    }
+
+    /// Checks that these are kernels for `problem`, whose gradients lie at `gradient`, and for the gradients of `wanted` biases.
+    ///
+    /// # Errors
+    /// What another problem's kernels take for granted, or lack.
+    pub(super) fn check(
+        &self,
+        problem: &Problem,
+        gradient: &GradientStrides,
+        wanted: [bool; 2],
+    ) -> Result<()> {
+        check(problem)?;
+        let (variant, most) = (problem.variant(), width(problem, gradient));
+        let wrong = |what: String| {
+            let remedy = "choose the plans for this problem";
+            Err(Error::argument("attention backward", what, remedy))
+        };
+        for plan in [&self.key_value, &self.query, &self.pair] {
+            if plan.variant != variant {
+                return wrong(format!(
+                    "the plans are for {:?}, the problem is {variant:?}",
+                    plan.variant
+                ));
+            }
+            if plan.width > most {
+                return wrong(format!(
+                    "the plans take {} elements at once, the strides allow {most}",
+                    plan.width
+                ));
+            }
+            let fitting = accesses(problem, plan.element, &plan.instruction, plan.role);
+            if !serve(plan.bias, fitting) {
+                return wrong(format!(
+                    "the plans read biases as {:?}, they lie as {fitting:?}",
+                    plan.bias
+                ));
+            }
+        }
+        let mask = |i: usize| wanted[i] && problem.bias[i].map(Form::of) == Some(Form::Keys);
+        if !self.key_value.key_sums && (mask(0) || mask(1)) {
+            return wrong(
+                "the gradient of a mask, for which the plans leave no sums over the queries".into(),
+            );
+        }
+        Ok(())
     }
 }
 
@@ -433,7 +560,8 @@ impl Workspace {
         let Problem {
             batch, heads, keys, ..
         } = *problem;
-        let sums = [batch, heads, keys].map(|n| n as usize).iter().product();
+        let sizes = [batch, heads, keys].map(|n| n as usize);
+        let sums = sizes.into_iter().fold(1, usize::saturating_mul);
         Self {
             statistics: 2 * rows,
             key_sums: if plans.key_value.key_sums { sums } else { 0 },

@@ -26,7 +26,7 @@ pub fn launch(
     gradient: &GradientStrides,
     buffers: &Buffers,
 ) -> Result<()> {
-    check(plans, problem, gradient, buffers)?;
+    check(client, plans, problem, gradient, buffers)?;
     if problem.sizes().contains(&0) {
         return launch_plans(client, plans, problem, gradient, buffers);
     }
@@ -69,8 +69,7 @@ impl Buffers {
             o_gradient: again(&self.o_gradient),
             lse: again(&self.lse),
             bias: self.bias.each_ref().map(input),
-            cumulative_queries: input(&self.cumulative_queries),
-            cumulative_keys: input(&self.cumulative_keys),
+            sequences: self.sequences.clone(),
             samples: input(&self.samples),
             statistics: sums(&self.statistics),
             key_sums: self.key_sums.as_ref().map(sums),

@@ -3,15 +3,19 @@
 use burn::tensor::{DType, Tensor};
 use frontier_kernels::adamw::launch::{Buffers, Step, squares, update};
 use frontier_kernels::adamw::{CONTROL, Plan, Table, Tensor as Run};
-use frontier_kernels::matrix::instruction::Element;
+use frontier_kernels::matrix::instruction::{Element, Target};
 
 use super::bridge::is_here;
-use super::{Buffer, accepted, refused, taken};
+use super::refusal::refused;
+use super::{Buffer, accepted, taken};
 use crate::comm;
 use crate::error::{Error, Result};
 use crate::ops::adamw::{AdamWState, AdamWStep};
 use crate::ops::backends::AdamWOutcome;
 use crate::ops::exchange::to_buffer;
+
+const ADAMW: &str = "adamw";
+const SQUARES: &str = "sum_of_squares";
 
 /// One step in place, which writes the parameters in the type `weights` too.
 pub(crate) fn adamw(
@@ -25,7 +29,7 @@ pub(crate) fn adamw(
         return Err(Box::new((state, gradient)));
     }
     if all[..3].iter().any(|x| x.dtype() != DType::F32) {
-        refused::<()>("AdamW's state is not in f32");
+        refused::<()>(ADAMW, "AdamW's state is not in f32");
         return Err(Box::new((state, gradient)));
     }
     let state = [state.parameters, state.first, state.second].map(Buffer::take);
@@ -44,7 +48,7 @@ pub(crate) fn adamw(
     };
     match written {
         Some(weights) => {
-            taken("adamw");
+            taken(ADAMW);
             let weights = weights.map_or_else(|| state.parameters.clone(), Buffer::tensor);
             Ok((state, weights))
         }
@@ -60,18 +64,15 @@ fn launch(
     weights: DType,
 ) -> Option<Option<Buffer>> {
     let [parameters, first, second] = state;
-    let run = Flat::of(gradient)?;
+    let run = Flat::of(ADAMW, gradient)?;
     let weights = match weights {
         DType::F32 => None,
         other => Some(gradient.beside(parameters.shape(), other)),
     };
-    let plan = Plan {
-        weights: match &weights {
-            Some(weights) => Some(weights.element()?),
-            None => None,
-        },
-        ..run.plan
-    };
+    let plan = run.plan(match &weights {
+        Some(weights) => Some(weights.element(ADAMW)?),
+        None => None,
+    });
     let [correction1, correction2] = step.corrections();
     let mut control = [0.0; CONTROL];
     // Factor of the gradient, whether to skip the step, the bias corrections.
@@ -96,29 +97,21 @@ fn launch(
         epsilon: step.epsilon,
     };
     let control = gradient.with_values(&control, DType::F32).argument();
-    let words = run.words.argument();
     let client = gradient.client();
-    accepted(update(
-        client, &plan, &run.table, words, control, buffers, &numbers,
-    ))?;
+    let done = update(client, &plan, &run.table, control, buffers, &numbers);
+    accepted(ADAMW, done)?;
     Some(weights)
 }
 
 /// The sum of squares of a run, in f32.
 pub(crate) fn sum_of_squares(x: &Tensor<1>) -> Option<Result<f64>> {
     let x = Buffer::of(x)?;
-    let run = Flat::of(&x)?;
+    let run = Flat::of(SQUARES, &x)?;
     let square = x.beside([1], DType::F32);
-    let (words, out) = (run.words.argument(), square.argument());
-    accepted(squares(
-        x.client(),
-        &run.plan,
-        &run.table,
-        words,
-        x.argument(),
-        out,
-    ))?;
-    taken("sum_of_squares");
+    let (client, plan) = (x.client(), run.plan(None));
+    let done = squares(client, &plan, &run.table, x.argument(), square.argument());
+    accepted(SQUARES, done)?;
+    taken(SQUARES);
     Some(match to_buffer(square.tensor::<1>()) {
         Ok(comm::Buffer::F32(sum)) => Ok(sum.iter().copied().map(f64::from).sum()),
         Ok(other) => Err(Error::Internal(format!(
@@ -131,37 +124,42 @@ pub(crate) fn sum_of_squares(x: &Tensor<1>) -> Option<Result<f64>> {
 
 /// A flat run as one tensor of the kernels' table: what differs between tensors is equal in it.
 struct Flat {
-    plan: Plan,
+    target: Target,
+    gradient: Element,
+    length: usize,
     table: Table,
-    words: Buffer,
 }
 
 impl Flat {
-    fn of(x: &Buffer) -> Option<Self> {
+    fn of(operation: &'static str, x: &Buffer) -> Option<Self> {
         let length = x.shape().num_elements();
-        let gradient: Element = x.element()?;
-        let table = accepted(Table::new(&[Run {
+        let table = Table::new(&[Run {
             offset: 0,
             length,
             decays: true,
             counts: true,
-        }]))?;
-        let plan = Plan {
+        }]);
+        Some(Self {
             target: x.target(),
-            gradient,
-            weights: None,
-            vector: if length.is_multiple_of(table.vector) {
-                table.vector
-            } else {
-                1
-            },
-        };
-        let words = x.with_values(&table.words, DType::U32);
-        Some(Self { plan, table, words })
+            gradient: x.element(operation)?,
+            length,
+            table: accepted(operation, table)?,
+        })
+    }
+
+    /// The kernels that write weights of a type of their own, or none.
+    fn plan(&self, weights: Option<Element>) -> Plan {
+        Plan::choose(
+            self.target,
+            self.gradient,
+            weights,
+            &self.table,
+            self.length,
+        )
     }
 }
 
-#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+#[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
 

@@ -4,16 +4,20 @@ use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Tensor};
 use frontier_kernels::attention::backward::{self, GradientStrides, Plans, Workspace};
 use frontier_kernels::attention::{
-    self, BiasStrides, Buffers, Dropout as Dropped, Plan, Problem, Strides,
+    self, BiasStrides, Buffers, Dropout as Dropped, Plan, Problem, Sequences as Packed, Strides,
 };
 use frontier_kernels::device;
 use frontier_kernels::matrix::instruction::{Element, Target};
 
+use super::refusal::refused;
 use super::tuning::tuner;
-use super::{Buffer, accepted, element, numbers, refused, taken};
+use super::{Buffer, accepted, element, number, taken};
 use crate::ops::attention::{AttentionOptions, Biases, Sequences};
 use crate::ops::backends::{AttentionBackward, AttentionGradients};
 use crate::ops::dropout::Dropout;
+
+const OPERATION: &str = "attention";
+const BACKWARD: &str = "attention_backward";
 
 /// Attention of query `[batch, heads, seq, head_dim]`, key and value `[batch, kv_heads, keys, head_dim]`; of `sequences`,
 /// if given, that lie one after the other in a batch of 1.
@@ -28,7 +32,7 @@ pub(crate) fn attention(
         Buffer::with_rows(key)?,
         Buffer::with_rows(value)?,
     ];
-    let element = q.element()?;
+    let element = q.element(OPERATION)?;
     // Heads beside each other, as the projection that follows takes them.
     let [batch, heads, seq, head_dim] = query.dims();
     let o = q.beside([batch, seq, heads, head_dim], q.dtype());
@@ -51,7 +55,7 @@ pub(crate) fn attention(
         bias,
         rows,
     };
-    let plan = accepted(Plan::choose(inputs.target, element, &problem))?;
+    let plan = accepted(OPERATION, Plan::choose(inputs.target, element, &problem))?;
     let buffers = Buffers {
         q: inputs.q.argument(),
         k: inputs.k.argument(),
@@ -59,16 +63,16 @@ pub(crate) fn attention(
         o: o.argument(),
         lse: lse.argument(),
         bias: inputs.biases(),
-        cumulative_queries: inputs.rows.queries.as_ref().map(Buffer::argument),
-        cumulative_keys: inputs.rows.keys.as_ref().map(Buffer::argument),
+        sequences: inputs.rows.sequences.clone(),
         samples: inputs.rows.samples.as_ref().map(Buffer::argument),
     };
     let client = inputs.q.client();
-    accepted(match tuner() {
+    let done = match tuner() {
         Some(tuner) => attention::tuned::launch(tuner, client, &plan, &problem, buffers),
         None => attention::launch(client, &plan, &problem, buffers),
-    })?;
-    taken("attention");
+    };
+    accepted(OPERATION, done)?;
+    taken(OPERATION);
     let output = o.clone().tensor().swap_dims(1, 2);
     let types = biases.each_ref().map(|x| x.as_ref().map(Tensor::dtype));
     let back = move |g| gradients(inputs, problem, [o, lse], types, g);
@@ -88,13 +92,16 @@ pub(crate) fn fuses_attention(
         };
         let target = device::choose(&device.client()).target;
         let element = element(dtype)?;
-        let [batch, heads, seq, head_dim] = numbers(&queries)?;
+        // A question refuses nothing, so that nothing is said.
+        let size = |n: usize| u32::try_from(n).ok();
+        let [batch, heads, seq, head_dim] = queries.map(size);
+        let (batch, heads, seq, head_dim) = (batch?, heads?, seq?, head_dim?);
         let problem = Problem::new(batch, heads, seq, seq, head_dim)
-            .kv_heads(u32::try_from(kv_heads).ok()?)
+            .kv_heads(size(kv_heads)?)
             .causal(true);
         let like = GradientStrides::like(&problem);
-        accepted(Plan::choose(target, element, &problem))?;
-        accepted(Plans::choose(target, element, &problem, &like, [false; 2]))
+        Plan::choose(target, element, &problem).ok()?;
+        Plans::choose(target, element, &problem, &like, [false; 2]).ok()
     };
     plans().is_some()
 }
@@ -121,8 +128,7 @@ impl Inputs {
 /// Which rows belong together, and which random numbers they take.
 #[derive(Default)]
 struct Rows {
-    queries: Option<Buffer>,
-    keys: Option<Buffer>,
+    sequences: Option<Packed>,
     samples: Option<Buffer>,
 }
 
@@ -136,36 +142,34 @@ impl Rows {
     ) -> Option<Self> {
         let mut rows = Self::default();
         if let Some(Sequences { queries, keys }) = sequences {
-            let count = queries.len().checked_sub(1)?;
             let ends = [queries.last(), keys.last()];
             if problem.batch != 1
                 || keys.len() != queries.len()
                 || ends != [Some(&problem.queries), Some(&problem.keys)]
             {
-                return refused("sequences that do not end where the tensors of batch 1 do");
+                return refused(
+                    OPERATION,
+                    "sequences that do not end where the tensors of batch 1 do",
+                );
             }
-            let longest = |bounds: &[u32]| {
-                let lengths = bounds.windows(2).map(|b| b[1].checked_sub(b[0]));
-                lengths.collect::<Option<Vec<_>>>()?.into_iter().max()
-            };
+            let packed = accepted(OPERATION, Packed::new(q.client(), queries, keys))?;
             problem.packed = true;
-            problem.batch = u32::try_from(count).ok()?;
-            (problem.queries, problem.keys) = (longest(queries)?, longest(keys)?);
-            rows.queries = Some(q.with_values(queries, DType::U32));
-            rows.keys = Some(q.with_values(keys, DType::U32));
+            problem.batch = packed.count();
+            [problem.queries, problem.keys] = packed.longest();
+            rows.sequences = Some(packed);
         }
         if let Some(site) = dropout {
             if site.start[1..] != [0, 0] || site.samples.len() != problem.batch as usize {
-                return refused("dropout of a part of the rows");
+                return refused(OPERATION, "dropout of a part of the rows");
             }
-            let samples: Result<Vec<u32>, _> =
-                site.samples.iter().map(|&s| u32::try_from(s)).collect();
-            rows.samples = Some(q.with_values(&samples.ok()?, DType::U32));
+            let samples = site.samples.iter().map(|&s| number(OPERATION, s));
+            let samples: Vec<u32> = samples.collect::<Option<_>>()?;
+            rows.samples = Some(q.with_values(&samples, DType::U32));
             problem.dropout = Some(Dropped {
                 probability: site.probability,
                 key: site.words().key,
-                heads_global: u32::try_from(site.global).ok()?,
-                first_head: u32::try_from(site.start[0]).ok()?,
+                heads_global: number(OPERATION, site.global)?,
+                first_head: number(OPERATION, site.start[0])?,
             });
         }
         Some(rows)
@@ -185,10 +189,11 @@ fn on_device(biases: &Biases, q: &Buffer) -> Option<[Option<Buffer>; 2]> {
 
 /// Where a contiguous bias `[n, heads or 1, seq or 1, keys]` lies; what has length 1 is the same for all.
 fn bias_strides(bias: &Buffer, batch: usize) -> Option<BiasStrides> {
-    let ([n, heads, queries, keys], [b, h, q, k]) = (bias.sizes()?, bias.strides()?);
-    let batch = u32::try_from(batch).ok()?;
+    let ([n, heads, queries, keys], [b, h, q, k]) =
+        (bias.sizes(OPERATION)?, bias.strides(OPERATION)?);
+    let batch = number(OPERATION, batch)?;
     if n == 0 || !batch.is_multiple_of(n) {
-        return refused("biases whose number does not divide the batch");
+        return refused(OPERATION, "biases whose number does not divide the batch");
     }
     let varies = |count: u32, stride: u32| if count == 1 { 0 } else { stride };
     Some(BiasStrides {
@@ -202,7 +207,8 @@ fn bias_strides(bias: &Buffer, batch: usize) -> Option<BiasStrides> {
 
 /// The sizes, and where the tensors lie: Q, K and V `[batch, heads, rows, head_dim]`, O `[batch, rows, heads, head_dim]`.
 fn problem([q, k, v]: [&Buffer; 3], o: &Buffer, causal: bool) -> Option<Problem> {
-    let ([batch, heads, queries, head_dim], [_, kv_heads, keys, _]) = (q.sizes()?, k.sizes()?);
+    let ([batch, heads, queries, head_dim], [_, kv_heads, keys, _]) =
+        (q.sizes(OPERATION)?, k.sizes(OPERATION)?);
     let mut problem = Problem::new(batch, heads, queries, keys, head_dim)
         .kv_heads(kv_heads)
         .causal(causal);
@@ -213,12 +219,12 @@ fn problem([q, k, v]: [&Buffer; 3], o: &Buffer, causal: bool) -> Option<Problem>
 }
 
 fn strides(x: &Buffer) -> Option<Strides> {
-    let [batch, head, row, _] = x.strides()?;
+    let [batch, head, row, _] = x.strides(OPERATION)?;
     Some(Strides { batch, head, row })
 }
 
 fn rows_first(x: &Buffer) -> Option<Strides> {
-    let [batch, row, head, _] = x.strides()?;
+    let [batch, row, head, _] = x.strides(OPERATION)?;
     Some(Strides { batch, head, row })
 }
 
@@ -232,7 +238,7 @@ fn gradients(
 ) -> Option<AttentionGradients> {
     let g = Buffer::with_rows(&g)?;
     let like = |x: &Buffer| {
-        let [batch, heads, rows, width] = x.sizes()?.map(|n| n as usize);
+        let [batch, heads, rows, width] = x.sizes(BACKWARD)?.map(|n| n as usize);
         Some(x.beside([batch, rows, heads, width], x.dtype()))
     };
     let (dq, dk, dv) = (like(&inputs.q)?, like(&inputs.k)?, like(&inputs.v)?);
@@ -244,7 +250,7 @@ fn gradients(
     };
     let wanted = types.map(|dtype| dtype.is_some());
     let plans = Plans::choose(inputs.target, inputs.element, &problem, &gradient, wanted);
-    let plans = accepted(plans)?;
+    let plans = accepted(BACKWARD, plans)?;
     let work = Workspace::new(&problem, &plans, lse.shape().num_elements());
     let sums = |count: usize| (count > 0).then(|| g.beside([count], DType::F32));
     let key_sums = sums(work.key_sums);
@@ -260,8 +266,7 @@ fn gradients(
         o_gradient: g.argument(),
         lse: lse.argument(),
         bias: inputs.biases(),
-        cumulative_queries: inputs.rows.queries.as_ref().map(Buffer::argument),
-        cumulative_keys: inputs.rows.keys.as_ref().map(Buffer::argument),
+        sequences: inputs.rows.sequences.clone(),
         samples: inputs.rows.samples.as_ref().map(Buffer::argument),
         statistics: g.beside([work.statistics], DType::F32).argument(),
         key_sums: key_sums.as_ref().map(Buffer::argument),
@@ -271,13 +276,14 @@ fn gradients(
         bias_gradient: d_bias.each_ref().map(|x| x.as_ref().map(Buffer::argument)),
     };
     let client = g.client();
-    accepted(match tuner() {
+    let done = match tuner() {
         Some(tuner) => {
             backward::tuned::launch(tuner, client, &plans, &problem, &gradient, &buffers)
         }
         None => backward::launch(client, &plans, &problem, &gradient, &buffers),
-    })?;
-    taken("attention_backward");
+    };
+    accepted(BACKWARD, done)?;
+    taken(BACKWARD);
     let tensor = |x: Buffer| x.tensor::<4>().swap_dims(1, 2);
     let [d_bias1, d_bias2] = d_bias;
     let bias = |x: Option<Buffer>, dtype: Option<DType>| Some(x?.tensor::<4>().cast(dtype?));

@@ -7,8 +7,11 @@ use burn::tensor::{DType, Tensor};
 use frontier_kernels::cross_entropy::Plan;
 use frontier_kernels::cross_entropy::launch::{self, Combined, Vocabulary};
 
-use super::{Buffer, accepted, taken};
+use super::refusal::refused;
+use super::{Buffer, accepted, number, taken};
 use crate::ops::backends::{CrossEntropyBackward, TokenStatistics};
+
+const OPERATION: &str = "cross_entropy";
 
 /// A target that does not count.
 const IGNORE: i32 = -1;
@@ -21,17 +24,19 @@ pub(crate) fn cross_entropy(
 ) -> Option<(TokenStatistics, CrossEntropyBackward)> {
     let [tokens, columns] = logits.dims();
     let logits = Buffer::of(logits)?;
-    let plan = Plan::choose(logits.target(), logits.element()?, columns);
+    let plan = Plan::choose(logits.target(), logits.element(OPERATION)?, columns);
     let vocabulary = Vocabulary {
-        start: u32::try_from(ids.start).ok()?,
-        valid: u32::try_from(ids.len()).ok()?,
+        start: number(OPERATION, ids.start)?,
+        valid: number(OPERATION, ids.len())?,
         ignore: IGNORE,
     };
     let target = |&id: &i64| i32::try_from(id.max(i64::from(IGNORE))).ok();
-    let targets: Vec<i32> = targets.iter().map(target).collect::<Option<_>>()?;
+    let Some(targets) = targets.iter().map(target).collect::<Option<Vec<i32>>>() else {
+        return refused(OPERATION, "a target of more than 31 bits");
+    };
     let targets = logits.with_values(&targets, DType::I32);
     let stats = logits.beside([3, tokens], DType::F32);
-    accepted(launch::statistics(
+    let done = launch::statistics(
         logits.client(),
         &plan,
         logits.argument(),
@@ -39,8 +44,9 @@ pub(crate) fn cross_entropy(
         stats.argument(),
         tokens,
         vocabulary,
-    ))?;
-    taken("cross_entropy");
+    );
+    accepted(OPERATION, done)?;
+    taken(OPERATION);
     let stats = stats.tensor::<2>();
     let row = |i| stats.clone().narrow(0, i, 1).reshape([tokens]);
     let statistics = TokenStatistics {
@@ -79,7 +85,7 @@ impl Saved {
             sum: sum.argument(),
             scale: scale.argument(),
         };
-        let done = accepted(launch::gradient(
+        let done = launch::gradient(
             logits.client(),
             &self.plan,
             logits.argument(),
@@ -87,15 +93,15 @@ impl Saved {
             combined,
             tokens,
             self.vocabulary,
-        ));
-        match done {
+        );
+        match accepted("cross_entropy_backward", done) {
             Some(()) => Ok(logits.tensor()),
             None => Err(Box::new(logits.tensor())),
         }
     }
 }
 
-#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+#[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
 

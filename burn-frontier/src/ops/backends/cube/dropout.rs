@@ -4,8 +4,11 @@ use burn::tensor::{DType, Tensor};
 use frontier_kernels::dropout::launch::{Buffers, add};
 use frontier_kernels::dropout::{Dropout as Dropped, Plan};
 
-use super::{Buffer, accepted, refused, taken};
+use super::refusal::refused;
+use super::{Buffer, accepted, number, taken};
 use crate::ops::dropout::Dropout;
+
+const OPERATION: &str = "dropout";
 
 /// `dropout(x) + residual` of x and residual `[batch, seq, hidden]`.
 pub(crate) fn dropout(
@@ -19,8 +22,13 @@ pub(crate) fn dropout(
         Some(residual) => Some(Buffer::of(residual)?),
         None => None,
     };
-    let site = Site::new(site, &x, dims)?;
-    let plan = Plan::choose(x.target(), x.element()?, dims[2], residual.is_some());
+    let site = Site::new(OPERATION, site, &x, dims)?;
+    let plan = Plan::choose(
+        x.target(),
+        x.element(OPERATION)?,
+        dims[2],
+        residual.is_some(),
+    );
     let y = x.beside(dims, x.dtype());
     let buffers = Buffers {
         x: x.argument(),
@@ -29,8 +37,9 @@ pub(crate) fn dropout(
         y: y.argument(),
     };
     let rows = dims[0] * dims[1];
-    accepted(add(x.client(), &plan, buffers, rows, &site.dropped))?;
-    taken("dropout");
+    let done = add(x.client(), &plan, buffers, rows, &site.dropped);
+    accepted(OPERATION, done)?;
+    taken(OPERATION);
     Some(y.tensor())
 }
 
@@ -45,31 +54,36 @@ pub(super) struct Site {
 
 impl Site {
     /// `None` where it is not of all of x's rows in their length.
-    pub fn new(site: &Dropout, x: &Buffer, [batch, seq, hidden]: [usize; 3]) -> Option<Self> {
+    pub fn new(
+        operation: &'static str,
+        site: &Dropout,
+        x: &Buffer,
+        [batch, seq, hidden]: [usize; 3],
+    ) -> Option<Self> {
         if site.samples.len() != batch || site.len != [1, seq, hidden] || site.start[2] != 0 {
-            return refused("dropout of a part of the rows");
+            return refused(operation, "dropout of a part of the rows");
         }
         let (global, first) = (site.global as u64, site.start[0] as u64);
-        let number = |sample: u64| sample.wrapping_mul(global).wrapping_add(first);
-        let halves = |number: u64| [number as u32, (number >> 32) as u32];
+        let of_all = |sample: u64| sample.wrapping_mul(global).wrapping_add(first);
+        let halves = |n: u64| [n as u32, (n >> 32) as u32];
         let samples: Vec<u32> = site
             .samples
             .iter()
-            .flat_map(|&sample| halves(number(sample)))
+            .flat_map(|&sample| halves(of_all(sample)))
             .collect();
         Some(Self {
             samples: x.with_values(&samples, DType::U32),
             dropped: Dropped {
                 key: site.words().key,
                 probability: site.probability,
-                tokens: u32::try_from(seq).ok()?,
-                first: u32::try_from(site.start[1]).ok()?,
+                tokens: number(operation, seq)?,
+                first: number(operation, site.start[1])?,
             },
         })
     }
 }
 
-#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+#[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
 

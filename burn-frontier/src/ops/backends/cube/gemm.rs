@@ -1,20 +1,23 @@
 //! Linear layers and the feed-forward block by frontier-kernels: what follows a product is done before it is written.
 
+mod parameters;
 mod product;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use frontier_kernels::gemm::launch::Extras;
 use frontier_kernels::gemm::tile::Role;
 use frontier_kernels::gemm::{Activation, Epilogue, Layout};
-use product::Product;
+use parameters::launch_all;
+use product::{Product, Ready};
 
-use super::{Buffer, refused, taken};
+use super::refusal::refused;
+use super::{Buffer, taken};
 use crate::ops::activation;
 use crate::ops::backends::{
-    FeedForwardBackward, FeedForwardGradients, LinearBackward, LinearGradients, ParameterGradients,
+    FeedForwardBackward, FeedForwardGradients, LinearBackward, LinearGradients,
 };
 use crate::ops::feed_forward::FeedForward;
-use crate::ops::gradient_sum::{GradientSum, LinearSums};
+use crate::ops::gradient_sum::LinearSums;
 
 /// `x W + b` of x `[batch, seq, in]`. The sums are those of `W^T` if they are `transposed`.
 pub(crate) fn linear(
@@ -25,16 +28,17 @@ pub(crate) fn linear(
 ) -> Option<(Tensor<3>, LinearBackward)> {
     let [batch, seq, _] = x.dims();
     let x = Buffer::of(x)?;
-    let layer = Layer::of(&x, batch * seq, weight, bias, (sums, transposed))?;
+    let layer = Layer::of("linear", &x, batch * seq, weight, bias, (sums, transposed))?;
     let y = x.beside([batch, seq, layer.output], x.dtype());
-    layer.forward(&x, Activation::None, &y, None)?;
+    layer.forward(&x, Activation::None, &y, None)?.launch();
     taken("linear");
     let backward = move |g: Tensor<3>| {
         let g = Buffer::of(&g)?;
         let dx = x.beside([batch, seq, layer.input], x.dtype());
-        layer.input_gradient(&g, Activation::None, &dx, None)?;
+        let of_input = layer.input_gradient(&g, Activation::None, &dx, None)?;
+        let [parameters] = launch_all([of_input], [(&layer, &x, &g)])?;
         Some(LinearGradients {
-            parameters: layer.parameter_gradients(&x, &g)?,
+            parameters,
             x: dx.tensor(),
         })
     };
@@ -51,6 +55,7 @@ pub(crate) fn feed_forward(
     let rows = batch * seq;
     let x = Buffer::of(x)?;
     let up = Layer::of(
+        "feed_forward",
         &x,
         rows,
         &layers.up,
@@ -58,6 +63,7 @@ pub(crate) fn feed_forward(
         (&sums[0], false),
     )?;
     let down = Layer::of(
+        "feed_forward",
         &x,
         rows,
         &layers.down,
@@ -71,20 +77,25 @@ pub(crate) fn feed_forward(
     let argument = x.beside([rows, up.output], x.dtype());
     let value = x.beside([rows, down.input], x.dtype());
     let y = x.beside([batch, seq, down.output], x.dtype());
-    up.forward(&x, forward, &value, Some(&argument))?;
-    down.forward(&value, Activation::None, &y, None)?;
+    let first = up.forward(&x, forward, &value, Some(&argument))?;
+    let second = down.forward(&value, Activation::None, &y, None)?;
+    first.launch();
+    second.launch();
     taken("feed_forward");
     let backward = move |g: Tensor<3>| {
         let g = Buffer::of(&g)?;
         let inner = x.beside([rows, up.output], x.dtype());
-        down.input_gradient(&g, back, &inner, Some(&argument))?;
         let dx = x.beside([batch, seq, up.input], x.dtype());
-        up.input_gradient(&inner, Activation::None, &dx, None)?;
+        let of_inputs = [
+            down.input_gradient(&g, back, &inner, Some(&argument))?,
+            up.input_gradient(&inner, Activation::None, &dx, None)?,
+        ];
+        let layers = [(&up, &x, &inner), (&down, &value, &g)];
+        let [of_up, of_down] = launch_all(of_inputs, layers)?;
         Some(FeedForwardGradients {
-            // The larger product first: were they too large, nothing would have been added to a sum.
-            up: up.parameter_gradients(&x, &inner)?,
-            down: down.parameter_gradients(&value, &g)?,
             x: dx.tensor(),
+            up: of_up,
+            down: of_down,
         })
     };
     Some((y.tensor(), Box::new(backward)))
@@ -92,6 +103,7 @@ pub(crate) fn feed_forward(
 
 /// A weight `[in, out]` and a bias, for so many rows of input.
 struct Layer {
+    operation: &'static str,
     weight: Buffer,
     /// Whether the weight lies in memory as `[out, in]`.
     transposed: bool,
@@ -106,6 +118,7 @@ struct Layer {
 impl Layer {
     /// `None` where weight and bias are not of x's type.
     fn of(
+        operation: &'static str,
         x: &Buffer,
         rows: usize,
         weight: &Tensor<2>,
@@ -128,9 +141,10 @@ impl Layer {
             .flatten()
             .all(|parameter| parameter.dtype() == x.dtype());
         if !of_one_type {
-            return refused("a linear layer's input and parameters are of different types");
+            return refused(operation, "input and parameters are of different types");
         }
         Some(Self {
+            operation,
             weight,
             transposed,
             bias,
@@ -149,7 +163,7 @@ impl Layer {
         activation: Activation,
         y: &Buffer,
         argument: Option<&Buffer>,
-    ) -> Option<()> {
+    ) -> Option<Ready> {
         let layout = if self.transposed {
             Layout::Nt
         } else {
@@ -157,6 +171,7 @@ impl Layer {
         };
         let columns = if activation.paired() { 2 } else { 1 };
         let product = Product {
+            operation: self.operation,
             layout,
             size: [self.rows, self.output / columns, self.input],
             epilogue: Epilogue {
@@ -172,7 +187,7 @@ impl Layer {
             saved: argument.map(Buffer::argument),
             ..Extras::default()
         };
-        product.launch([x, &self.weight, y], extras, None)
+        product.prepare([x, &self.weight, y], extras, None)
     }
 
     /// `dx = dy W^T`, through an activation's derivative at its saved argument.
@@ -182,13 +197,14 @@ impl Layer {
         activation: Activation,
         dx: &Buffer,
         argument: Option<&Buffer>,
-    ) -> Option<()> {
+    ) -> Option<Ready> {
         let layout = if self.transposed {
             Layout::Nn
         } else {
             Layout::Nt
         };
         let product = Product {
+            operation: self.backward(),
             layout,
             size: [self.rows, self.input, self.output],
             epilogue: Epilogue {
@@ -201,69 +217,7 @@ impl Layer {
             other: argument.map(Buffer::argument),
             ..Extras::default()
         };
-        product.launch([dy, &self.weight, dx], extras, None)
-    }
-
-    /// The gradients of weight and bias; none where they were added to sums.
-    fn parameter_gradients(&self, x: &Buffer, dy: &Buffer) -> Option<ParameterGradients> {
-        if let Some(sums) = self.sums() {
-            return self.add_to(sums, x, dy);
-        }
-        let dtype = self.weight.dtype();
-        let weight = self.weight.beside(self.shape_in_memory(), dtype);
-        let bias = self.bias.as_ref();
-        let bias = bias.map(|_| self.weight.beside([self.output], DType::F32));
-        self.weight_product([x, dy], &weight, bias.as_ref(), false)?;
-        let weight = weight.tensor::<2>();
-        Some((
-            Some(if self.transposed {
-                weight.transpose()
-            } else {
-                weight
-            }),
-            bias.map(|bias| bias.tensor::<1>().cast(dtype)),
-        ))
-    }
-
-    /// The sums, if there is one for each parameter.
-    fn sums(&self) -> Option<Sums<'_>> {
-        let LinearSums { weight, bias } = self.sums.as_ref()?;
-        let bias = bias.as_ref().filter(|_| self.bias.is_some());
-        let complete = bias.is_some() == self.bias.is_some();
-        Some((weight.as_ref()?, bias)).filter(|_| complete)
-    }
-
-    /// Adds the gradients to the sums where these lie, or begins the sums with them.
-    fn add_to(
-        &self,
-        (weight, bias): Sums<'_>,
-        x: &Buffer,
-        dy: &Buffer,
-    ) -> Option<ParameterGradients> {
-        let sums = [weight.take(), bias.and_then(GradientSum::take)];
-        let begun = sums.iter().flatten().next().map(Tensor::device);
-        let own = |sum: Option<Tensor<1>>, count: usize| match (sum, &begun) {
-            (Some(sum), _) => Buffer::take(sum).map(Buffer::own),
-            (None, Some(device)) => Buffer::take(Tensor::<1>::zeros([count], (device, DType::F32))),
-            (None, None) => Some(self.weight.beside([count], DType::F32)),
-        };
-        let [weight_sum, bias_sum] = sums;
-        let weight_sum = own(weight_sum, self.input * self.output)?;
-        let bias_sum = match bias {
-            Some(_) => Some(own(bias_sum, self.output)?),
-            None => None,
-        };
-        let accumulate = begun.is_some();
-        let done = self.weight_product([x, dy], &weight_sum, bias_sum.as_ref(), accumulate);
-        if accumulate || done.is_some() {
-            weight.put(weight_sum.tensor());
-            if let Some((bias, sum)) = bias.zip(bias_sum) {
-                bias.put(sum.tensor());
-            }
-        }
-        done?;
-        taken("gradient_sum");
-        Some((None, None))
+        product.prepare([dy, &self.weight, dx], extras, None)
     }
 
     /// `dW = x^T dy`, lying in memory as the weight does, and beside it the sum of dy over the rows for the bias; both are
@@ -274,13 +228,14 @@ impl Layer {
         weight: &Buffer,
         bias: Option<&Buffer>,
         accumulate: bool,
-    ) -> Option<()> {
+    ) -> Option<Ready> {
         let (operands, role) = match self.transposed {
             true => ([dy, x], Role::Rows),
             false => ([x, dy], Role::Columns),
         };
         let [rows, columns] = self.shape_in_memory();
         let product = Product {
+            operation: self.backward(),
             layout: Layout::Tn,
             size: [rows, columns, self.rows],
             epilogue: Epilogue {
@@ -290,7 +245,15 @@ impl Layer {
             sums_of: bias.is_some().then_some(role),
         };
         let [a, b] = operands;
-        product.launch([a, b, weight], Extras::default(), bias)
+        product.prepare([a, b, weight], Extras::default(), bias)
+    }
+
+    /// The operation's way back.
+    fn backward(&self) -> &'static str {
+        match self.operation {
+            "linear" => "linear_backward",
+            _ => "feed_forward_backward",
+        }
     }
 
     /// Rows and columns of the weight, as it lies.
@@ -302,15 +265,15 @@ impl Layer {
     }
 }
 
-/// Sums of a layer's gradients: of its weight and, if it has one, of its bias.
-type Sums<'a> = (&'a GradientSum, Option<&'a GradientSum>);
-
-#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+#[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
 
+    use burn::tensor::{DType, Device};
+
     use crate::ops::backends::cube::testing::{Place, assert_close, gpu, numbers, types};
     use crate::ops::gradient::seed;
+    use crate::ops::gradient_sum::GradientSum;
     use crate::ops::{feed_forward as ops_feed_forward, linear as ops_linear};
 
     /// Value, and gradients of x, weight and bias. A transposed weight lies in memory as that of a tied head.
@@ -477,6 +440,52 @@ mod tests {
                     let what = format!("result {i} of {sizes:?}, {activation:?}");
                     assert_close(&what, dtype, own, expected);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_refused_behind_a_layer_is_in_none_of_its_sums() {
+        let Some(gpu) = gpu() else { return };
+        let place = Place::new(&gpu, DType::F32);
+        let (rows, hidden, ffn) = (5, 12, 20);
+        let count = hidden * ffn;
+        let step = |sums: &[LinearSums; 2], seed_of: u32| {
+            let layers = block(
+                [rows, hidden, ffn],
+                activation::Activation::Gelu,
+                false,
+                &place,
+            );
+            let x = place.constant([2, rows, hidden], seed_of).autodiff();
+            let y = ops_feed_forward::feed_forward_with_sums(x, layers.clone(), sums).unwrap();
+            let g = place.constant([2, rows, hidden], 100 + seed_of);
+            let gradients = seed(y, g).backward();
+            [layers.up, layers.down].map(|weight| numbers(weight.grad(&gradients).unwrap()))
+        };
+        let of_weight = || LinearSums {
+            weight: Some(GradientSum::default()),
+            bias: None,
+        };
+        let elsewhere = Tensor::zeros([count], (&Device::flex(), DType::F32));
+        let short = Tensor::zeros([1], (&gpu, DType::F32));
+        for (begun, refused) in [(true, &elsewhere), (true, &short), (false, &short)] {
+            let sums = [of_weight(), of_weight()];
+            let [up, down] = sums.each_ref().map(|sums| sums.weight.clone().unwrap());
+            let mut before = None;
+            if begun {
+                step(&sums, 1);
+                let sum = up.take().expect("a sum");
+                before = Some(numbers(sum.clone()));
+                up.put(sum);
+            }
+            down.put(refused.clone());
+            let found = step(&sums, 2);
+            assert_eq!(up.take().map(numbers), before, "begun {begun}");
+            assert_eq!(down.take().map(numbers), Some(numbers(refused.clone())));
+            let expected = step(&Default::default(), 2);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_close("in the graph", DType::F32, found, expected);
             }
         }
     }

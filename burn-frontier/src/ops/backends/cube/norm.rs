@@ -16,7 +16,7 @@ pub(crate) fn norm(
     x: &Tensor<3>,
     parameters: &NormParameters,
 ) -> Option<(Tensor<3>, NormBackward)> {
-    let saved = Saved::new(Buffer::of(x)?, x.dims(), parameters, [false, false])?;
+    let saved = Saved::new("norm", Buffer::of(x)?, x.dims(), parameters, [false, false])?;
     let y = saved.forward(&saved.input, None, None, parameters)?;
     taken("norm");
     Some((
@@ -35,10 +35,16 @@ pub(crate) fn add_norm(
     let (x, residual) = (Buffer::of(x)?, Buffer::of(residual)?);
     let sum = x.beside(dims, x.dtype());
     let site = match site {
-        Some(site) => Some(Site::new(site, &x, dims)?),
+        Some(site) => Some(Site::new("add_norm", site, &x, dims)?),
         None => None,
     };
-    let mut saved = Saved::new(sum.clone(), dims, parameters, [true, site.is_some()])?;
+    let mut saved = Saved::new(
+        "add_norm",
+        sum.clone(),
+        dims,
+        parameters,
+        [true, site.is_some()],
+    )?;
     saved.site = site;
     let y = saved.forward(&x, Some(&residual), Some(&sum), parameters)?;
     taken("add_norm");
@@ -52,6 +58,7 @@ pub(crate) fn add_norm(
 
 /// What a norm keeps for its way back.
 struct Saved {
+    operation: &'static str,
     plan: Plan,
     dims: [usize; 3],
     /// The norm's input: x, or what it was added up to.
@@ -63,6 +70,7 @@ struct Saved {
 
 impl Saved {
     fn new(
+        operation: &'static str,
         input: Buffer,
         dims: [usize; 3],
         parameters: &NormParameters,
@@ -79,8 +87,9 @@ impl Saved {
             residual,
             dropout,
         };
-        let plan = Plan::choose(input.target(), input.element()?, problem);
+        let plan = Plan::choose(input.target(), input.element(operation)?, problem);
         Some(Self {
+            operation,
             weight: Buffer::of(&parameters.weight)?,
             stats: input.beside([batch * seq * plan.stats()], DType::F32),
             plan,
@@ -128,9 +137,8 @@ impl Saved {
         };
         let (epsilon, dropped) = (parameters.epsilon as f32, self.dropped());
         let (client, rows) = (x.client(), self.rows());
-        accepted(launch::forward(
-            client, &self.plan, buffers, rows, epsilon, &dropped,
-        ))?;
+        let done = launch::forward(client, &self.plan, buffers, rows, epsilon, &dropped);
+        accepted(self.operation, done)?;
         Some(y)
     }
 
@@ -141,7 +149,7 @@ impl Saved {
         d_sum: Option<Tensor<3>>,
     ) -> Option<(Tensor<3>, NormGradients)> {
         let (dtype, hidden) = (self.input.dtype(), self.dims[2]);
-        let has_bias = self.plan.problem.kind == Kind::Layer;
+        let has_bias = self.plan.problem().kind == Kind::Layer;
         let width = hidden * (1 + usize::from(has_bias));
         let dx = self.input.beside(self.dims, dtype);
         // Without dropout it is the gradient of x.
@@ -166,13 +174,12 @@ impl Saved {
             d_parameters: d_parameters.argument(),
         };
         let (client, dropped) = (self.input.client(), self.dropped());
-        accepted(launch::backward(
-            client,
-            &self.plan,
-            buffers,
-            self.rows(),
-            &dropped,
-        ))?;
+        let done = launch::backward(client, &self.plan, buffers, self.rows(), &dropped);
+        let operation = match self.operation {
+            "add_norm" => "add_norm_backward",
+            _ => "norm_backward",
+        };
+        accepted(operation, done)?;
         let parameters = d_parameters.tensor::<1>().cast(dtype);
         let gradients = NormGradients {
             x: dx.clone().tensor(),
@@ -183,7 +190,7 @@ impl Saved {
     }
 }
 
-#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+#[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
 

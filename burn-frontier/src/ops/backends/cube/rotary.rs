@@ -7,10 +7,12 @@ use frontier_kernels::rotary::{Plan, Shape, Strides};
 use super::{Buffer, accepted, taken};
 use crate::ops::rotary::RotaryTable;
 
+const OPERATION: &str = "rotary";
+
 /// x `[batch, heads, seq, head_dim]`, rotated by a table of as many positions, or back.
 pub(crate) fn rotary(x: &Tensor<4>, table: &RotaryTable, inverse: bool) -> Option<Tensor<4>> {
     let x = Buffer::with_rows(x)?;
-    let [batch, heads, seq, head_dim] = x.sizes()?.map(|n| n as usize);
+    let [batch, heads, seq, head_dim] = x.sizes(OPERATION)?.map(|n| n as usize);
     let y = x.beside(x.shape(), x.dtype());
     let (cos, sin) = (Buffer::of(&table.cos)?, Buffer::of(&table.sin)?);
     let shape = Shape {
@@ -20,24 +22,25 @@ pub(crate) fn rotary(x: &Tensor<4>, table: &RotaryTable, inverse: bool) -> Optio
         head_dim,
     };
     let strides = [strides(&x)?, strides(&y)?];
-    let plan = Plan::choose(x.target(), x.element()?, shape, strides, inverse);
+    let plan = Plan::choose(x.target(), x.element(OPERATION)?, shape, strides, inverse);
     let buffers = Buffers {
         x: x.argument(),
         cos: cos.argument(),
         sin: sin.argument(),
         y: y.argument(),
     };
-    accepted(plan.and_then(|plan| rotate(x.client(), &plan, buffers, shape, strides)))?;
-    taken("rotary");
+    let done = plan.and_then(|plan| rotate(x.client(), &plan, buffers, shape, strides));
+    accepted(OPERATION, done)?;
+    taken(OPERATION);
     Some(y.tensor())
 }
 
 fn strides(x: &Buffer) -> Option<Strides> {
-    let [batch, head, token, _] = x.strides()?.map(|stride| stride as usize);
+    let [batch, head, token, _] = x.strides(OPERATION)?.map(|stride| stride as usize);
     Some(Strides { batch, head, token })
 }
 
-#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+#[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
 

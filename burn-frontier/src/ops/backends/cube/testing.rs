@@ -2,14 +2,19 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-/// The GPU; without one a test is skipped and says so, and fails in CI.
+/// The GPU that the variable GPU names: wgpu, if there is none, cuda or rocm. Without such a device a test is skipped and says
+/// so; where the variable names it, or CI is true, it fails.
 pub fn gpu() -> Option<Device> {
-    let Ok(gpu) = crate::device::choose(Some("wgpu")) else {
-        assert!(std::env::var_os("CI").is_none(), "no Vulkan adapter");
-        eprintln!("skipped: wgpu finds no adapter");
-        return None;
-    };
-    Some(gpu.of_rank(0))
+    let named = std::env::var("GPU").ok();
+    let must = named.is_some() || std::env::var("CI").is_ok_and(|ci| ci == "true");
+    match crate::device::choose(Some(named.as_deref().unwrap_or("wgpu"))) {
+        Ok(gpu) => Some(gpu.of_rank(0)),
+        Err(error) if must => panic!("no device for GPU={named:?}: {error}"),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
 }
 
 /// The types that a device computes in.
@@ -105,6 +110,7 @@ pub fn assert_close(what: &str, dtype: DType, own: &[f64], expected: &[f64]) {
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     let difference = norm(&mut own.iter().zip(expected).map(|(a, b)| a - b));
     let error = difference / norm(&mut expected.iter().copied()).max(1e-30);
+    // What the README says of the kernels.
     let limit = match dtype {
         DType::F16 => 1e-3,
         DType::BF16 => 8e-3,

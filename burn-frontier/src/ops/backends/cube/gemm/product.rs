@@ -1,6 +1,7 @@
 //! One matrix product of a layer, forward or backward.
 
-use frontier_kernels::gemm::launch::{Arguments, Extras, launch};
+use cubecl::client::Client;
+use frontier_kernels::gemm::launch::{Arguments, Extras, check, launch};
 use frontier_kernels::gemm::tile::Role;
 use frontier_kernels::gemm::{Epilogue, Layout, Plan, Shape, tuned};
 use frontier_kernels::matrix::instruction::Element;
@@ -10,6 +11,8 @@ use crate::ops::backends::cube::{Buffer, accepted};
 
 /// A product of two contiguous matrices of one type, and what follows it.
 pub(super) struct Product {
+    /// What it is a part of.
+    pub operation: &'static str,
     /// How they lie.
     pub layout: Layout,
     /// Rows and columns of the result, and what is summed over.
@@ -20,29 +23,34 @@ pub(super) struct Product {
     pub sums_of: Option<Role>,
 }
 
+/// A product that the kernels take.
+pub(super) struct Ready {
+    client: Client,
+    plan: Plan,
+    shape: Shape,
+    parts: usize,
+    arguments: Arguments,
+}
+
 impl Product {
-    /// `out = epilogue(a b)`, of a's type or f32, with `sums` for [`Self::sums_of`].
-    pub fn launch(
+    /// `out = epilogue(a b)`, of a's type or f32, with `sums` for [`Self::sums_of`]; nothing is computed yet.
+    pub fn prepare(
         self,
         [a, b, out]: [&Buffer; 3],
         extras: Extras,
         sums: Option<&Buffer>,
-    ) -> Option<()> {
-        let [m, n, k] = self.size;
-        let element: Element = a.element()?;
+    ) -> Option<Ready> {
+        let ([m, n, k], operation) = (self.size, self.operation);
+        let element: Element = a.element(operation)?;
         let paired = self.epilogue.activation.paired();
         let shape = Shape::contiguous(self.layout, 1, m, n, k, paired);
-        let plan = Plan::choose(
-            a.target(),
-            (element, out.element()?),
-            self.layout,
-            &shape,
-            self.epilogue,
-        );
-        let plan = accepted(match self.sums_of {
+        let types = (element, out.element(operation)?);
+        let plan = Plan::choose(a.target(), types, self.layout, &shape, self.epilogue);
+        let plan = match self.sums_of {
             Some(role) => plan.and_then(|plan| plan.with_sums_of(role)),
             None => plan,
-        })?;
+        };
+        let plan = accepted(operation, plan)?;
         let parts = plan.parts(&shape);
         let plan = if parts > 1 { plan.split() } else { plan };
         let arguments = Arguments {
@@ -52,10 +60,35 @@ impl Product {
             extras,
             sums: sums.map(Buffer::argument),
         };
-        let client = a.client();
-        accepted(match tuner() {
-            Some(tuner) => tuned::launch(tuner, client, &plan, &shape, parts, arguments),
-            None => launch(client, &plan, &shape, parts, arguments),
+        let client = a.client().clone();
+        let checked = check(&client, &plan, &shape, parts, &arguments);
+        accepted(operation, checked)?;
+        Some(Ready {
+            client,
+            plan,
+            shape,
+            parts,
+            arguments,
         })
+    }
+}
+
+impl Ready {
+    /// Computes it.
+    pub fn launch(self) {
+        let Self {
+            client,
+            plan,
+            shape,
+            parts,
+            arguments,
+        } = self;
+        let done = match tuner() {
+            Some(tuner) => tuned::launch(tuner, &client, &plan, &shape, parts, arguments),
+            None => launch(&client, &plan, &shape, parts, arguments),
+        };
+        if let Err(error) = done {
+            unreachable!("what was checked is refused: {error}");
+        }
     }
 }
