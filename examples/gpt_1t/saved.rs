@@ -241,7 +241,6 @@ mod tests {
             global_batch: 1,
             update: None,
             scaler: LossScaler::off(),
-            update: None,
         };
         let noticed = |saved: &Saved, tokens: &[u32]| {
             same_text(saved, &checkpoint, &corpus(tokens)).map_err(|e| e.to_string())
