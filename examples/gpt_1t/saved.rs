@@ -239,7 +239,6 @@ mod tests {
             samples: 1,
             optimizer_steps: 1,
             global_batch: 1,
-            update: None,
             scaler: LossScaler::off(),
         };
         let noticed = |saved: &Saved, tokens: &[u32]| {
