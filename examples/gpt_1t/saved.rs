@@ -239,6 +239,7 @@ mod tests {
             samples: 1,
             optimizer_steps: 1,
             global_batch: 1,
+            update: None,
             scaler: LossScaler::off(),
         };
         let noticed = |saved: &Saved, tokens: &[u32]| {
