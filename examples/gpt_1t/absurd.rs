@@ -127,14 +127,15 @@ fn what_is_only_large_is_planned_and_not_refused() {
 
 #[test]
 fn zero_is_refused_where_it_stands_for_nothing_and_taken_where_it_says_so() {
-    for (flag, _) in
-        COUNTS
-            .into_iter()
-            .chain([("--nodes", ""), ("--learning-rate", ""), ("--peak", "")])
-    {
+    for (flag, _) in COUNTS.into_iter().chain([
+        ("--decay-steps", ""),
+        ("--nodes", ""),
+        ("--learning-rate", ""),
+        ("--peak", ""),
+    ]) {
         let error = refusal_of_plan(&[flag, "0"]).unwrap_or_else(|| panic!("{flag} 0"));
         assert!(error.starts_with(&format!("{flag} 0 ")), "{error}");
-        assert!(error.contains("leave it out"), "{error}");
+        assert!(error.contains("; use "), "{error}");
     }
     for flag in [
         "--dropout",

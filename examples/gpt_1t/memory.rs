@@ -32,14 +32,14 @@ pub fn refuse_what_does_not_fit(job: &Job, device: &Choice) -> Result<String> {
         let ranks = job.layout.world().div_ceil(device.count());
         let Some(room) = device.room(index) else {
             said.push(format!(
-                "{:.2} GiB; {} does not say how much it has, so it may run out of memory",
-                gib(need),
+                "{} needed; {} does not say how much it has, so it may run out of memory",
+                size(need),
                 device.name(),
             ));
             continue;
         };
         if need <= room.bytes as f64 {
-            said.push(format!("{:.2} GiB of {room}", gib(need)));
+            said.push(format!("{} needed of {room}", size(need)));
             continue;
         }
         machine.device.reserved_gib = 0.0;
@@ -63,8 +63,16 @@ pub fn gib(bytes: f64) -> f64 {
     bytes / 2f64.powi(30)
 }
 
+/// As in "12 MiB".
+fn size(bytes: f64) -> String {
+    match gib(bytes) {
+        n if n < 1.0 => format!("{:.0} MiB", 1024.0 * n),
+        n => format!("{n:.1} GiB"),
+    }
+}
+
 /// As in "1.3 billion parameters".
-pub fn parameters(model: &GptConfig) -> String {
+fn parameters(model: &GptConfig) -> String {
     match model.parameters() as f64 {
         n if n < 1e9 => format!("{:.2} million parameters", n / 1e6),
         n => format!("{:.1} billion parameters", n / 1e9),

@@ -262,8 +262,7 @@ impl Options {
     /// The flags of the run in a folder, as it was last started.
     pub fn of_run(out: &Path) -> Result<Self> {
         let path = out.join("config.toml");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        let text = utf8::read(&path).context("the configuration")?;
         toml::from_str(&text).with_context(|| format!("{} is not a configuration", path.display()))
     }
 
@@ -277,7 +276,7 @@ impl Options {
                 "--learning-rate",
                 self.learning_rate,
                 positive,
-                "a positive number such as 0.001",
+                "a positive number such as 0.001, or leave it out",
             ),
             (
                 "--weight-decay",

@@ -95,6 +95,21 @@ fn a_world_without_ranks_is_refused() {
 }
 
 #[test]
+fn without_a_limit_a_rank_waits_until_the_other_comes() {
+    let options = LocalOptions {
+        timeout: Duration::MAX,
+        ..LocalOptions::default()
+    };
+    let waited = run(2, &options, |c| {
+        if c.rank() == 1 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        c.barrier()
+    });
+    waited.unwrap();
+}
+
+#[test]
 fn different_operations_are_an_error_on_both_ranks() {
     let body = |c: Arc<dyn Communicator>| {
         c.barrier()?;

@@ -24,7 +24,7 @@ const STACK: usize = 16 << 20;
 /// How patient the ranks are, and how much they remember.
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
-    /// How long an operation may wait for other ranks before it is an error.
+    /// How long an operation may wait for other ranks before it is an error; [`Duration::MAX`] for ever.
     pub timeout: Duration,
     /// How many operations each rank's flight recorder keeps.
     pub records: usize,

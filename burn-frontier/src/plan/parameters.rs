@@ -69,14 +69,19 @@ pub(super) fn stages(what_if: &WhatIf) -> Result<Vec<StageParameters>> {
     Ok(stages)
 }
 
-/// The parameters of a part. Its layers are alike, and those between its ends have the names of the first.
-fn specs(model: &GptConfig, part: Range<usize>, gradient: &Placement) -> Vec<Arc<ParameterSpec>> {
+/// The parameters of a part, each made by `slot`. Its layers are alike, and those between its ends are the first again.
+fn slots_of(
+    model: &GptConfig,
+    part: Range<usize>,
+    gradient: &Placement,
+    slot: impl Fn(ParameterSpec) -> Slot,
+) -> Vec<Slot> {
     let of_layer = |layer: usize| {
         let specs = model.part_specs(layer..layer + 1, gradient);
-        specs.into_iter().map(Arc::new)
+        specs.into_iter().map(&slot)
     };
     let mut all: Vec<_> = of_layer(part.start).collect();
-    let inner = all.iter().filter(|spec| spec.name.starts_with(LAYERS));
+    let inner = all.iter().filter(|slot| slot.spec.name.starts_with(LAYERS));
     let inner: Vec<_> = inner.cloned().collect();
     let between = part.len().saturating_sub(2);
     all.extend(std::iter::repeat_n(inner, between).flatten());
@@ -103,12 +108,15 @@ fn stage_of(
     let mut slots: Vec<Slot> = Vec::new();
     let mut has_table = false;
     for (chunk, part) in parts.enumerate() {
-        for spec in specs(&job.model, part, &gradient) {
+        let slot = |spec: ParameterSpec| {
+            let count = spec.placement.local_shape(&spec.shape, tp).iter().product();
+            Slot::new(Arc::new(spec), count, chunk, tied)
+        };
+        for slot in slots_of(&job.model, part, &gradient, slot) {
             // A tied table that two parts of one rank share is one parameter.
-            let shared = tied.is_none() && spec.name == TOKEN_EMBEDDING;
+            let shared = tied.is_none() && slot.spec.name == TOKEN_EMBEDDING;
             if !(shared && has_table) {
-                let count = spec.placement.local_shape(&spec.shape, tp).iter().product();
-                slots.push(Slot::new(spec, count, chunk, tied));
+                slots.push(slot);
             }
             has_table |= shared;
         }
@@ -150,8 +158,9 @@ mod tests {
                         spec.decay,
                     )
                 };
-                let listed = specs(&model, part.clone(), &gradient);
-                let listed: Vec<_> = listed.iter().map(|spec| shown(spec)).collect();
+                let slot = |spec| Slot::new(Arc::new(spec), 1, 0, None);
+                let listed = slots_of(&model, part.clone(), &gradient, slot);
+                let listed: Vec<_> = listed.iter().map(|slot| shown(&slot.spec)).collect();
                 let all = model.part_specs(part.clone(), &gradient);
                 assert_eq!(
                     listed,
