@@ -14,5 +14,6 @@ mod dropout;
 mod gemm;
 mod norm;
 mod refusals;
+mod refused_attention;
 mod rotary;
 mod tune;

@@ -3,7 +3,8 @@
 use super::super::plan::SIZES;
 use super::super::problem::Problem;
 use super::ends::GradientStrides;
-use super::plan::{Plan, Plans, Role};
+use super::plan::{Plan, Role};
+use super::plans::Plans;
 use crate::error::Result;
 use crate::hip::emit::Source;
 use crate::matrix::instruction::{Element, Target, Unit};

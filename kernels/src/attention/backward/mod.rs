@@ -11,6 +11,7 @@
 //! beside its results. [`launch`] does all of it; [`Workspace`] says what memory that takes.
 
 pub mod plan;
+pub mod plans;
 pub mod reference;
 pub mod tuned;
 
@@ -43,5 +44,6 @@ pub use super::bias::Form;
 pub use bias::Shared;
 pub use ends::GradientStrides;
 pub use launch::{Buffers, launch};
-pub use plan::{Plan, Plans, Role, Workspace};
+pub use plan::{Plan, Role};
+pub use plans::{Plans, Workspace};
 pub use source::sources;

@@ -5,7 +5,7 @@ use cubecl_core::client::Client;
 use super::super::problem::Problem;
 use super::ends::GradientStrides;
 use super::launch::{Buffers, check, launch as launch_plans};
-use super::plan::Plans;
+use super::plans::Plans;
 use crate::argument::{again, scratch};
 use crate::error::Result;
 use crate::matrix::instruction::Element;
