@@ -41,7 +41,7 @@ impl Run for Harness {
         // Two workgroups that each have several tiles.
         let f32 = |count| unwritten(Element::F32, count);
         let buffers = vec![
-            bytes(&case.table.words()),
+            bytes(case.table.words()),
             pack(case.plan.gradient(), gradient),
             f32(2),
         ];
@@ -94,7 +94,7 @@ impl Run for Harness {
     ) -> Vec<Vec<f64>> {
         let f32 = |x: &[f64]| pack(Element::F32, x);
         let mut buffers = vec![
-            bytes(&case.table.words()),
+            bytes(case.table.words()),
             f32(control),
             pack(case.plan.gradient(), gradient),
         ];
