@@ -144,6 +144,9 @@ fn run(screen: Screen) -> Result<ExitCode> {
     let vocabulary = Some(tokenizer.vocabulary());
     let chosen = model::choose(&options, vocabulary, import.as_ref(), resume.as_ref())?;
     let memory = settings.validate(&chosen.sampled(), &device)?;
+    if let Some(import) = &import {
+        import.check_values().context("--import")?;
+    }
     if let Some(folder) = &options.export {
         names::check_export(&chosen.model, folder).context("--export")?;
     }

@@ -277,6 +277,8 @@ fn a_value_that_is_no_number_is_refused_with_its_tensor() {
             },
         );
         let imported = import(folder.path()).unwrap();
+        let refusal = text(imported.check_values());
+        assert!(refusal.contains("h.1.mlp.c_fc.weight"), "{refusal}");
         for (theirs, shape) in tensors(true) {
             let name = burn_frontier::models::gpt::names::from_hugging_face(&theirs).unwrap();
             let blocks = Placement::Replicated.blocks(&shape, 0, 1);

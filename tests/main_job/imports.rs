@@ -192,3 +192,22 @@ fn an_export_that_cannot_be_is_refused_before_there_is_a_run() {
     let kept = fs::read_to_string(place.path().join("other/config.json")).unwrap();
     assert_eq!(kept, "mine");
 }
+
+#[test]
+fn an_import_with_nan_is_refused_before_an_older_run_gives_way() {
+    let place = Place::new();
+    exported(&place);
+    let file = place.path().join("exported/model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&file, bytes).unwrap();
+    let output = imported(&place, &["--steps", "1", "--out", "first"]);
+    assert_eq!(code(&output), 1);
+    assert!(
+        said(&output).contains("NaN or infinite"),
+        "{}",
+        said(&output)
+    );
+    assert!(!place.path().join("first-1").exists());
+}

@@ -16,7 +16,7 @@ use crate::comm::Buffer;
 use crate::error::{Error, Result};
 use crate::models::gpt::GptConfig;
 use crate::models::gpt::specs::TOKEN_EMBEDDING;
-use crate::placement::Block;
+use crate::placement::{Block, Placement};
 use crate::utf8;
 
 /// The output projection, where it is not the token embedding.
@@ -287,6 +287,19 @@ impl Imported {
             );
         }
         self.dimensions.tied = ties == Some(true) || same;
+        Ok(())
+    }
+
+    /// Reads every tensor once, so that what [`TensorSource::read`] would refuse is known before anything is made.
+    ///
+    /// # Errors
+    /// A tensor that cannot be read, or holds NaN or infinite values.
+    pub fn check_values(&self) -> Result<()> {
+        for (name, (file, key)) in &self.tensors {
+            let shape = &self.files[*file].info(key)?.shape;
+            let whole = Placement::Replicated.blocks(shape, 0, 1);
+            self.read(name, shape, &whole, shape)?;
+        }
         Ok(())
     }
 
