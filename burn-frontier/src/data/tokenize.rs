@@ -65,7 +65,7 @@ pub fn tokenize_corpus(
     }
     if let Some(error) = documents.left_out() {
         let count = stats.counts.skipped;
-        tracing::warn!("{count} files are left out; the first: {error}");
+        tracing::warn!("files left out: {count}; the first: {error}");
     }
     if stats.documents == 0 {
         let names: Vec<_> = paths

@@ -40,7 +40,8 @@ pub struct AdamWState {
 /// `weights`, with which the model computes.
 ///
 /// # Errors
-/// Gradient or moments of another length or type than the parameters, or on another device.
+/// Gradient or moments of another length or type than the parameters, or on another device; kernels that are required
+/// refuse it.
 pub fn adamw(
     state: AdamWState,
     gradient: Tensor<1>,
@@ -52,6 +53,7 @@ pub fn adamw(
         Ok(done) => return Ok(done),
         Err(given_back) => *given_back,
     };
+    super::kernels::check()?;
     let state = plain(state, gradient, step);
     let weights = state.parameters.clone().cast(weights);
     Ok((state, weights))
