@@ -115,6 +115,10 @@ impl Table {
         let columns = plan.columns(n) as u128;
         let needs = Needs::new(&plan, end(out, m as u128 * n as u128), end(bias, columns));
         self.needs = self.needs.max(needs);
+        // No buffer has more: a launch would refuse every one.
+        for (name, elements) in [("A", self.a), ("B", self.b), ("C", self.needs.out)] {
+            fits(name, elements)?;
+        }
         let (rows, columns) = plan.result_tile();
         let tiles = m.div_ceil(rows) as u128 * n.div_ceil(columns) as u128;
         self.tiles = fits("a table", u128::from(self.tiles) + tiles)?;

@@ -220,7 +220,8 @@ fn a_group_that_its_plan_cannot_read_is_refused() {
         (plan, vec![even, even], "groups 0 and 1 have results"),
         (plan, vec![far(8, 32), far(0, 40), even], "which overlap"),
         (plan, vec![far(1 << 33, 0)], "more than 32 bits count"),
-        (plan, vec![far(1 << 31, 0)], "a tile of"),
+        (plan, vec![far(1 << 31, 0)], "more than 32 bits count"),
+        (plan, vec![Group { k: 1 << 28, ..even }], "a tile of"),
         (plan, vec![far(8, usize::MAX)], "more than 32 bits count"),
         (plan.split(), vec![even], "split K"),
     ] {
