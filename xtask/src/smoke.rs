@@ -48,7 +48,7 @@ const INVALID: [(&[&str], &str); 6] = [
         "--zero 2",
     ),
     (&["--model", "1t"], "GiB"),
-    (&["--kv-heads", "1", "--export", "exported"], "--export"),
+    (&["--kv-heads", "2", "--export", "exported"], "--export"),
 ];
 /// The exit code of a Rust program that panicked.
 const PANICKED: i32 = 101;
