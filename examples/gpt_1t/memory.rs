@@ -32,14 +32,14 @@ pub fn refuse_what_does_not_fit(job: &Job, device: &Choice) -> Result<String> {
         let ranks = job.layout.world().div_ceil(device.count());
         let Some(room) = device.room(index) else {
             said.push(format!(
-                "{} needed; {} does not say how much it has, so it may run out of memory",
+                "tensors need {}; {} does not say how much it has, so it may run out of memory",
                 size(need),
                 device.name(),
             ));
             continue;
         };
         if need <= room.bytes as f64 {
-            said.push(format!("{} needed of {room}", size(need)));
+            said.push(format!("tensors need {} of {room}", size(need)));
             continue;
         }
         machine.device.reserved_gib = 0.0;
