@@ -10,6 +10,7 @@ use super::config::{ConfigFile, Dimensions};
 use super::{CONFIG, INDEX, MODEL, from_hugging_face, split_layer};
 use crate::checkpoint::TensorSource;
 use crate::checkpoint::assembly::Assembly;
+use crate::checkpoint::bytes;
 use crate::checkpoint::disk;
 use crate::checkpoint::tensor_file::TensorFile;
 use crate::comm::Buffer;
@@ -338,23 +339,18 @@ impl TensorSource for Imported {
             local.fill(&start, &info.shape, &file.read(key)?);
         }
         let data = local.finish(file.path(), name)?;
-        if !is_finite(&data) {
+        let mut blocks = blocks.iter();
+        let found =
+            blocks.find_map(|block| bytes::first_non_finite(&data, block, shape, local_shape));
+        if let Some((index, value)) = found {
             return Err(Error::format(
                 file.path(),
-                format!("tensor `{key}` holds NaN or infinite values"),
+                format!(
+                    "tensor `{key}` holds NaN or infinite values: element {index} of {shape:?} is {value}"
+                ),
                 "use another copy of the model",
             ));
         }
         Ok(data)
-    }
-}
-
-fn is_finite(data: &Buffer) -> bool {
-    match data {
-        Buffer::F32(values) => values.iter().all(|x| x.is_finite()),
-        Buffer::F64(values) => values.iter().all(|x| x.is_finite()),
-        Buffer::F16(values) => values.iter().all(|x| x.is_finite()),
-        Buffer::BF16(values) => values.iter().all(|x| x.is_finite()),
-        Buffer::I64(_) | Buffer::U8(_) => true,
     }
 }
