@@ -29,7 +29,11 @@ mod misuse;
 fn every_layout_reads_what_every_layout_saved() {
     for (tp, dp) in [(1, 1), (2, 2), (4, 1), (1, 3)] {
         let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::new(tp, 1, dp).unwrap();
+        let layout = Layout {
+            tp,
+            dp,
+            ..Layout::single()
+        };
         for outcome in save_model(folder.path(), (100, 1), layout, 0, &|_| Ok(())) {
             assert_eq!(outcome.unwrap(), folder.path().join("step-00000100"));
         }

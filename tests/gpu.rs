@@ -76,7 +76,11 @@ fn four_ranks_that_share_a_gpu_follow_the_cpu() {
     // Llama's form: rotary positions, SwiGLU, RMS norm, and grouped-query attention.
     follows_the_cpu(
         Run {
-            layout: Layout::new(2, 2, 1).unwrap(),
+            layout: Layout {
+                tp: 2,
+                pp: 2,
+                ..Layout::single()
+            },
             sequence_parallel: true,
             recompute: Recompute::Selective,
             micro_batch: 4,

@@ -213,7 +213,12 @@ fn losses_and_positions_say_what_is_missing() {
 fn a_model_refuses_tokens_and_lengths_that_it_does_not_know() {
     let gpt = GptConfig::new(2, 16, 2, 64, 8);
     let run = |samples: &[Vec<u32>], (tp, pp)| {
-        let layout = Layout::new(tp, pp, 1)?;
+        let layout = Layout {
+            tp,
+            pp,
+            ..Layout::single()
+        }
+        .validated()?;
         let positions = (0..samples.len() as u64).collect();
         let batch = [MicroBatch::new(samples, positions)?];
         local::run(layout.world(), &Default::default(), |world| {

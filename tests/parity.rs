@@ -56,7 +56,7 @@ const LAYOUTS: [Row; 28] = [
 fn run(row: &Row) -> Run {
     let &(tp, pp, dp, zero, sequence_parallel, kind, recompute, global_batch, micro_batch) = row;
     Run {
-        layout: Layout::new(tp, pp, dp).unwrap(),
+        layout: Layout { tp, pp, dp },
         kind,
         zero,
         overlap: zero == 1,

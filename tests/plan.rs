@@ -33,6 +33,6 @@ pub fn job(shape: (usize, usize, usize), layout: (usize, usize, usize), batch: (
         global_batch,
         micro_batch,
         overlap: false,
-        ..Job::new(model, Layout::new(tp, pp, dp).unwrap())
+        ..Job::new(model, Layout { tp, pp, dp })
     }
 }

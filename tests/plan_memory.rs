@@ -130,7 +130,7 @@ fn agrees(name: &str, job: &Job) {
 }
 
 fn layout(tp: usize, pp: usize, dp: usize) -> Layout {
-    Layout::new(tp, pp, dp).unwrap()
+    Layout { tp, pp, dp }
 }
 
 #[test]

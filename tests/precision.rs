@@ -10,7 +10,7 @@ use harness::Run;
 fn losses(dtype: DType, tp: usize, pp: usize, dp: usize) -> Vec<f64> {
     let run = Run {
         dtype,
-        layout: Layout::new(tp, pp, dp).unwrap(),
+        layout: Layout { tp, pp, dp },
         zero: 1,
         micro_batch: 2,
         ..Run::single(GptConfig::new(4, 32, 4, 61, 16))

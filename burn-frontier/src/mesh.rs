@@ -9,6 +9,8 @@ pub const MAX_RANKS: usize = 1 << 20;
 
 /// How many ranks share a layer (tensor parallel), how many stages a pipeline has, how many replicas there are.
 ///
+/// Made by naming what is not 1: `Layout { dp: 4, ..Layout::single() }`.
+///
 /// Ranks are numbered as Megatron-LM numbers them: tensor parallel fastest, then data, then pipeline,
 /// `rank = tp + TP * (dp + DP * pp)`, so that the ranks that talk most are neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -45,11 +47,12 @@ impl std::fmt::Display for Layout {
 }
 
 impl Layout {
-    /// A mesh of `tp * pp * dp` ranks.
+    /// The layout, if there is such a mesh: its fields may say anything.
     ///
     /// # Errors
     /// A size of zero, or more than [`MAX_RANKS`] ranks.
-    pub fn new(tp: usize, pp: usize, dp: usize) -> Result<Self> {
+    pub fn validated(self) -> Result<Self> {
+        let Self { tp, pp, dp } = self;
         if tp == 0 || pp == 0 || dp == 0 {
             return Err(Error::config(
                 format!("a layout of tp {tp}, pp {pp}, dp {dp} has no ranks"),
@@ -63,7 +66,7 @@ impl Layout {
                 "use smaller numbers",
             ));
         }
-        Ok(Self { tp, pp, dp })
+        Ok(self)
     }
 
     /// One rank.
@@ -132,7 +135,11 @@ mod tests {
 
     #[test]
     fn rank_and_coordinate_are_inverse_and_tp_is_fastest() {
-        let layout = Layout::new(2, 3, 4).unwrap();
+        let layout = Layout {
+            tp: 2,
+            pp: 3,
+            dp: 4,
+        };
         for rank in 0..layout.world() {
             assert_eq!(layout.rank(layout.coordinate(rank)), rank);
         }
@@ -145,7 +152,11 @@ mod tests {
 
     #[test]
     fn the_groups_of_one_kind_partition_the_world() {
-        let layout = Layout::new(4, 2, 3).unwrap();
+        let layout = Layout {
+            tp: 4,
+            pp: 2,
+            dp: 3,
+        };
         for group in [Layout::tp_group, Layout::pp_group, Layout::dp_group] {
             let mut seen: Vec<usize> = (0..layout.world())
                 .filter(|&rank| group(&layout, layout.coordinate(rank))[0] == rank)
@@ -158,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_layout_without_ranks_or_with_absurdly_many_is_refused() {
-        let refusal = |tp, pp, dp| Layout::new(tp, pp, dp).unwrap_err().to_string();
+        let refusal = |tp, pp, dp| Layout { tp, pp, dp }.validated().unwrap_err().to_string();
         let error = refusal(2, 0, 1);
         assert!(error.contains("at least 1"), "{error}");
         for (tp, pp, dp) in [
@@ -169,6 +180,14 @@ mod tests {
             let error = refusal(tp, pp, dp);
             assert!(error.contains("more than 1048576 ranks"), "{error}");
         }
-        assert_eq!(Layout::new(1024, 1024, 1).unwrap().world(), MAX_RANKS);
+        assert_eq!(
+            Layout {
+                tp: 1024,
+                pp: 1024,
+                ..Layout::single()
+            }
+            .world(),
+            MAX_RANKS
+        );
     }
 }

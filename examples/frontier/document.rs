@@ -56,7 +56,7 @@ fn published(preset: &str, [tp, pp, dp]: [usize; 3], batch: u64, micro_batch: u6
         global_batch: batch,
         micro_batch,
         overlap: false,
-        ..Job::new(model, Layout::new(tp, pp, dp)?)
+        ..Job::new(model, Layout { tp, pp, dp }.validated()?)
     })
 }
 

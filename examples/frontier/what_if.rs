@@ -137,7 +137,12 @@ pub fn long_sequences(text: &mut String, machine: &Machine) -> Result<()> {
     for (sequence, batch) in [(32_768, 256), (131_072, 64), (524_288, 16)] {
         let mut like = ours(published("175b", [8, 16, 8], batch, 1)?);
         like.model.sequence = sequence;
-        like.layout = Layout::new(8, 16, 8)?;
+        like.layout = Layout {
+            tp: 8,
+            pp: 16,
+            dp: 8,
+        }
+        .validated()?;
         let ranks = like.layout.world();
         let found = search(&like, machine, ranks)?;
         let runs = found.ranked.first().map_or_else(

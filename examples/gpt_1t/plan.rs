@@ -114,7 +114,7 @@ fn as_asked(options: &Options, like: Job, ranks: usize) -> Result<Job> {
     let [tp, pp] = [options.tp, options.pp].map(|n| n.unwrap_or(1));
     let dp = options.dp.unwrap_or((ranks / tp / pp).max(1));
     let job = Job {
-        layout: Layout::new(tp, pp, dp)?,
+        layout: Layout { tp, pp, dp }.validated()?,
         ..like
     };
     job.validate()?;

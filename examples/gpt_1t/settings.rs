@@ -54,11 +54,12 @@ impl Options {
         let global_batch = self.global_batch.unwrap_or(8);
         let peak = self.learning_rate.unwrap_or(3e-3);
         Ok(Settings {
-            layout: Layout::new(
-                self.tp.unwrap_or(2),
-                self.pp.unwrap_or(2),
-                self.dp.unwrap_or(1),
-            )?,
+            layout: Layout {
+                tp: self.tp.unwrap_or(2),
+                pp: self.pp.unwrap_or(2),
+                dp: self.dp.unwrap_or(1),
+            }
+            .validated()?,
             kind: self.schedule.as_deref().unwrap_or("1f1b").parse()?,
             zero: self.zero.unwrap_or(1),
             sequence_parallel: self.sequence_parallel,

@@ -33,7 +33,7 @@ pub fn job(
         micro_batch,
         recompute: Recompute::None,
         precision: Precision::Fp32,
-        ..Job::new(model, Layout::new(tp, pp, dp)?)
+        ..Job::new(model, Layout { tp, pp, dp }.validated()?)
     })
 }
 

@@ -179,7 +179,10 @@ fn a_checkpoint_of_a_newer_version_is_neither_passed_over_nor_replaced() {
             error.contains("the version of burn-frontier that wrote it"),
             "{error}"
         );
-        let layout = Layout::new(2, 1, 1).unwrap();
+        let layout = Layout {
+            tp: 2,
+            ..Layout::single()
+        };
         for step in [20, 30] {
             for outcome in save_model(folder.path(), (step, 1), layout, 1, &|_| Ok(())) {
                 let error = text(outcome);

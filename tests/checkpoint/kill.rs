@@ -20,7 +20,10 @@ fn killed_at(n: usize, folder: &Path, step: u64, keep: usize) -> bool {
     save_model(
         folder,
         (step, 2),
-        Layout::new(1, 1, 2).unwrap(),
+        Layout {
+            dp: 2,
+            ..Layout::single()
+        },
         keep,
         &stop,
     );
@@ -91,7 +94,10 @@ fn one_failed_write_is_an_error_on_every_rank_and_leaves_no_trace() {
         let outcomes = save_model(
             folder.path(),
             (20, 2),
-            Layout::new(2, 1, 1).unwrap(),
+            Layout {
+                tp: 2,
+                ..Layout::single()
+            },
             0,
             &once,
         );

@@ -119,7 +119,12 @@ fn step(
     zero: u8,
     replicas: &[Vec<MicroBatch>],
 ) -> Result<(f64, [f64; 2])> {
-    let layout = Layout::new(1, pp, dp)?;
+    let layout = Layout {
+        pp,
+        dp,
+        ..Layout::single()
+    }
+    .validated()?;
     let ranks = local::run(layout.world(), &Default::default(), |world| {
         let groups = Groups::new(layout, world.clone())?;
         let mut pipeline = pipeline(kind, &groups)?;
@@ -203,7 +208,11 @@ fn the_loss_is_divided_once_by_the_targets_that_count_of_all_replicas() {
 
 #[test]
 fn an_evaluation_gives_the_sum_and_the_count_and_zeros_where_nothing_counts() {
-    let layout = Layout::new(1, 2, 2).unwrap();
+    let layout = Layout {
+        pp: 2,
+        dp: 2,
+        ..Layout::single()
+    };
     let passes = local::run(layout.world(), &Default::default(), |world| {
         let groups = Groups::new(layout, world)?;
         let pipeline = pipeline(Kind::GPipe, &groups)?;
@@ -261,7 +270,11 @@ fn a_pass_that_failed_or_was_not_finished_leaves_nothing_to_the_next() {
 
 #[test]
 fn what_fails_in_one_rank_half_way_reaches_every_rank() {
-    let layout = Layout::new(1, 2, 2).unwrap();
+    let layout = Layout {
+        pp: 2,
+        dp: 2,
+        ..Layout::single()
+    };
     let options = LocalOptions {
         timeout: Duration::from_secs(20),
         ..LocalOptions::default()

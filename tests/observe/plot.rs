@@ -75,7 +75,10 @@ fn a_loss_plot_without_a_finite_loss_is_refused() {
 
 #[test]
 fn the_pipeline_plot_draws_every_span_and_says_the_bubble() {
-    let layout = Layout::new(1, 4, 1).unwrap();
+    let layout = Layout {
+        pp: 4,
+        ..Layout::single()
+    };
     let spans = gpipe(&layout, 4, 8);
     let draw = |spans: &[Span]| {
         svg("pipeline.svg", |path| {

@@ -13,7 +13,10 @@ use crate::gpipe;
 #[test]
 fn the_bubble_of_gpipe_is_the_papers() {
     for (stages, m) in [(1, 4), (2, 2), (4, 8), (8, 64)] {
-        let layout = Layout::new(1, stages, 1).unwrap();
+        let layout = Layout {
+            pp: stages,
+            ..Layout::single()
+        };
         let bubble = bubble_fraction(&gpipe(&layout, stages, m)).unwrap();
         let expected = (stages - 1) as f64 / (m + stages - 1) as f64;
         assert!(
@@ -28,7 +31,11 @@ fn the_bubble_of_gpipe_is_the_papers() {
 fn a_trace_holds_every_span_once_in_order_of_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.json");
-    let layout = Layout::new(2, 2, 2).unwrap();
+    let layout = Layout {
+        tp: 2,
+        pp: 2,
+        dp: 2,
+    };
     let mut spans = gpipe(&layout, 2, 3);
     // The same work on the other pipelines' ranks: replica 1, tensor rank 1.
     let other = spans.iter().map(|s| Span {

@@ -26,7 +26,7 @@ fn on_every_rank<T: Send>(
     sequence_parallel: bool,
     body: impl Fn(&mut Pipeline<GptPart>, &Groups) -> Result<T> + Sync,
 ) -> Vec<Result<T>> {
-    let layout = Layout::new(tp, pp, dp).unwrap();
+    let layout = Layout { tp, pp, dp };
     local::run(layout.world(), &Default::default(), |world| {
         let groups = Groups::new(layout, world)?;
         let context = ParameterContext {
@@ -126,7 +126,14 @@ fn a_batch_that_does_not_fit_is_refused_by_every_rank_before_anything_is_sent() 
 #[test]
 fn lengths_that_tensor_parallel_ranks_cannot_share_are_errors_of_every_layer() {
     local::run(2, &Default::default(), |world| {
-        let groups = Groups::new(Layout::new(2, 1, 1)?, world)?;
+        let groups = Groups::new(
+            Layout {
+                tp: 2,
+                ..Layout::single()
+            }
+            .validated()?,
+            world,
+        )?;
         let context = ParameterContext {
             sequence_parallel: true,
             ..ParameterContext::new(1, &groups, Device::flex())

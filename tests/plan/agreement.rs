@@ -123,7 +123,10 @@ fn the_parameters_planned_are_those_allocated() {
         .iter()
         .flat_map(|model| [(model, false), (model, true)])
     {
-        let layout = Layout::new(2, 1, 1).unwrap();
+        let layout = Layout {
+            tp: 2,
+            ..Layout::single()
+        };
         local::run(2, &LocalOptions::default(), |world| {
             let groups = Groups::new(layout, world)?;
             let context = ParameterContext {

@@ -131,7 +131,11 @@ fn a_local_parameter_costs_what_mixed_precision_adam_needs() {
     close(stage.gradients, 2.0);
     close(stage.optimizer, 12.0);
     let replicas = Job {
-        layout: burn_frontier::Layout::new(8, 16, 4).unwrap(),
+        layout: burn_frontier::Layout {
+            tp: 8,
+            pp: 16,
+            dp: 4,
+        },
         global_batch: 256,
         ..one
     };

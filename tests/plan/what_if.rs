@@ -347,7 +347,11 @@ fn a_report_speaks_of_it_only_when_asked_and_after_what_runs() {
 fn a_what_if_is_read_back_from_its_text() {
     let what_if = with(&of_175b((4, 1, 2), (64, 1)), |w| {
         (w.context, w.exchange, w.job.zero) = (2, Exchange::Ulysses, 3);
-        w.job.layout = Layout::new(4, 1, 4).unwrap();
+        w.job.layout = Layout {
+            tp: 4,
+            dp: 4,
+            ..Layout::single()
+        };
     });
     let text = serde_json::to_string(&what_if).unwrap();
     assert_eq!(serde_json::from_str::<WhatIf>(&text).unwrap(), what_if);

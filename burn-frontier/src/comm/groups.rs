@@ -31,6 +31,7 @@ impl Groups {
     /// # Errors
     /// A world of another size than the layout's.
     pub fn new(layout: Layout, world: Arc<dyn Communicator>) -> Result<Self> {
+        let layout = layout.validated()?;
         if layout.world() != world.size() {
             return Err(Error::config(
                 format!(

@@ -187,7 +187,12 @@ pub fn scaling(
         } else {
             job.global_batch
         };
-        let Ok(layout) = Layout::new(job.layout.tp, job.layout.pp, dp) else {
+        let Ok(layout) = Layout {
+            tp: job.layout.tp,
+            pp: job.layout.pp,
+            dp,
+        }
+        .validated() else {
             continue;
         };
         let there = Job {

@@ -205,8 +205,13 @@ impl Row<'_> {
             None => VOCABULARY,
         };
         let model = GptConfig::new(count(4)?, count(2)?, count(3)?, vocabulary, count(5)?);
-        let layout =
-            Layout::new(count(6)?, count(8)?, count(7)?).map_err(|e| self.wrong(e.to_string()))?;
+        let layout = Layout {
+            tp: count(6)?,
+            pp: count(8)?,
+            dp: count(7)?,
+        }
+        .validated()
+        .map_err(|e| self.wrong(e.to_string()))?;
         let precision: Precision = match self.text(&["precision", "dtype"]) {
             Some(text) => text.parse().map_err(|e: Error| self.wrong(e.to_string()))?,
             None => Precision::Fp16,
@@ -254,7 +259,14 @@ mod tests {
         .unwrap();
         let other = "Iteration Time (ms),pp,dp,tp,zero,seq,layers,heads,hidden,mbs,gbs\n150.5,4,1,2,1,512,12,16,1024,2,16\n";
         let again = parse(other, Path::new("b.csv")).unwrap();
-        assert_eq!(runs[0].job.layout, Layout::new(2, 4, 1).unwrap());
+        assert_eq!(
+            runs[0].job.layout,
+            Layout {
+                tp: 2,
+                pp: 4,
+                ..Layout::single()
+            }
+        );
         assert_eq!(runs[0].job.model, again[0].job.model);
         assert_eq!(
             (runs[0].seconds, runs[0].job.zero, again[0].job.zero),

@@ -147,7 +147,7 @@ pub(super) fn layouts(like: &Job, machine: &Machine, ranks: usize) -> Vec<Layout
         for pp in divisors(ranks / tp).take_while(|&pp| pp <= deepest) {
             let dp = ranks / tp / pp;
             if dp as u64 <= like.global_batch {
-                all.extend(Layout::new(tp, pp, dp).ok());
+                all.extend(Layout { tp, pp, dp }.validated().ok());
             }
         }
     }

@@ -92,7 +92,12 @@ pub fn layer_bytes(job: &Job, machine: &Machine) -> Result<f64> {
     job.validate()?;
     let mut alone = job.clone();
     alone.model.layers = 3;
-    alone.layout = Layout::new(job.layout.tp, 3, 1)?;
+    alone.layout = Layout {
+        tp: job.layout.tp,
+        pp: 3,
+        ..Layout::single()
+    }
+    .validated()?;
     alone.schedule = Kind::OneForwardOneBackward;
     alone.global_batch = job.micro_batch;
     alone.zero = 0;
@@ -237,7 +242,13 @@ mod tests {
                 precision: Precision::Fp32,
                 recompute: Recompute::Full,
                 sequence_parallel,
-                ..Job::new(model.clone(), Layout::new(tp, 1, 1).unwrap())
+                ..Job::new(
+                    model.clone(),
+                    Layout {
+                        tp,
+                        ..Layout::single()
+                    },
+                )
             };
             let seconds = time_layer(&job, &Device::flex()).unwrap();
             assert!(seconds > 0.0);
@@ -254,7 +265,14 @@ mod tests {
         let machine = Machine::load("laptop").unwrap();
         let bytes = |tp, pp| {
             let model = GptConfig::new(8, 64, 4, 300, 32);
-            let job = Job::new(model, Layout::new(tp, pp, 1).unwrap());
+            let job = Job::new(
+                model,
+                Layout {
+                    tp,
+                    pp,
+                    ..Layout::single()
+                },
+            );
             layer_bytes(&job, &machine).unwrap()
         };
         // 12 h^2 weights of two bytes, and gradients in f32.

@@ -13,7 +13,7 @@ use super::memory::{self, StageMemory};
 use super::parameters;
 use super::time::{self, StepTime};
 use crate::error::{Error, Result};
-use crate::mesh::{Layout, MAX_RANKS};
+use crate::mesh::MAX_RANKS;
 use crate::models::gpt::GptConfig;
 use crate::observe::flops::Throughput;
 use crate::pipeline::schedule::Kind;
@@ -162,7 +162,7 @@ impl WhatIf {
     /// The first thing that cannot work, with what would.
     pub fn validate(&self) -> Result<()> {
         let Self { job, context, .. } = self;
-        Layout::new(job.layout.tp, job.layout.pp, job.layout.dp)?;
+        job.layout.validated()?;
         self.validate_context()?;
         let there = Job {
             zero: job.zero.min(MAX_ZERO_STAGE),

@@ -212,7 +212,7 @@ impl GptConfig {
     /// The first thing that cannot work, with what would.
     pub fn validate(&self, layout: &Layout, sequence_parallel: bool) -> Result<()> {
         // Its fields are public: it may have been made without.
-        Layout::new(layout.tp, layout.pp, layout.dp)?;
+        layout.validated()?;
         self.validate_sizes()?;
         let tp = layout.tp;
         let heads = self.heads.min(self.kv_heads);
@@ -413,7 +413,11 @@ mod tests {
     #[test]
     fn what_cannot_be_split_is_refused_with_what_can() {
         let refusal = |config: &GptConfig, tp, pp| {
-            let layout = Layout::new(tp, pp, 1).unwrap();
+            let layout = Layout {
+                tp,
+                pp,
+                ..Layout::single()
+            };
             config.validate(&layout, true).unwrap_err().to_string()
         };
         let config = GptConfig::new(4, 120, 6, 100, 32);
@@ -423,7 +427,14 @@ mod tests {
         assert!(refusal(&config.clone().with_kv_heads(4), 1, 1).contains("1, 2, 3, 6"));
         assert!(
             config
-                .validate(&Layout::new(2, 4, 1).unwrap(), true)
+                .validate(
+                    &Layout {
+                        tp: 2,
+                        pp: 4,
+                        ..Layout::single()
+                    },
+                    true
+                )
                 .is_ok()
         );
     }
