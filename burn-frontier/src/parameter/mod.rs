@@ -1,5 +1,7 @@
 //! Parameters that know their name, their place on the ranks and how they begin.
 
+pub mod selection;
+
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
@@ -11,6 +13,8 @@ use crate::ops::exchange::{Group, from_buffer};
 use crate::ops::gradient_sum::GradientSum;
 use crate::placement::{Block, Placement};
 use crate::random::Stream;
+
+pub use selection::Selection;
 
 /// A parameter's first value.
 #[derive(Debug, Clone, Copy, PartialEq)]
