@@ -5,6 +5,7 @@
 pub mod groups;
 pub mod local;
 pub mod record;
+pub mod tensor;
 
 use half::{bf16, f16};
 

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// Another number of targets than tokens, more ids than columns, or, on one rank, a target beyond the ids. With more ranks the
-/// caller sees to that, as [`VocabularyParallel`](crate::tensor_parallel::embedding::VocabularyParallel) does.
+/// caller sees to that, as the vocabulary-parallel embedding does.
 pub fn cross_entropy(
     logits: Tensor<2>,
     targets: &[i64],
@@ -52,11 +52,12 @@ pub fn cross_entropy(
         ));
     }
     let x = logits.clone().without_autodiff();
-    if let Some((statistics, backward)) = backends::cross_entropy(&x, targets, &ids) {
+    let backend = backends::of(&x.device());
+    if let Some((statistics, backward)) = backend.cross_entropy(&x, targets, &ids) {
         let targets = Targets::new(targets, &ids);
         return Ok(fused(logits, statistics, backward, targets, group));
     }
-    super::kernels::check()?;
+    backend.refusal()?;
     let dtype = logits.dtype();
     let x = mask_padding(full_precision(x), ids.len());
     let targets = Targets::new(targets, &ids);
