@@ -19,12 +19,12 @@ use burn_frontier::observe::progress::Screen;
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::ops::adamw::{AdamWState, AdamWStep, adamw};
 use burn_frontier::ops::gradient::seed;
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::optim::clip_factor;
 use burn_frontier::parameter::{Module, Parameter, ParameterContext, Visitor};
 use burn_frontier::pipeline::part::{MicroBatch, StepContext};
 use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::pipeline::schedule::Kind;
-use burn_frontier::zero::ZeroConfig;
 use burn_frontier::{Error, Layout, Result};
 
 const BATCH: usize = 4;
@@ -218,7 +218,7 @@ impl Visitor for Update {
 struct Stack {
     pipeline: Pipeline<GptPart>,
     reducer: burn_frontier::zero::reducer::GradientReducer,
-    optimizer: burn_frontier::zero::optimizer::ShardedAdamW,
+    optimizer: burn_frontier::optim::Optimizer,
     spans: SpanRecorder,
 }
 
@@ -227,7 +227,7 @@ impl Stack {
         let groups = Groups::new(Layout::single(), local::single())?;
         let mut pipeline = config.init(Kind::default(), &groups, &context(&groups))?;
         let (reducer, optimizer) =
-            ZeroConfig::new(0, false).init(&mut pipeline.parts, None, &groups)?;
+            OptimizerConfig::new(0, false).init(&mut pipeline.parts, None, &groups)?;
         let spans = SpanRecorder::new(Instant::now(), 0, 0, true);
         Ok(Self {
             pipeline,

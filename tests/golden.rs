@@ -11,12 +11,12 @@ use burn_frontier::models::gpt::model::Pass;
 use burn_frontier::models::gpt::names::{Imported, import, to_hugging_face};
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::optim::clip_factor;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext};
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::placement::{Block, Placement};
-use burn_frontier::zero::ZeroConfig;
 use burn_frontier::zero::partition;
 use burn_frontier::{Layout, Result};
 use safetensors::Dtype;
@@ -124,7 +124,7 @@ fn compare(
     };
     let mut pipeline = config.init(Kind::default(), &groups, &context).unwrap();
     let parts = &mut pipeline.parts;
-    burn_frontier::zero::state::load_parameters(parts, weights, &groups.tp).unwrap();
+    burn_frontier::parameter::load_parameters(parts, weights, &groups.tp).unwrap();
 
     let tokens: Vec<i64> = lcg(7)
         .take(128)
@@ -163,7 +163,7 @@ fn compare(
         assert!((own - number(theirs)).abs() < tolerance, "{own} {theirs}");
     }
 
-    let zero = ZeroConfig::new(0, false);
+    let zero = OptimizerConfig::new(0, false);
     let slots = partition::slots(&mut pipeline.parts, None);
     let buckets = partition::buckets(&slots, 1, zero.bucket_elements);
     let (mut reducer, mut optimizer) = zero.init(&mut pipeline.parts, None, &groups).unwrap();

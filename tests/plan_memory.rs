@@ -13,13 +13,13 @@ use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::memory::{self, StageMemory};
 use burn_frontier::plan::{Job, Machine, search};
-use burn_frontier::zero::ZeroConfig;
 use burn_frontier::{Layout, Result};
 
 #[global_allocator]
@@ -49,7 +49,7 @@ fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<f64> {
     };
     let mut pipeline = job.model.init(job.schedule, &groups, &context)?;
     let tied = job.model.tied_parameter(&groups);
-    let zero = ZeroConfig::new(job.zero, job.overlap);
+    let zero = OptimizerConfig::new(job.zero, job.overlap);
     let (mut reducer, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
     let cuts = micro_batches(
         job.global_batch,

@@ -12,7 +12,7 @@ use burn_frontier::data::Tokenizer;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::generate::{Sampling, generate};
 use burn_frontier::models::gpt::names;
-use burn_frontier::zero::state::load_parameters;
+use burn_frontier::parameter::load_parameters;
 
 use crate::corpus::Corpus;
 use crate::options::Options;

@@ -37,12 +37,11 @@ use burn_frontier::models::gpt::{GptConfig, names};
 use burn_frontier::observe::progress::Screen;
 use burn_frontier::observe::trace::{Category, Span, SpanRecorder};
 use burn_frontier::ops::{kernels, tuning};
-use burn_frontier::optim::clip_factor;
 use burn_frontier::optim::scaler::LossScaler;
-use burn_frontier::parameter::ParameterContext;
+use burn_frontier::optim::{AdamWConfig, OptimizerConfig, Rule, clip_factor};
+use burn_frontier::parameter::{ParameterContext, load_parameters};
 use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
 use burn_frontier::pipeline::run::Pipeline;
-use burn_frontier::zero::{ZeroConfig, state::load_parameters};
 
 use corpus::Corpus;
 use finish::finish;
@@ -231,10 +230,14 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
     }
 
     // The optimiser: gradients summed over the replicas, state split over them.
-    let mut zero = ZeroConfig::new(settings.zero, settings.overlap);
-    zero.adamw.weight_decay = settings.weight_decay;
+    let adamw = AdamWConfig {
+        weight_decay: settings.weight_decay,
+        ..AdamWConfig::default()
+    };
+    let optimizer =
+        OptimizerConfig::new(settings.zero, settings.overlap).with_rule(Rule::AdamW(adamw));
     let tied = model.tied_parameter(&groups);
-    let (mut gradients, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
+    let (mut gradients, mut optimizer) = optimizer.init(&mut pipeline.parts, tied, &groups)?;
     let mut scaler = if settings.dtype == DType::F16 {
         LossScaler::dynamic()
     } else {

@@ -10,12 +10,12 @@ use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
 use burn_frontier::plan::Job;
 use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::runs::Run;
-use burn_frontier::zero::ZeroConfig;
 use burn_frontier::{Layout, Result};
 
 /// Steps that are timed; the median counts.
@@ -64,7 +64,7 @@ fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<Vec<f64>> {
     };
     let mut pipeline = job.model.init(job.schedule, &groups, &context)?;
     let tied = job.model.tied_parameter(&groups);
-    let zero = ZeroConfig::new(job.zero, job.overlap);
+    let zero = OptimizerConfig::new(job.zero, job.overlap);
     let (mut reducer, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
     let cuts = micro_batches(
         job.global_batch,

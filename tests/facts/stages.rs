@@ -7,13 +7,13 @@ use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::comm::{Buffer, Communicator, Reduction};
 use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
 use burn_frontier::pipeline::part::{Forward, MicroBatch, Output, PipelinePart, StepContext, Tape};
 use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::pipeline::segment::segment;
 use burn_frontier::placement::Placement;
-use burn_frontier::zero::ZeroConfig;
 use burn_frontier::{Error, Layout, Result};
 
 /// A token at which a pass fails half-way.
@@ -129,7 +129,7 @@ fn step(
         let groups = Groups::new(layout, world.clone())?;
         let mut pipeline = pipeline(kind, &groups)?;
         let (mut reducer, _) =
-            ZeroConfig::new(zero, false).init(&mut pipeline.parts, None, &groups)?;
+            OptimizerConfig::new(zero, false).init(&mut pipeline.parts, None, &groups)?;
         let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
         let batches = &replicas[groups.at.dp];
         let pass = pipeline.forward_backward(
@@ -238,7 +238,7 @@ fn a_pass_that_failed_or_was_not_finished_leaves_nothing_to_the_next() {
     let groups = Groups::new(Layout::single(), local::single()).unwrap();
     for overlap in [false, true] {
         let mut pipeline = pipeline(Kind::GPipe, &groups).unwrap();
-        let zero = ZeroConfig::new(0, overlap);
+        let zero = OptimizerConfig::new(0, overlap);
         let (mut reducer, _) = zero.init(&mut pipeline.parts, None, &groups).unwrap();
         let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
         let mut pass = |batches: &[MicroBatch], reducer: &mut _| {
@@ -284,7 +284,7 @@ fn what_fails_in_one_rank_half_way_reaches_every_rank() {
             let groups = Groups::new(layout, world)?;
             let mut pipeline = pipeline(Kind::OneForwardOneBackward, &groups)?;
             let (mut reducer, _) =
-                ZeroConfig::new(0, true).init(&mut pipeline.parts, None, &groups)?;
+                OptimizerConfig::new(0, true).init(&mut pipeline.parts, None, &groups)?;
             let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
             let last = if groups.at.dp == 0 { BAD } else { 1 };
             let batches = [batch(&[(1, 0)]), batch(&[(last, 0)])];

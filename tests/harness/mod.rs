@@ -16,12 +16,12 @@ use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::optim::clip_factor;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::placement::for_each_run_of;
-use burn_frontier::zero::ZeroConfig;
 use burn_frontier::{Layout, Result};
 
 /// One training run.
@@ -107,7 +107,7 @@ impl Run {
             ..ParameterContext::new(self.seed, &groups, self.device.clone())
         };
         let mut pipeline = self.config.init(self.kind, &groups, &context)?;
-        let mut zero = ZeroConfig::new(self.zero, self.overlap);
+        let mut zero = OptimizerConfig::new(self.zero, self.overlap);
         zero.bucket_elements = 5000; // Several buckets, also for a small model.
         let tied = self.config.tied_parameter(&groups);
         let (mut reducer, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;

@@ -10,11 +10,11 @@ use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::models::gpt::{GptConfig, Positions};
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::ops::exchange::{Exchange, apply};
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext};
 use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::pipeline::schedule::Kind;
-use burn_frontier::zero::ZeroConfig;
 use burn_frontier::{Layout, Result};
 
 use crate::{says, x};
@@ -91,7 +91,7 @@ fn a_batch_that_does_not_fit_is_refused_by_every_rank_before_anything_is_sent() 
                         ..StepContext::default()
                     };
                     let (mut reducer, _) =
-                        ZeroConfig::new(0, false).init(&mut pipeline.parts, None, groups)?;
+                        OptimizerConfig::new(0, false).init(&mut pipeline.parts, None, groups)?;
                     let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
                     let sent = || groups.world.traffic().iter().map(|t| t.bytes).sum::<u64>();
                     let before = sent();

@@ -1,5 +1,6 @@
 //! Parameters that know their name, their place on the ranks and how they begin.
 
+mod load;
 pub mod selection;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::ops::gradient_sum::GradientSum;
 use crate::placement::{Block, Placement};
 use crate::random::Stream;
 
+pub use load::load_parameters;
 pub use selection::Selection;
 
 /// A parameter's first value.
@@ -87,7 +89,7 @@ pub struct Parameter<const D: usize> {
     pub spec: Arc<ParameterSpec>,
     /// The local tensor, padding included. Carries autodiff only inside a forward pass.
     pub value: Tensor<D>,
-    /// Where its gradients are added up, from [`ZeroConfig::init`](crate::zero::ZeroConfig::init) on.
+    /// Where its gradients are added up, from [`OptimizerConfig::init`](crate::optim::OptimizerConfig::init) on.
     pub sum: Option<GradientSum>,
 }
 
