@@ -10,11 +10,11 @@ mod console;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
+use burn_frontier::Recompute;
 use burn_frontier::comm::{groups::Groups, local};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::model::Pass;
 use burn_frontier::models::gpt::sharding::GptPart;
-use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::progress::Screen;
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::ops::adamw::{AdamWState, AdamWStep, adamw};

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
+use burn_frontier::Recompute;
 use burn_frontier::checkpoint::TensorSource;
 use burn_frontier::comm::{Buffer, groups::Groups, local};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::model::Pass;
 use burn_frontier::models::gpt::names::{Imported, import, to_hugging_face};
-use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::optim::clip_factor;
 use burn_frontier::parameter::ParameterContext;

@@ -6,17 +6,17 @@ mod allocator;
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::{DType, Device};
+use burn::tensor::Device;
+use burn_frontier::Precision;
+use burn_frontier::Recompute;
 use burn_frontier::comm::Communicator;
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
 use burn_frontier::pipeline::schedule::Kind;
-use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::memory::{self, StageMemory};
 use burn_frontier::plan::{Job, Machine, search};
 use burn_frontier::zero::ZeroConfig;
@@ -40,11 +40,7 @@ fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<f64> {
     let groups = Groups::new(job.layout, world)?;
     let context = ParameterContext {
         sequence_parallel: job.sequence_parallel,
-        dtype: match job.precision {
-            Precision::Fp32 => DType::F32,
-            Precision::Fp16 => DType::F16,
-            Precision::Bf16 => DType::BF16,
-        },
+        dtype: job.precision.dtype(),
         ..ParameterContext::new(1, &groups, Device::flex())
     };
     let mut pipeline = job.model.init(job.schedule, &groups, &context)?;

@@ -24,8 +24,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
-use burn::tensor::DType;
-use burn_frontier::Error;
 use burn_frontier::checkpoint::{self, Checkpoint, TensorSource};
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, FlightRecorder, LocalOptions};
@@ -43,6 +41,7 @@ use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
 use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::zero::{ZeroConfig, state::load_parameters};
+use burn_frontier::{Error, Precision};
 
 use corpus::Corpus;
 use finish::finish;
@@ -90,7 +89,7 @@ impl Job {
     /// How a rank makes its parameters.
     fn parameters(&self, groups: &Groups, rank: usize) -> ParameterContext {
         ParameterContext {
-            dtype: self.settings.dtype,
+            dtype: self.settings.precision.dtype(),
             sequence_parallel: self.settings.sequence_parallel,
             ..ParameterContext::new(self.settings.seed, groups, self.device.of_rank(rank))
         }
@@ -128,7 +127,7 @@ fn run(screen: Screen) -> Result<ExitCode> {
     }
     let mut settings = options.settings()?;
     let device = device::choose(options.device.as_deref())?;
-    device.check_dtype(settings.dtype)?;
+    device.check_dtype(settings.precision.dtype())?;
     if let Some(folder) = &options.autotune {
         tuning::enable(&device, folder)?;
     }
@@ -235,7 +234,7 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
     zero.adamw.weight_decay = settings.weight_decay;
     let tied = model.tied_parameter(&groups);
     let (mut gradients, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
-    let mut scaler = if settings.dtype == DType::F16 {
+    let mut scaler = if settings.precision == Precision::Fp16 {
         LossScaler::dynamic()
     } else {
         LossScaler::off()

@@ -66,7 +66,7 @@ pub fn same_run(
     same_text(&saved, checkpoint, corpus)?;
     let differs = if saved.tokenizer != tokenizer.fingerprint() {
         "the tokenizer"
-    } else if saved.precision != format!("{:?}", settings.dtype) {
+    } else if saved.precision != format!("{:?}", settings.precision.dtype()) {
         "--precision"
     } else if saved.seed != settings.seed {
         "--seed"
@@ -179,7 +179,7 @@ pub fn state(
         tokenizer: job.tokenizer.fingerprint().to_string(),
         tokens: job.corpus.tokens,
         text: Some(job.corpus.fingerprint.clone()),
-        precision: format!("{:?}", job.settings.dtype),
+        precision: format!("{:?}", job.settings.precision.dtype()),
         seed: job.settings.seed,
         samples: step * job.settings.global_batch,
         optimizer_steps,

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
+use burn_frontier::Precision;
+use burn_frontier::Recompute;
 use burn_frontier::comm::Communicator;
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
 use burn_frontier::plan::Job;
-use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::runs::Run;
 use burn_frontier::zero::ZeroConfig;
 use burn_frontier::{Layout, Result};

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
+use burn_frontier::Recompute;
 use burn_frontier::checkpoint::{self, Checkpoint, Piece};
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::comm::{Buffer, Communicator, Reduction};
 use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::flops::Recompute;
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::optim::clip_factor;
 use burn_frontier::parameter::ParameterContext;

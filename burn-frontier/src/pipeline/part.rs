@@ -7,8 +7,8 @@ use burn::tensor::Tensor;
 use super::schedule::MAX_PASSES;
 use super::segment::{BackwardFn, SegmentGradients};
 use crate::error::{Error, Result};
-use crate::observe::flops::Recompute;
 use crate::parameter::{Module, ParameterGradient};
+use crate::recompute::Recompute;
 
 /// Samples that go through the pipeline together.
 #[derive(Debug, Clone)]

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::{DType, Device, Distribution, Shape, Tensor};
+use burn::tensor::{Device, Distribution, Shape, Tensor};
 
 use super::job::Job;
-use super::machine::{Machine, Observation, Precision};
+use super::machine::{Machine, Observation};
 use super::{memory, time};
 use crate::comm::{Buffer, Communicator, Reduction, Traffic};
 use crate::error::{Error, Result};
@@ -32,11 +32,7 @@ pub fn time_layer(job: &Job, device: &Device) -> Result<f64> {
     // A layer between the ends has neither embedding nor head.
     model.layers = 3;
     let tp: Arc<dyn Communicator> = Arc::new(Alone::new(job.layout.tp));
-    let dtype = match job.precision {
-        Precision::Fp32 => DType::F32,
-        Precision::Fp16 => DType::F16,
-        Precision::Bf16 => DType::BF16,
-    };
+    let dtype = job.precision.dtype();
     let context = ParameterContext {
         seed: 1,
         tp,
@@ -231,7 +227,8 @@ impl Communicator for Alone {
 mod tests {
     use super::*;
     use crate::models::gpt::GptConfig;
-    use crate::observe::flops::Recompute;
+    use crate::precision::Precision;
+    use crate::recompute::Recompute;
 
     #[test]
     fn a_slice_is_timed_and_the_plan_follows_it() {

@@ -5,9 +5,9 @@ use burn::tensor::{Device, Tensor};
 use super::model::Pass;
 use super::sharding::GptPart;
 use crate::error::{Error, Result};
-use crate::observe::flops::Recompute;
 use crate::pipeline::part::{Forward, MicroBatch, Output, PipelinePart, StepContext, Tape};
 use crate::pipeline::segment::segment;
+use crate::recompute::Recompute;
 use crate::tensor_parallel::embedding::{check_split, check_tokens};
 
 impl GptPart {
