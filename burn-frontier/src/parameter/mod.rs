@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
-use crate::comm::Buffer;
 use crate::comm::groups::Groups;
+use crate::comm::tensor::from_buffer;
+use crate::comm::{Buffer, Group};
 use crate::error::Result;
-use crate::ops::exchange::{Group, from_buffer};
 use crate::ops::gradient_sum::GradientSum;
 use crate::placement::{Block, Placement};
 use crate::random::Stream;

@@ -8,10 +8,10 @@ use burn::tensor::{DType, Device, Shape, Tensor};
 use super::part::{MicroBatch, Output, PipelinePart, Seed, StepContext, Tape};
 use super::schedule::{Instruction, Kind, Payload, Schedule};
 use crate::comm::groups::Groups;
+use crate::comm::tensor::{from_buffer, to_buffer};
 use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
 use crate::observe::trace::{Category, SpanRecorder};
-use crate::ops::exchange::{from_buffer, to_buffer};
 use crate::zero::reducer::GradientReducer;
 
 /// One rank's stage of a pipeline.

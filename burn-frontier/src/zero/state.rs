@@ -5,9 +5,9 @@ use burn::tensor::Tensor;
 use super::optimizer::{Moments, ShardedAdamW, full_precision};
 use super::partition::Slot;
 use crate::checkpoint::{Piece, TensorSource};
-use crate::comm::Buffer;
+use crate::comm::tensor::{from_buffer, to_buffer};
+use crate::comm::{Buffer, Group};
 use crate::error::{Error, Result};
-use crate::ops::exchange::{from_buffer, to_buffer};
 use crate::parameter::{Module, Parameter, Visitor};
 use crate::placement::Placement;
 
@@ -115,12 +115,7 @@ impl ShardedAdamW {
     }
 }
 
-fn read_local(
-    source: &dyn TensorSource,
-    slot: &Slot,
-    suffix: &str,
-    tp: &crate::ops::exchange::Group,
-) -> Result<Buffer> {
+fn read_local(source: &dyn TensorSource, slot: &Slot, suffix: &str, tp: &Group) -> Result<Buffer> {
     let spec = &slot.spec;
     source.read(
         &format!("{}{suffix}", spec.name),
@@ -137,11 +132,11 @@ fn read_local(
 pub fn load_parameters<M: Module>(
     chunks: &mut [M],
     source: &dyn TensorSource,
-    tp: &crate::ops::exchange::Group,
+    tp: &Group,
 ) -> Result<()> {
     struct Load<'a> {
         source: &'a dyn TensorSource,
-        tp: &'a crate::ops::exchange::Group,
+        tp: &'a Group,
         result: Result<()>,
     }
     impl Visitor for Load<'_> {

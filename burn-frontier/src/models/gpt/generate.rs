@@ -6,8 +6,8 @@ use super::model::Pass;
 use super::sharding::GptPart;
 use crate::comm::Buffer;
 use crate::comm::groups::Groups;
+use crate::comm::tensor::{from_buffer, to_buffer};
 use crate::error::{Error, Result};
-use crate::ops::exchange::{from_buffer, to_buffer};
 use crate::pipeline::part::{MicroBatch, PipelinePart};
 use crate::random::Stream;
 
