@@ -3,9 +3,9 @@
 use burn::tensor::Tensor;
 
 use super::maps;
+use crate::comm::Group;
 use crate::error::Result;
 use crate::ops::activation::Activation;
-use crate::ops::exchange::Group;
 use crate::ops::feed_forward::{FeedForward, feed_forward_with_sums};
 use crate::ops::gradient_sum::LinearSums;
 use crate::ops::linear::linear_with_sums;
