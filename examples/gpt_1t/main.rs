@@ -8,6 +8,7 @@ mod console;
 mod absurd;
 mod command;
 mod corpus;
+mod default_corpus;
 mod finish;
 mod folder;
 mod memory;
