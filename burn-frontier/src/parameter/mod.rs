@@ -16,6 +16,7 @@ use crate::placement::{Block, Placement};
 use crate::random::Stream;
 
 pub use load::load_parameters;
+pub(crate) use load::load_selected;
 pub use selection::Selection;
 
 /// A parameter's first value.
