@@ -123,9 +123,9 @@ fn sample(job: &Job) -> Result<String> {
         let groups = Groups::new(layout, world.clone())?;
         let context = job.parameters(&groups, world.rank());
         let mut pipeline = job.model.init(job.settings.kind, &groups, &context)?;
-        load_parameters(&mut pipeline.parts, &checkpoint, &groups.tp)?;
+        load_parameters(&mut pipeline.chunks, &checkpoint, &groups.tp)?;
         generate(
-            &pipeline.parts,
+            &pipeline.chunks,
             &groups,
             &job.prompt,
             GENERATED,

@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::ops::exchange::{Exchange, Group, apply};
+use crate::comm::Group;
+use crate::ops::exchange::{Exchange, apply};
 use crate::parameter::ParameterSpec;
 use crate::placement::Placement;
 

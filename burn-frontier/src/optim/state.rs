@@ -13,8 +13,8 @@ use super::stored::{self, MASTER, Stored};
 use super::update::{Kept, Memory, Part, full_precision, is_half};
 use crate::checkpoint::{Piece, TensorSource};
 use crate::comm::Buffer;
+use crate::comm::tensor::{from_buffer, to_buffer};
 use crate::error::{Error, Result};
-use crate::ops::exchange::{from_buffer, to_buffer};
 use crate::parameter::{Module, load_selected};
 use crate::placement::Placement;
 use crate::zero::partition::Slot;
@@ -30,7 +30,10 @@ impl Optimizer {
     /// # Communication
     /// With ZeRO 1 an all-gather of the optimiser state over dp, a bucket at a time, where a rule is element-wise. Every rank
     /// calls it and consumes it.
-    pub fn pieces<M: Module>(&self, chunks: &mut [M]) -> impl Iterator<Item = Result<Piece>> {
+    pub fn pieces<'a, M: Module>(
+        &'a self,
+        chunks: &mut [M],
+    ) -> impl Iterator<Item = Result<Piece>> + use<'a, M> {
         let values = self.values(chunks);
         (0..=self.buckets.len()).flat_map(move |i| {
             let values = values.as_ref().map_err(Error::clone);

@@ -5,8 +5,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::rule::{Apart, BurnRule, Number, RuleState};
 use crate::checkpoint::{Piece, TensorSource};
 use crate::comm::Buffer;
+use crate::comm::tensor::{from_buffer, to_buffer};
 use crate::error::{Error, Result};
-use crate::ops::exchange::{from_buffer, to_buffer};
 use crate::placement::{Block, Placement};
 
 /// The suffix of a parameter's weights in full precision.

@@ -2,8 +2,8 @@
 
 use super::{Module, Parameter, Selection, Visitor};
 use crate::checkpoint::TensorSource;
+use crate::comm::Group;
 use crate::error::Result;
-use crate::ops::exchange::Group;
 
 /// Reads the parameters of a stage from a checkpoint or an imported model.
 ///
