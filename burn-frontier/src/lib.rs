@@ -12,7 +12,8 @@
 //! - [`data`] has text, tokenizers, datasets, sample order; [`checkpoint`] saves in one layout and loads in another
 //! - [`plan`] says before a job what it needs and how fast it will be; [`observe`] is what a run shows
 //! - [`run_folder`] is where a run writes; [`utf8`] reads the text files that people give
-//! - [`device`] says which device a run takes, [`error`] what can go wrong
+//! - [`device`] says which device a run takes, [`precision`] what its numbers are, [`recompute`] what a backward pass computes
+//!   again, [`error`] what can go wrong
 
 pub mod checkpoint;
 pub mod comm;
@@ -29,15 +30,20 @@ pub mod parameter;
 pub mod pipeline;
 pub mod placement;
 pub mod plan;
+pub mod precision;
 pub mod random;
+pub mod recompute;
 pub mod run_folder;
 pub mod tensor_parallel;
+pub mod train;
 pub mod utf8;
 pub mod zero;
 
 pub use error::{Error, Result};
 pub use mesh::Layout;
 pub use placement::Placement;
+pub use precision::Precision;
+pub use recompute::Recompute;
 
 /// The README's example is compiled and run as a test.
 #[cfg(doctest)]

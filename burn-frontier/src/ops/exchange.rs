@@ -1,17 +1,12 @@
 //! Collectives as differentiable operations. What goes forward and what goes backward are chosen independently, because
-//! tensor parallelism needs pairs that no automatic rule gives (see [`crate::tensor_parallel::maps`]).
+//! tensor parallelism needs pairs that no automatic rule gives.
 
-use std::sync::Arc;
-
-use burn::tensor::{DType, Shape, Tensor, TensorData};
-use half::{bf16, f16};
+use burn::tensor::{Shape, Tensor};
 
 use super::gradient::with_gradient;
-use crate::comm::{Buffer, Communicator, Reduction};
+use crate::comm::tensor::{from_buffer, to_buffer};
+use crate::comm::{Buffer, Group, Reduction};
 use crate::error::{Error, Result};
-
-/// Ranks that exchange tensors.
-pub type Group = Arc<dyn Communicator>;
 
 /// What is done to a tensor across the ranks of a group. Dimensions count from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +25,7 @@ pub enum Exchange {
 
 /// Applies `forward` now and `backward` to the gradient on the way back.
 ///
-/// A failed collective, or a dimension that cannot be split into equal parts, is kept by the group ([`Communicator::failure`])
+/// A failed collective, or a dimension that cannot be split into equal parts, is kept by the group ([`failure`](crate::comm::Communicator::failure))
 /// and gives zeros here, so that a backward pass can end; whoever runs the pass asks the group afterwards.
 pub fn exchange<const D: usize>(
     x: Tensor<D>,
@@ -114,65 +109,6 @@ fn through<const D: usize>(
         group.fail(error);
         Tensor::zeros(shape, (&device, dtype))
     })
-}
-
-/// A float tensor's elements, row-major.
-///
-/// # Errors
-/// A device that cannot be read, or a type that ranks do not exchange.
-pub fn to_buffer<const D: usize>(x: Tensor<D>) -> Result<Buffer> {
-    let unreadable =
-        |e: &dyn std::fmt::Debug| Error::Internal(format!("cannot read a tensor: {e:?}"));
-    let data = x.try_into_data().map_err(|e| unreadable(&e))?;
-    match data.dtype() {
-        DType::F32 => data
-            .try_into_vec::<f32>()
-            .map(Buffer::F32)
-            .map_err(|e| unreadable(&e)),
-        DType::F64 => data
-            .try_into_vec::<f64>()
-            .map(Buffer::F64)
-            .map_err(|e| unreadable(&e)),
-        DType::F16 => data
-            .try_into_vec::<f16>()
-            .map(Buffer::F16)
-            .map_err(|e| unreadable(&e)),
-        DType::BF16 => data
-            .try_into_vec::<bf16>()
-            .map(Buffer::BF16)
-            .map_err(|e| unreadable(&e)),
-        other => Err(Error::Internal(format!("ranks do not exchange {other:?}"))),
-    }
-}
-
-/// A float tensor of the buffer's own element type.
-///
-/// # Errors
-/// A count that does not fit the shape, or a buffer of integers.
-pub fn from_buffer<const D: usize>(
-    data: Buffer,
-    shape: Shape,
-    device: &burn::tensor::Device,
-) -> Result<Tensor<D>> {
-    if data.len() != shape.num_elements() {
-        return Err(Error::Internal(format!(
-            "{} elements do not fill the shape {shape:?}",
-            data.len()
-        )));
-    }
-    let (data, dtype) = match data {
-        Buffer::F32(v) => (TensorData::new(v, shape), DType::F32),
-        Buffer::F64(v) => (TensorData::new(v, shape), DType::F64),
-        Buffer::F16(v) => (TensorData::new(v, shape), DType::F16),
-        Buffer::BF16(v) => (TensorData::new(v, shape), DType::BF16),
-        other => {
-            return Err(Error::Internal(format!(
-                "{} is not a float tensor's type",
-                other.dtype()
-            )));
-        }
-    };
-    Ok(Tensor::from_data(data, (device, dtype)))
 }
 
 /// Element-wise maximum over the group, without autodiff. Failures as in [`exchange`].

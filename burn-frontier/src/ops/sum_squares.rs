@@ -3,8 +3,8 @@
 use burn::tensor::Tensor;
 
 use super::backends;
-use super::exchange::to_buffer;
 use crate::comm::Buffer;
+use crate::comm::tensor::to_buffer;
 use crate::error::{Error, Result};
 
 /// Elements that one task sums.

@@ -9,9 +9,9 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::partition::{Bucket, Class, Slot};
 use crate::comm::groups::Groups;
+use crate::comm::tensor::{from_buffer, to_buffer};
 use crate::comm::{Communicator, Reduction};
 use crate::error::{Error, Result};
-use crate::ops::exchange::{from_buffer, to_buffer};
 use crate::ops::gradient_sum::for_another_thread;
 use crate::parameter::ParameterGradient;
 

@@ -9,10 +9,10 @@ use super::bridge::is_here;
 use super::refusal::refused;
 use super::{Buffer, accepted, taken};
 use crate::comm;
+use crate::comm::tensor::to_buffer;
 use crate::error::{Error, Result};
 use crate::ops::adamw::{AdamWState, AdamWStep};
 use crate::ops::backends::AdamWOutcome;
-use crate::ops::exchange::to_buffer;
 
 const ADAMW: &str = "adamw";
 const SQUARES: &str = "sum_of_squares";

@@ -2,27 +2,30 @@
 
 use burn::tensor::Tensor;
 
-use super::optimizer::{Moments, ShardedAdamW, full_precision};
-use super::partition::Slot;
+use super::optimizer::{Moments, Optimizer, full_precision};
 use crate::checkpoint::{Piece, TensorSource};
-use crate::comm::Buffer;
+use crate::comm::tensor::{from_buffer, to_buffer};
+use crate::comm::{Buffer, Group};
 use crate::error::{Error, Result};
-use crate::ops::exchange::{from_buffer, to_buffer};
-use crate::parameter::{Module, Parameter, Visitor};
+use crate::parameter::{Module, load_parameters};
 use crate::placement::Placement;
+use crate::zero::partition::Slot;
 
 /// Suffixes of a parameter's optimiser tensors.
 const FIRST: &str = "::exp_avg";
 const SECOND: &str = "::exp_avg_sq";
 const MASTER: &str = "::master";
 
-impl ShardedAdamW {
+impl Optimizer {
     /// What this rank writes of the model and the optimiser: every element of the world is written by exactly one rank,
     /// the replicas taking turns by parameter.
     ///
     /// # Communication
     /// With ZeRO 1 an all-gather of the optimiser state over dp, a bucket at a time. Every rank calls it and consumes it.
-    pub fn pieces<M: Module>(&self, chunks: &mut [M]) -> impl Iterator<Item = Result<Piece>> {
+    pub fn pieces<'a, M: Module>(
+        &'a self,
+        chunks: &mut [M],
+    ) -> impl Iterator<Item = Result<Piece>> + use<'a, M> {
         let values = self.values(chunks);
         (0..self.buckets.len()).flat_map(move |i| {
             let values = values.as_ref().map_err(Error::clone);
@@ -115,12 +118,7 @@ impl ShardedAdamW {
     }
 }
 
-fn read_local(
-    source: &dyn TensorSource,
-    slot: &Slot,
-    suffix: &str,
-    tp: &crate::ops::exchange::Group,
-) -> Result<Buffer> {
+fn read_local(source: &dyn TensorSource, slot: &Slot, suffix: &str, tp: &Group) -> Result<Buffer> {
     let spec = &slot.spec;
     source.read(
         &format!("{}{suffix}", spec.name),
@@ -128,39 +126,4 @@ fn read_local(
         &spec.placement.blocks(&spec.shape, tp.rank(), tp.size()),
         &spec.placement.local_shape(&spec.shape, tp.size()),
     )
-}
-
-/// Reads the parameters of a stage from a checkpoint or an imported model.
-///
-/// # Errors
-/// A tensor that is missing, of another shape, or damaged.
-pub fn load_parameters<M: Module>(
-    chunks: &mut [M],
-    source: &dyn TensorSource,
-    tp: &crate::ops::exchange::Group,
-) -> Result<()> {
-    struct Load<'a> {
-        source: &'a dyn TensorSource,
-        tp: &'a crate::ops::exchange::Group,
-        result: Result<()>,
-    }
-    impl Visitor for Load<'_> {
-        fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
-            if self.result.is_err() {
-                return;
-            }
-            let local = p.spec.placement.local_shape(&p.spec.shape, self.tp.size());
-            let read = self
-                .source
-                .read(&p.spec.name, &p.spec.shape, &p.blocks(self.tp), &local);
-            self.result = read.and_then(|data| p.load(data));
-        }
-    }
-    let mut load = Load {
-        source,
-        tp,
-        result: Ok(()),
-    };
-    chunks.iter_mut().for_each(|chunk| chunk.visit(&mut load));
-    load.result
 }

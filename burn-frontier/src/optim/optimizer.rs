@@ -1,12 +1,11 @@
-//! AdamW whose state lies on the replicas as the ZeRO stage says.
+//! The optimiser of a rank: its state lies on the replicas as the ZeRO stage says.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor};
-use serde::{Deserialize, Serialize};
 
-use super::partition::{Bucket, Slot};
+use super::rule::Rule;
 use crate::comm::groups::Groups;
 use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
@@ -14,38 +13,14 @@ use crate::ops::adamw::{AdamWState, AdamWStep, adamw};
 use crate::ops::exchange::{Exchange, apply};
 use crate::ops::sum_squares::sum_of_squares;
 use crate::parameter::{Module, Parameter, Visitor};
-
-/// AdamW's constants.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdamWConfig {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled weight decay of matrices and embeddings; vectors do not decay.
-    pub weight_decay: f64,
-}
-
-impl Default for AdamWConfig {
-    fn default() -> Self {
-        Self {
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-        }
-    }
-}
+use crate::zero::partition::{Bucket, Slot};
 
 /// Optimiser of one stage. Stage 0 keeps a bucket's whole state on every replica, stage 1 this replica's piece.
 #[derive(Debug)]
-pub struct ShardedAdamW {
+pub struct Optimizer {
     /// Steps done.
     pub steps: u64,
-    pub(super) config: AdamWConfig,
+    pub(super) rule: Rule,
     pub(super) slots: Arc<Vec<Slot>>,
     pub(super) buckets: Arc<Vec<Bucket>>,
     pub(super) states: Vec<Moments>,
@@ -62,13 +37,13 @@ pub(super) struct Moments {
     pub master: Option<Tensor<1>>,
 }
 
-impl ShardedAdamW {
+impl Optimizer {
     /// Makes the optimiser of a stage's parameters: moments zero, master weights from the parameters.
     ///
     /// # Errors
     /// Parameters that are not those of `slots`.
     pub fn new<M: Module>(
-        config: AdamWConfig,
+        rule: Rule,
         chunks: &mut [M],
         slots: Arc<Vec<Slot>>,
         buckets: Arc<Vec<Bucket>>,
@@ -82,7 +57,7 @@ impl ShardedAdamW {
             .collect();
         let mut optimizer = Self {
             steps: 0,
-            config,
+            rule,
             slots,
             buckets,
             states: Vec::new(),
@@ -153,19 +128,20 @@ impl ShardedAdamW {
     ) -> Result<()> {
         self.check(&reduced)?;
         let mut values = self.values(chunks)?;
+        let Rule::AdamW(config) = self.rule;
         self.steps += 1;
         for (i, gradient) in reduced.into_iter().enumerate() {
             let bucket = self.buckets[i].clone();
             let step = AdamWStep {
                 learning_rate,
                 weight_decay: if bucket.class.decay {
-                    self.config.weight_decay
+                    config.weight_decay
                 } else {
                     0.0
                 },
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                epsilon: self.config.epsilon,
+                beta1: config.beta1,
+                beta2: config.beta2,
+                epsilon: config.epsilon,
                 step: self.steps,
                 gradient_scale,
             };
