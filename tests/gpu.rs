@@ -12,9 +12,9 @@ mod harness;
 
 use burn::tensor::DType;
 use burn_frontier::Layout;
+use burn_frontier::Recompute;
 use burn_frontier::device;
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::flops::Recompute;
 use burn_frontier::ops::attention::writes_no_scores;
 use harness::{Run, assert_agrees, gpu};
 

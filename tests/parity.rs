@@ -4,8 +4,8 @@ mod harness;
 
 use burn::tensor::DType;
 use burn_frontier::Layout;
+use burn_frontier::Recompute::{self, Full, None as Keep, Selective};
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::flops::Recompute::{self, Full, None as Keep, Selective};
 use burn_frontier::pipeline::schedule::Kind::{
     self, GPipe, Interleaved, OneForwardOneBackward as OneFOneB,
 };

@@ -5,19 +5,22 @@
 //! - [`mesh`] says which rank stands where, [`placement`] how a parameter lies on the ranks; [`parameter`] holds parameters that know both
 //! - [`comm`] is communication between ranks, [`random`] numbers that no layout can change
 //! - [`ops`] has operations with gradients of their own
+//! - [`layers`] has Burn modules that give one rank's answer on many
 //! - [`tensor_parallel`], [`pipeline`], [`zero`] are the three ways to split a model
 //! - [`models`] has GPT
 //! - [`optim`] has learning rate, clipping, loss scale
 //! - [`data`] has text, tokenizers, datasets, sample order; [`checkpoint`] saves in one layout and loads in another
 //! - [`plan`] says before a job what it needs and how fast it will be; [`observe`] is what a run shows
 //! - [`run_folder`] is where a run writes; [`utf8`] reads the text files that people give
-//! - [`device`] says which device a run takes, [`error`] what can go wrong
+//! - [`device`] says which device a run takes, [`precision`] what its numbers are, [`recompute`] what a backward pass computes
+//!   again, [`error`] what can go wrong
 
 pub mod checkpoint;
 pub mod comm;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod layers;
 pub mod mesh;
 pub mod models;
 pub mod observe;
@@ -27,15 +30,20 @@ pub mod parameter;
 pub mod pipeline;
 pub mod placement;
 pub mod plan;
+pub mod precision;
 pub mod random;
+pub mod recompute;
 pub mod run_folder;
 pub mod tensor_parallel;
+pub mod train;
 pub mod utf8;
 pub mod zero;
 
 pub use error::{Error, Result};
 pub use mesh::Layout;
 pub use placement::Placement;
+pub use precision::Precision;
+pub use recompute::Recompute;
 
 /// The README's example is compiled and run as a test.
 #[cfg(doctest)]

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
+use burn_frontier::Recompute;
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::flops::Recompute;
 use burn_frontier::plan::report::flags;
 use burn_frontier::plan::search::{Candidate, judge, search};
 use burn_frontier::plan::{Job, Machine, time};

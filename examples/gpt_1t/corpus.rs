@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn_frontier::data::{
-    Dataset, Sampler, SamplerConfig, Tokenizer, default_corpus, text::Filter, tokenize_corpus,
-    unigram_loss,
+    Dataset, Sampler, SamplerConfig, Tokenizer, text::Filter, tokenize_corpus, unigram_loss,
 };
 use burn_frontier::run_folder::RunFolder;
 
+use crate::default_corpus::default_corpus;
 use crate::folder::absolute;
 use crate::options::Options;
 

@@ -1,10 +1,10 @@
 //! Whether a run fits into what memory there is.
 
 use anyhow::{Result, bail};
+use burn_frontier::Recompute;
 use burn_frontier::device::Choice;
 use burn_frontier::device::memory::{self as host, Room};
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::flops::Recompute;
 use burn_frontier::plan::report::flags;
 use burn_frontier::plan::{Job, Machine, memory, search};
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::utf8;
+use burn_frontier::{Precision, Recompute};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +104,7 @@ pub struct Options {
     pub schedule: Option<String>,
     /// Activations computed again instead of kept: none, selective (attention) or full (every layer) [default: none]
     #[arg(long, help_heading = "Layout")]
-    pub recompute: Option<String>,
+    pub recompute: Option<Recompute>,
     /// Reduce gradients only after the backward pass instead of beside it
     #[arg(long, help_heading = "Layout")]
     pub no_overlap: bool,
@@ -170,7 +171,7 @@ pub struct Options {
     pub clip: Option<f64>,
     /// Parameters and activations: fp32, or bf16 or fp16 (with a dynamic loss scale) and fp32 master weights [default: fp32]
     #[arg(long, help_heading = "Training")]
-    pub precision: Option<String>,
+    pub precision: Option<Precision>,
     /// Seed of the first weights, the sample order and dropout [default: 1]
     #[arg(long, help_heading = "Training")]
     pub seed: Option<u64>,

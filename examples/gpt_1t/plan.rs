@@ -3,10 +3,10 @@
 
 use anyhow::{Context, Result, bail};
 use burn_frontier::Layout;
+use burn_frontier::Precision;
 use burn_frontier::device;
 use burn_frontier::mesh::MAX_RANKS;
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::plan::machine::Precision;
 use burn_frontier::plan::search::{self, Candidate};
 use burn_frontier::plan::{Job, Machine, Report, shard, time};
 use burn_frontier::run_folder;

@@ -4,16 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use burn::tensor::DType;
-use burn_frontier::Layout;
 use burn_frontier::device::Choice;
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::flops::Recompute;
 use burn_frontier::ops::attention;
 use burn_frontier::optim::schedule::{Decay, LearningRate};
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::plan::Job;
-use burn_frontier::plan::machine::Precision;
+use burn_frontier::{Layout, Precision, Recompute};
 
 use crate::memory::refuse_what_does_not_fit;
 use crate::options::Options;
@@ -36,7 +33,7 @@ pub struct Settings {
     pub rate: LearningRate,
     pub weight_decay: f64,
     pub clip: Option<f64>,
-    pub dtype: DType,
+    pub precision: Precision,
     pub seed: u64,
     pub out: PathBuf,
     pub save_every: u64,
@@ -64,14 +61,7 @@ impl Options {
             zero: self.zero.unwrap_or(1),
             sequence_parallel: self.sequence_parallel,
             overlap: !self.no_overlap,
-            recompute: match self.recompute.as_deref().unwrap_or("none") {
-                "none" => Recompute::None,
-                "selective" => Recompute::Selective,
-                "full" => Recompute::Full,
-                other => bail!(
-                    "there is no way to recompute named '{other}'; choose none, selective or full"
-                ),
-            },
+            recompute: self.recompute.unwrap_or_default(),
             micro_batch: self.micro_batch.unwrap_or(2.min(global_batch)),
             global_batch,
             steps,
@@ -86,12 +76,7 @@ impl Options {
             clip: self
                 .clip
                 .map_or(Some(1.0), |clip| (clip > 0.0).then_some(clip)),
-            dtype: match self.precision.as_deref().unwrap_or("fp32") {
-                "fp32" => DType::F32,
-                "bf16" => DType::BF16,
-                "fp16" => DType::F16,
-                other => bail!("there is no precision named '{other}'; choose fp32, bf16 or fp16"),
-            },
+            precision: self.precision.unwrap_or_default(),
             seed: self.seed.unwrap_or(1),
             out: self.out(),
             save_every: self.save_every.unwrap_or(200),
@@ -123,11 +108,7 @@ impl Settings {
             zero: self.zero,
             recompute: self.recompute,
             sequence_parallel: self.sequence_parallel,
-            precision: match self.dtype {
-                DType::F16 => Precision::Fp16,
-                DType::BF16 => Precision::Bf16,
-                _ => Precision::Fp32,
-            },
+            precision: self.precision,
             overlap: self.overlap,
             fused_attention: false,
         }
@@ -169,11 +150,7 @@ pub fn attention_of(mut job: Job, device: &Choice) -> Job {
         model.sequence,
         model.head_dim(),
     ];
-    let dtype = match job.precision {
-        Precision::Fp32 => DType::F32,
-        Precision::Fp16 => DType::F16,
-        Precision::Bf16 => DType::BF16,
-    };
+    let dtype = job.precision.dtype();
     let kv_heads = model.kv_heads / tp;
     job.fused_attention = attention::writes_no_scores(&device.of_rank(0), dtype, queries, kv_heads);
     job

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use burn_frontier::data::default_corpus;
 use burn_frontier::data::text::{Counts, Filter, documents};
 use burn_frontier::error::Result;
 use burn_frontier::run_folder;
@@ -321,21 +320,4 @@ fn a_missing_file_is_an_error() {
     let error = found.next().unwrap().unwrap_err().to_string();
     assert!(error.contains("no/such/file"), "{error}");
     assert!(found.next().is_none());
-}
-
-#[test]
-fn every_machine_that_builds_this_has_a_default_corpus() {
-    let limit = 300_000;
-    let corpus = default_corpus(limit).unwrap();
-    let bytes: u64 = corpus.sources.iter().map(|source| source.bytes).sum();
-    assert!(bytes > 0 && bytes <= limit, "{corpus}");
-    assert!(corpus.to_string().contains("MB of text in"), "{corpus}");
-    assert_eq!(default_corpus(limit).unwrap().files, corpus.files);
-    let mut found = documents(&corpus.files, &Filter::default());
-    let read: u64 = found
-        .by_ref()
-        .map(|document| document.unwrap().text.len() as u64)
-        .sum();
-    assert_eq!((read, found.counts().skipped), (bytes, 0));
-    assert!(default_corpus(0).is_err());
 }

@@ -1,8 +1,9 @@
 //! Operation counts under their names.
 
+use burn_frontier::Recompute;
 use burn_frontier::observe::flops::{
-    ModelShape, Passes, Recompute, Throughput, hardware_flops_per_token, model_flops_per_token,
-    paper_flops, utilization,
+    ModelShape, Passes, Throughput, hardware_flops_per_token, model_flops_per_token, paper_flops,
+    utilization,
 };
 
 /// Peak of one MI250X GCD in half precision, FLOP/s.

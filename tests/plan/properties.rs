@@ -1,7 +1,7 @@
 //! What no plan may say, whatever the job.
 
 use super::job;
-use burn_frontier::observe::flops::Recompute;
+use burn_frontier::Recompute;
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::plan::memory::{self, StageMemory};
 use burn_frontier::plan::{Job, Machine, time};
@@ -26,8 +26,7 @@ pub fn jobs() -> impl Strategy<Value = Job> {
             sequence_parallel,
             overlap,
             fused_attention,
-            recompute: [Recompute::None, Recompute::Selective, Recompute::Full]
-                [usize::from(recompute)],
+            recompute: Recompute::ALL[usize::from(recompute)],
             ..job(
                 (8 * quarter, hidden, hidden / 64),
                 (tp, pp, dp),

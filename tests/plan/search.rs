@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::job;
-use burn_frontier::observe::flops::Recompute;
+use burn_frontier::Recompute;
 use burn_frontier::plan::advice;
 use burn_frontier::plan::search::{judge, nearest, search};
 use burn_frontier::plan::{Job, Machine};

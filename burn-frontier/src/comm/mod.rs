@@ -1,11 +1,13 @@
 //! Communication between ranks: one trait, several transports.
 //!
-//! [`local`] runs every rank as a thread of this process.
+//! [`local`] runs every rank as a thread of this process; [`tensor`] is how tensors get into messages and out of them.
 
 pub mod groups;
 pub mod local;
 pub mod record;
 pub mod tensor;
+
+use std::sync::Arc;
 
 use half::{bf16, f16};
 
@@ -136,6 +138,9 @@ pub enum Reduction {
     Max,
 }
 
+/// Ranks that communicate, as everything that needs them holds them.
+pub type Group = Arc<dyn Communicator>;
+
 /// A group of ranks that communicate. Every member calls the same operations in the same order.
 ///
 /// Calls block until the operation is complete on this rank. Each call is numbered; when the members' calls differ in
@@ -183,7 +188,7 @@ pub trait Communicator: Send + Sync + std::fmt::Debug {
 
     /// A communicator of some members of this one, given by their ranks in this group. Every one of them calls it, with
     /// the same label and list; others need not. Calling it again with the same arguments gives an independent group.
-    fn subgroup(&self, label: &str, ranks: &[usize]) -> Result<std::sync::Arc<dyn Communicator>>;
+    fn subgroup(&self, label: &str, ranks: &[usize]) -> Result<Group>;
 
     /// The first error that any member of the world met, if one did.
     fn failure(&self) -> Option<Error>;

@@ -1,4 +1,4 @@
-//! Tensors as buffers that ranks exchange.
+//! Tensors on their way between ranks: out of a device into a buffer, and back.
 
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use half::{bf16, f16};

@@ -1,7 +1,7 @@
 //! From text to samples: documents, tokens, Megatron's `.bin`/`.idx`, and an order that a checkpoint can name.
 //!
 //! In reading order:
-//! - [`text`] finds documents in files, folders and JSONL; [`default_corpus()`] finds some on any machine with Rust;
+//! - [`text`] finds documents in files, folders and JSONL;
 //! - [`tokenizer`] turns a document into token ids: bytes, or any Hugging Face `tokenizer.json`;
 //! - [`indexed`] reads Megatron-LM's indexed dataset, [`indexed_writer`] writes it, [`tokenize`] fills it from text;
 //! - [`dataset`] is a range of documents, in memory or mapped from disk, and its split into train and validation;
@@ -11,7 +11,6 @@
 
 pub mod baseline;
 pub mod dataset;
-pub mod default_corpus;
 pub mod indexed;
 pub mod indexed_writer;
 pub mod permutation;
@@ -22,7 +21,6 @@ pub mod tokenizer;
 
 pub use baseline::unigram_loss;
 pub use dataset::Dataset;
-pub use default_corpus::default_corpus;
 pub use sampler::{Sampler, SamplerConfig};
 pub use tokenize::tokenize_corpus;
 pub use tokenizer::Tokenizer;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kind::Open;
-pub(super) use walk::Walk;
+use walk::Walk;
 
 use crate::error::{Error, Result};
 
@@ -121,6 +121,15 @@ pub fn documents(paths: &[PathBuf], filter: &Filter) -> Documents {
         counts: Counts::default(),
         left_out: None,
     }
+}
+
+/// The files that [`documents`] of the same paths looks at, in its order: those with one of the `extensions`, or all if there
+/// are none.
+///
+/// # Errors
+/// An item is an error where a folder cannot be listed.
+pub fn files(paths: &[PathBuf], extensions: &[String]) -> impl Iterator<Item = Result<PathBuf>> {
+    Walk::new(paths, extensions).map(|found| Ok(found?.path))
 }
 
 impl Documents {

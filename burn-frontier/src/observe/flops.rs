@@ -13,6 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::recompute::Recompute;
 
 /// The passes that a published figure counts: the factor `f` of [`paper_flops`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,30 +32,6 @@ impl Passes {
             Self::Model => 3.0,
             Self::FullRecompute => 4.0,
         }
-    }
-}
-
-/// Which activations the backward pass computes again instead of reading them from memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Recompute {
-    /// Nothing.
-    #[default]
-    None,
-    /// The attention core: scores, softmax, weighted values.
-    Selective,
-    /// The forward pass of every layer; not the logits.
-    Full,
-}
-
-/// As on the command line.
-impl std::fmt::Display for Recompute {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::None => "none",
-            Self::Selective => "selective",
-            Self::Full => "full",
-        })
     }
 }
 

@@ -5,8 +5,9 @@ use std::ops::Range;
 use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
 
 use super::backends::{self, CrossEntropyBackward, TokenStatistics};
-use super::exchange::{Exchange, Group, apply, maximum};
+use super::exchange::{Exchange, apply, maximum};
 use super::gradient::with_gradient;
+use crate::comm::Group;
 use crate::error::{Error, Result};
 
 /// `log sum exp(logits) - logits[target]` of every token; zero where the target is negative (ignored).
@@ -20,7 +21,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// Another number of targets than tokens, more ids than columns, or, on one rank, a target beyond the ids. With more ranks the
-/// caller sees to that, as the vocabulary-parallel embedding does.
+/// caller sees to that, as a vocabulary-parallel projection does.
 pub fn cross_entropy(
     logits: Tensor<2>,
     targets: &[i64],

@@ -1,17 +1,12 @@
 //! Collectives as differentiable operations. What goes forward and what goes backward are chosen independently, because
 //! tensor parallelism needs pairs that no automatic rule gives.
 
-use std::sync::Arc;
-
 use burn::tensor::{Shape, Tensor};
 
 use super::gradient::with_gradient;
-pub use crate::comm::tensor::{from_buffer, to_buffer};
-use crate::comm::{Buffer, Communicator, Reduction};
+use crate::comm::tensor::{from_buffer, to_buffer};
+use crate::comm::{Buffer, Group, Reduction};
 use crate::error::{Error, Result};
-
-/// Ranks that exchange tensors.
-pub type Group = Arc<dyn Communicator>;
 
 /// What is done to a tensor across the ranks of a group. Dimensions count from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +25,7 @@ pub enum Exchange {
 
 /// Applies `forward` now and `backward` to the gradient on the way back.
 ///
-/// A failed collective, or a dimension that cannot be split into equal parts, is kept by the group ([`Communicator::failure`])
+/// A failed collective, or a dimension that cannot be split into equal parts, is kept by the group ([`failure`](crate::comm::Communicator::failure))
 /// and gives zeros here, so that a backward pass can end; whoever runs the pass asks the group afterwards.
 pub fn exchange<const D: usize>(
     x: Tensor<D>,

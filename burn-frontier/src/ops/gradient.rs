@@ -161,9 +161,8 @@ impl InputCount for [(); 5] {}
 /// Like PyTorch's `autograd.Function`.
 ///
 /// # Panics
-/// In the backward pass, where Burn has no errors, at a gradient of another shape than its input's
-/// (a pipeline's segment makes an error of it). Burn itself panics at a second backward pass over
-/// the same operation.
+/// In the backward pass, where Burn has no errors, at a gradient of another shape than its input's (a pipeline's segment makes
+/// an error of it). Burn itself panics at a second backward pass over the same operation.
 pub fn with_gradient<const N: usize, const D: usize>(
     inputs: [DispatchTensor; N],
     output: Tensor<D>,

@@ -7,8 +7,8 @@ use super::machine::Machine;
 use super::search::{Candidate, judge};
 use crate::error::Result;
 use crate::mesh::Layout;
-use crate::observe::flops::Recompute;
 use crate::pipeline::schedule::Kind;
+use crate::recompute::Recompute;
 
 /// A change, and what it brings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

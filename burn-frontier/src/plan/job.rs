@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::machine::Precision;
 use crate::error::{Error, Result};
 use crate::mesh::Layout;
 use crate::models::gpt::GptConfig;
-use crate::observe::flops::Recompute;
-use crate::pipeline::part::count_micro_batches;
+use crate::pipeline::micro_batches::count_micro_batches;
 use crate::pipeline::schedule::{Kind, MAX_PASSES, Schedule};
+use crate::precision::Precision;
+use crate::recompute::Recompute;
 use crate::zero::reducer::MAX_ZERO_STAGE;
 
 /// Most tokens of a step: its counts stay exact, whatever they are multiplied with.

@@ -5,7 +5,7 @@ use super::machine::{Collective, Group, Machine, Program};
 use super::pass::{Pass, Passes};
 use super::what_if::{Exchange, WhatIf};
 use crate::models::gpt::Activation;
-use crate::observe::flops::Recompute;
+use crate::recompute::Recompute;
 use crate::tensor_parallel::embedding::VOCABULARY_MULTIPLE;
 
 /// Side of the output tiles that [`super::machine::Device::half_tiles`] counts.

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 
 mod correction;
 mod links;
@@ -31,45 +32,6 @@ const LEAST: f64 = 1e-9;
 
 /// Most of anything, in its unit: no time or rate that is made of such numbers overflows.
 const MOST: f64 = 1e12;
-
-/// Element type of parameters and activations; optimizer state and gradient sums are fp32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floating point.
-    #[default]
-    Fp32,
-    /// 16-bit floating point with a loss scale.
-    Fp16,
-    /// 16-bit brain floating point.
-    Bf16,
-}
-
-impl Precision {
-    /// Bytes of an element.
-    pub const fn bytes(self) -> f64 {
-        match self {
-            Self::Fp32 => 4.0,
-            Self::Fp16 | Self::Bf16 => 2.0,
-        }
-    }
-}
-
-impl std::str::FromStr for Precision {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "fp32" => Ok(Self::Fp32),
-            "fp16" => Ok(Self::Fp16),
-            "bf16" => Ok(Self::Bf16),
-            _ => Err(Error::config(
-                format!("there is no precision named '{text}'"),
-                "choose fp32, bf16 or fp16",
-            )),
-        }
-    }
-}
 
 /// A machine: one device a rank, the links between them, and the software that drives them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -217,9 +179,10 @@ impl Machine {
 
     /// Peak in FLOP/s of one rank's matrix products.
     pub fn peak(&self, precision: Precision) -> f64 {
-        1e12 * match precision {
-            Precision::Fp32 => self.device.single_tflops,
-            Precision::Fp16 | Precision::Bf16 => self.device.half_tflops,
+        1e12 * if precision.is_half() {
+            self.device.half_tflops
+        } else {
+            self.device.single_tflops
         }
     }
 

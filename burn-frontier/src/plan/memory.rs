@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::job::Job;
 use super::layer::padded_vocabulary;
-use super::machine::{Machine, Precision, Program};
+use super::machine::{Machine, Program};
 use super::parameters::{self, StageParameters};
 use super::what_if::{Exchange, WhatIf};
 use crate::error::Result;
 use crate::models::gpt::{Activation, Positions};
-use crate::observe::flops::Recompute;
+use crate::recompute::Recompute;
 
 /// Bytes of one rank of a stage when it needs most.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -221,9 +221,10 @@ impl<'a> Pieces<'a> {
     /// What the head needs from logits to their gradient, in fp32; in half precision the logits and their gradient besides.
     /// Ours also has the gradient of the head's weight before it is added to the others'.
     fn head(&self) -> f64 {
-        let half = match self.job.precision {
-            Precision::Fp32 => 0.0,
-            Precision::Fp16 | Precision::Bf16 => 4.0,
+        let half = if self.job.precision.is_half() {
+            4.0
+        } else {
+            0.0
         };
         let columns = self.logits() / self.what_if.tokens() as f64;
         let weight = match self.ours() {
@@ -260,9 +261,10 @@ impl<'a> Pieces<'a> {
 
     /// What stays from step to step, and the gradients.
     fn state(&self, parameters: &StageParameters) -> StageMemory {
-        let state = match self.job.precision {
-            Precision::Fp32 => 8.0,
-            Precision::Fp16 | Precision::Bf16 => 12.0,
+        let state = if self.job.precision.is_half() {
+            12.0
+        } else {
+            8.0
         };
         let gradient = self.machine.software.gradient_bytes;
         StageMemory {

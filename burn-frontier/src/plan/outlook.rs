@@ -11,8 +11,8 @@ use super::time::{self, StepTime};
 use super::what_if::{Exchange, HIGHEST_ZERO, Lack, WhatIf};
 use crate::error::Result;
 use crate::mesh::Layout;
-use crate::observe::flops::Recompute;
 use crate::pipeline::schedule::Kind;
+use crate::recompute::Recompute;
 use crate::zero::reducer::MAX_ZERO_STAGE;
 
 /// How everything here is marked.
@@ -268,7 +268,7 @@ impl Search<'_> {
                 Some(stages) => stages,
                 None => stages.insert(parameters::stages(&sized)?),
             };
-            for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
+            for recompute in Recompute::ALL {
                 for zero in self.space.zero.clone() {
                     let splits = replicas > 1 || zero == 0;
                     if splits && (zero < 3 || like.job.layout.pp == 1) {

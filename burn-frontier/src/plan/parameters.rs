@@ -7,10 +7,10 @@ use super::what_if::WhatIf;
 use crate::error::Result;
 use crate::models::gpt::GptConfig;
 use crate::models::gpt::sharding::TOKEN_EMBEDDING;
+use crate::optim::OptimizerConfig;
 use crate::parameter::ParameterSpec;
 use crate::pipeline::schedule::split_layers;
 use crate::placement::Placement;
-use crate::zero::ZeroConfig;
 use crate::zero::partition::{self, Slot};
 
 /// How the names of all parameters of layers begin.
@@ -121,7 +121,7 @@ fn stage_of(
             has_table |= shared;
         }
     }
-    let limit = ZeroConfig::new(job.zero, job.overlap).bucket_elements;
+    let limit = OptimizerConfig::new(job.zero, job.overlap).bucket_elements;
     let buckets = partition::buckets(&slots, what_if.replicas(), limit);
     let sum = |wanted: &dyn Fn(&Slot) -> bool| -> usize {
         slots.iter().filter(|s| wanted(s)).map(|s| s.count).sum()

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::job::Job;
-use super::machine::Precision;
 use crate::error::{Error, Result};
 use crate::mesh::Layout;
 use crate::models::gpt::GptConfig;
-use crate::observe::flops::Recompute;
+use crate::precision::Precision;
+use crate::recompute::Recompute;
 
 /// Vocabulary of a run whose file does not say: GPT-2's, padded as Megatron-LM pads it.
 pub const VOCABULARY: usize = 51200;
@@ -212,15 +212,13 @@ impl Row<'_> {
         }
         .validated()
         .map_err(|e| self.wrong(e.to_string()))?;
-        let precision: Precision = match self.text(&["precision", "dtype"]) {
+        let precision = match self.text(&["precision", "dtype"]) {
             Some(text) => text.parse().map_err(|e: Error| self.wrong(e.to_string()))?,
             None => Precision::Fp16,
         };
         let recompute = match self.text(&["recompute", "checkpoint"]) {
-            Some("none") => Recompute::None,
-            Some("selective") => Recompute::Selective,
-            Some("full") | None => Recompute::Full,
-            Some(other) => return Err(self.wrong(format!("'{other}' is no way to recompute"))),
+            Some(text) => text.parse().map_err(|e: Error| self.wrong(e.to_string()))?,
+            None => Recompute::Full,
         };
         let zero = match self.text(&["zero"]) {
             Some(text) => text

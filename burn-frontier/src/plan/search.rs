@@ -10,8 +10,8 @@ use super::time::{self, StepTime};
 use super::what_if::WhatIf;
 use crate::error::{Error, Result};
 use crate::mesh::{Layout, MAX_RANKS};
-use crate::observe::flops::Recompute;
 use crate::pipeline::schedule::Kind;
+use crate::recompute::Recompute;
 use crate::zero::reducer::MAX_ZERO_STAGE;
 
 /// Micro-batches that are tried.
@@ -195,7 +195,7 @@ fn of_schedule(like: &Job, machine: &Machine, found: &mut Found) -> Result<()> {
             Some(stages) => stages,
             None => stages.insert(parameters::stages(&WhatIf::from(sized.clone()))?),
         };
-        for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
+        for recompute in Recompute::ALL {
             // With one replica there is nothing to split.
             let highest = if sized.layout.dp > 1 {
                 MAX_ZERO_STAGE

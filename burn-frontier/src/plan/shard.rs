@@ -4,17 +4,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::{DType, Device, Distribution, Shape, Tensor};
+use burn::tensor::{Device, Distribution, Shape, Tensor};
 
 use super::job::Job;
-use super::machine::{Machine, Observation, Precision};
+use super::machine::{Machine, Observation};
 use super::{memory, time};
 use crate::comm::{Buffer, Communicator, Reduction, Traffic};
 use crate::error::{Error, Result};
 use crate::mesh::Layout;
+use crate::models::gpt::batch::TokenBatch;
 use crate::parameter::ParameterContext;
-use crate::pipeline::part::{MicroBatch, Output, PipelinePart, Seed, StepContext};
 use crate::pipeline::schedule::Kind;
+use crate::pipeline::stage::{Output, Stage, StepContext};
 
 /// Passes that [`time_layer`] times, after one that warms up; the median counts.
 pub const TIMED: usize = 3;
@@ -32,11 +33,7 @@ pub fn time_layer(job: &Job, device: &Device) -> Result<f64> {
     // A layer between the ends has neither embedding nor head.
     model.layers = 3;
     let tp: Arc<dyn Communicator> = Arc::new(Alone::new(job.layout.tp));
-    let dtype = match job.precision {
-        Precision::Fp32 => DType::F32,
-        Precision::Fp16 => DType::F16,
-        Precision::Bf16 => DType::BF16,
-    };
+    let dtype = job.precision.dtype();
     let context = ParameterContext {
         seed: 1,
         tp,
@@ -45,7 +42,7 @@ pub fn time_layer(job: &Job, device: &Device) -> Result<f64> {
         sequence_parallel: job.sequence_parallel,
     };
     let part = model.init_part(1..2, &context);
-    let batch = MicroBatch {
+    let batch = TokenBatch {
         tokens: vec![0; job.micro_batch_tokens()],
         targets: vec![0; job.micro_batch_tokens()],
         batch: job.micro_batch as usize,
@@ -58,6 +55,7 @@ pub fn time_layer(job: &Job, device: &Device) -> Result<f64> {
         seed: 1,
         step: Some(1),
         recompute: job.recompute,
+        ..StepContext::default()
     };
     let mut times = Vec::new();
     for _ in 0..=TIMED {
@@ -65,17 +63,20 @@ pub fn time_layer(job: &Job, device: &Device) -> Result<f64> {
         wait(&input)?;
         wait(&gradient)?;
         let start = Instant::now();
-        let forward = part.forward(Some(input), &batch, &context)?;
-        if let Output::Activation(output) = &forward.output {
-            wait(output)?;
+        let forward = part.forward(vec![input.into()], &batch, &context)?;
+        if let Output::Activations(outputs) = forward.output {
+            outputs
+                .into_iter()
+                .try_for_each(|output| wait(&output.tensor()?))?;
         }
         let mut gradients = Vec::new();
-        let seed = Seed::Activation(gradient);
+        let seed = vec![gradient.into()];
         let back = forward.tape.backward(seed, &mut |g| {
             gradients.extend(g);
             Ok(())
         })?;
-        back.map_or(Ok(()), |gradient| wait(&gradient))?;
+        back.into_iter()
+            .try_for_each(|gradient| wait(&gradient.tensor()?))?;
         times.push(start.elapsed().as_secs_f64());
     }
     let mut times = times.split_off(1);
@@ -231,7 +232,8 @@ impl Communicator for Alone {
 mod tests {
     use super::*;
     use crate::models::gpt::GptConfig;
-    use crate::observe::flops::Recompute;
+    use crate::precision::Precision;
+    use crate::recompute::Recompute;
 
     #[test]
     fn a_slice_is_timed_and_the_plan_follows_it() {

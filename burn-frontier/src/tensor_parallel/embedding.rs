@@ -5,9 +5,10 @@ use std::ops::Range;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::maps;
+use crate::comm::Group;
 use crate::error::{Error, Result};
 use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::exchange::{Exchange, Group, apply};
+use crate::ops::exchange::{Exchange, apply};
 use crate::ops::linear::projection;
 use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
 use crate::placement::Placement;

@@ -3,9 +3,9 @@
 use burn::tensor::Tensor;
 
 use super::maps;
+use crate::comm::Group;
 use crate::error::Result;
 use crate::ops::activation::Activation;
-use crate::ops::exchange::Group;
 use crate::ops::feed_forward::{FeedForward, feed_forward_with_sums};
 use crate::ops::gradient_sum::LinearSums;
 use crate::ops::linear::linear_with_sums;
@@ -71,8 +71,8 @@ impl LinearConfig {
         }
     }
 
-    /// Weight and bias of a column-parallel layer.
-    pub fn column_specs(&self) -> (ParameterSpec, Option<ParameterSpec>) {
+    /// The parameters of a column-parallel layer.
+    pub fn column(&self) -> AffineSpecs {
         let output = self.outputs.iter().sum();
         let placement = |dim| Placement::Sharded {
             dim,
@@ -86,11 +86,14 @@ impl LinearConfig {
             Init::Normal(self.deviation),
         );
         let bias = || self.spec("bias", vec![output], placement(0), Init::Constant(0.0));
-        (weight, self.bias.then(bias))
+        AffineSpecs {
+            weight,
+            bias: self.bias.then(bias),
+        }
     }
 
-    /// Weight and bias of a row-parallel layer; `gradient` is that of replicated parameters.
-    pub fn row_specs(&self, gradient: &Placement) -> (ParameterSpec, Option<ParameterSpec>) {
+    /// The parameters of a row-parallel layer; `gradient` is that of replicated parameters.
+    pub fn row(&self, gradient: &Placement) -> AffineSpecs {
         let output = self.outputs.iter().sum();
         let weight = self.spec(
             "weight",
@@ -107,33 +110,41 @@ impl LinearConfig {
                 Init::Constant(0.0),
             )
         };
-        (weight, self.bias.then(bias))
-    }
-
-    /// A column-parallel layer.
-    pub fn init_column(&self, context: &ParameterContext) -> ColumnParallelLinear {
-        let (weight, bias) = self.column_specs();
-        ColumnParallelLinear {
-            weight: Parameter::init(weight, context),
-            bias: bias.map(|bias| Parameter::init(bias, context)),
-            tp: context.tp.clone(),
-            sequence_parallel: context.sequence_parallel,
-        }
-    }
-
-    /// A row-parallel layer.
-    pub fn init_row(&self, context: &ParameterContext) -> RowParallelLinear {
-        let (weight, bias) = self.row_specs(&context.replicated_gradient());
-        RowParallelLinear {
-            weight: Parameter::init(weight, context),
-            bias: bias.map(|bias| Parameter::init(bias, context)),
-            tp: context.tp.clone(),
-            sequence_parallel: context.sequence_parallel,
+        AffineSpecs {
+            weight,
+            bias: self.bias.then(bias),
         }
     }
 }
 
+/// The parameters of a linear layer or of a norm.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AffineSpecs {
+    /// What multiplies.
+    pub weight: ParameterSpec,
+    /// What is added, if anything is.
+    pub bias: Option<ParameterSpec>,
+}
+
+impl AffineSpecs {
+    /// Both, weight first.
+    pub fn list(self) -> impl Iterator<Item = ParameterSpec> {
+        [Some(self.weight), self.bias].into_iter().flatten()
+    }
+}
+
 impl ColumnParallelLinear {
+    /// Makes the layer of a [`LinearConfig::column`].
+    pub fn init(specs: AffineSpecs, context: &ParameterContext) -> Self {
+        let bias = specs.bias;
+        Self {
+            weight: Parameter::init(specs.weight, context),
+            bias: bias.map(|bias| Parameter::init(bias, context)),
+            tp: context.tp.clone(),
+            sequence_parallel: context.sequence_parallel,
+        }
+    }
+
     /// `x W + b`, this rank's columns.
     ///
     /// # Shapes
@@ -160,6 +171,17 @@ impl ColumnParallelLinear {
 }
 
 impl RowParallelLinear {
+    /// Makes the layer of a [`LinearConfig::row`].
+    pub fn init(specs: AffineSpecs, context: &ParameterContext) -> Self {
+        let bias = specs.bias;
+        Self {
+            weight: Parameter::init(specs.weight, context),
+            bias: bias.map(|bias| Parameter::init(bias, context)),
+            tp: context.tp.clone(),
+            sequence_parallel: context.sequence_parallel,
+        }
+    }
+
     /// `x W + b`, summed over the ranks' rows.
     ///
     /// # Shapes

@@ -4,7 +4,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::ops::exchange::{Exchange, Group, exchange};
+use crate::comm::Group;
+use crate::ops::exchange::{Exchange, exchange};
 
 /// f of arXiv 1909.08053: before a column-parallel linear. Forward nothing, backward all-reduce.
 pub fn copy_to_tp(x: Tensor<3>, tp: &Group) -> Tensor<3> {

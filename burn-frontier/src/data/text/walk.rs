@@ -8,22 +8,22 @@ use crate::run_folder;
 
 /// A file to read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::data) struct Found {
-    pub(in crate::data) path: PathBuf,
+pub(super) struct Found {
+    pub(super) path: PathBuf,
     /// Somebody asked for this very file: it does not just lie in a folder.
-    pub(in crate::data) named: bool,
+    pub(super) named: bool,
 }
 
 /// The files below some paths, in a fixed order.
 #[derive(Debug)]
-pub(in crate::data) struct Walk {
+pub(super) struct Walk {
     /// What is still to visit, the next one last.
     stack: Vec<Found>,
     extensions: Vec<String>,
 }
 
 impl Walk {
-    pub(in crate::data) fn new(paths: &[PathBuf], extensions: &[String]) -> Self {
+    pub(super) fn new(paths: &[PathBuf], extensions: &[String]) -> Self {
         let named = |path: &PathBuf| Found {
             path: path.clone(),
             named: true,

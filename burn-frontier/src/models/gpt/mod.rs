@@ -1,13 +1,12 @@
 //! GPT: a pre-norm decoder (GPT-2, GPT-3, Llama-like by configuration).
 
+pub mod batch;
 pub mod generate;
 pub mod model;
 pub mod names;
 pub mod part;
 pub mod sharding;
 pub mod specs;
-
-use std::num::Saturating;
 
 use serde::{Deserialize, Serialize};
 
@@ -160,36 +159,6 @@ impl GptConfig {
     /// Elements a head.
     pub fn head_dim(&self) -> usize {
         self.hidden / self.heads.max(1)
-    }
-
-    /// Parameters, without vocabulary padding; `usize::MAX` of a model that is too large to count them.
-    pub fn parameters(&self) -> usize {
-        let [layers, hidden, kv_heads, head_dim] =
-            [self.layers, self.hidden, self.kv_heads, self.head_dim()].map(Saturating);
-        let [ffn, vocabulary, sequence] =
-            [self.ffn, self.vocabulary, self.sequence].map(Saturating);
-        let bias = |n| if self.bias { n } else { Saturating(0) };
-        let qkv = hidden + kv_heads * head_dim + kv_heads * head_dim;
-        let up = match self.activation {
-            Activation::Gelu => ffn,
-            Activation::Swiglu => ffn + ffn,
-        };
-        let norm = match self.norm {
-            NormKind::Layer => hidden + hidden,
-            NormKind::Rms => hidden,
-        };
-        let attention = hidden * (qkv + hidden) + bias(qkv + hidden);
-        let mlp = hidden * (up + ffn) + bias(up + hidden);
-        let positions = match self.positions {
-            Positions::Learned => sequence * hidden,
-            Positions::Rotary => Saturating(0),
-        };
-        let tables = Saturating(if self.tied { 1 } else { 2 });
-        let all = layers * (attention + mlp + norm + norm)
-            + norm
-            + positions
-            + tables * vocabulary * hidden;
-        all.0
     }
 
     /// The model's shape, for counting floating-point operations.

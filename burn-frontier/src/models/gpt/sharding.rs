@@ -1,4 +1,4 @@
-//! How a GPT is split: which blocks a pipeline part holds, and how every parameter lies on the tensor-parallel ranks.
+//! How a GPT is split: which blocks a pipeline part holds, made from the declaration of its parameters ([`super::specs`]).
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use burn::tensor::Device;
 
 use super::model::{Attention, Block, Embedding, Head, Mlp, Norm, Slice};
 pub use super::specs::TOKEN_EMBEDDING;
-use super::specs::name;
+use super::specs::{BlockSpecs, Declaration, EmbeddingSpecs, HeadSpecs, name};
 use super::{GptConfig, Positions};
 use crate::comm::groups::Groups;
 use crate::error::Result;
@@ -14,8 +14,8 @@ use crate::ops::rotary::RotaryTable;
 use crate::parameter::{Parameter, ParameterContext};
 use crate::pipeline::run::Pipeline;
 use crate::pipeline::schedule::{Kind, split_layers};
-use crate::placement::Placement;
 use crate::tensor_parallel::embedding::VocabularyParallel;
+use crate::tensor_parallel::linear::{AffineSpecs, ColumnParallelLinear, RowParallelLinear};
 
 /// Base of the rotary angles.
 const ROTARY_BASE: f64 = 10_000.0;
@@ -53,10 +53,15 @@ impl GptConfig {
             context,
             rotary: (self.positions == Positions::Rotary).then(table),
         };
+        let declared = Declaration {
+            config: self,
+            gradient: &context.replicated_gradient(),
+        };
+        let block = |layer| split.block(layer, declared.block(layer));
         GptPart {
-            embedding: (blocks.start == 0).then(|| split.embedding()),
-            head: (blocks.end == self.layers).then(|| split.head()),
-            blocks: blocks.map(|layer| split.block(layer)).collect(),
+            embedding: (blocks.start == 0).then(|| split.embedding(declared.embedding())),
+            head: (blocks.end == self.layers).then(|| split.head(declared.head())),
+            blocks: blocks.map(block).collect(),
             hidden: self.hidden,
             vocabulary: self.vocabulary,
             sequence: self.sequence,
@@ -89,8 +94,8 @@ impl GptConfig {
         let parts = blocks
             .map(|blocks| self.init_part(blocks, context))
             .collect();
-        let (device, dtype) = (context.device.clone(), context.dtype);
-        Pipeline::new(parts, kind, groups.clone(), device, dtype)
+        let pipeline = Pipeline::new(parts, kind, groups.clone(), context.device.clone())?;
+        Ok(pipeline.with_tied(self.tied_parameter(groups)))
     }
 
     /// The parameter that first and last stage share, if they are two and the head is tied.
@@ -99,6 +104,7 @@ impl GptConfig {
     }
 }
 
+/// Makes a rank's modules from their declared parameters.
 struct Split<'a> {
     config: &'a GptConfig,
     context: &'a ParameterContext,
@@ -118,57 +124,52 @@ impl Split<'_> {
         }
     }
 
-    fn gradient(&self) -> Placement {
-        self.context.replicated_gradient()
-    }
-
-    fn embedding(&self) -> Embedding {
-        let position = self.config.position_spec(&self.gradient());
+    fn embedding(&self, specs: EmbeddingSpecs) -> Embedding {
+        let position = specs.position;
         Embedding {
             config: self.config.clone(),
             slice: self.slice(),
-            token: VocabularyParallel::init(self.config.table_spec(TOKEN_EMBEDDING), self.context),
+            token: VocabularyParallel::init(specs.token, self.context),
             position: position.map(|spec| Parameter::init(spec, self.context)),
         }
     }
 
-    fn head(&self) -> Head {
+    fn head(&self, specs: HeadSpecs) -> Head {
         Head {
-            norm: self.norm("final_norm"),
-            projection: VocabularyParallel::init(self.config.head_spec(), self.context),
+            norm: self.norm(specs.norm),
+            projection: VocabularyParallel::init(specs.projection, self.context),
         }
     }
 
-    fn norm(&self, name: &str) -> Norm {
-        let (weight, bias) = self.config.norm_specs(name, &self.gradient());
+    fn norm(&self, specs: AffineSpecs) -> Norm {
+        let bias = specs.bias;
         Norm {
             kind: self.config.norm,
             epsilon: self.config.epsilon,
-            weight: Parameter::init(weight, self.context),
+            weight: Parameter::init(specs.weight, self.context),
             bias: bias.map(|bias| Parameter::init(bias, self.context)),
         }
     }
 
-    fn block(&self, layer: usize) -> Block {
+    fn block(&self, layer: usize, specs: BlockSpecs) -> Block {
         let (config, context, slice) = (self.config, self.context, self.slice());
-        let linears = config.linears(layer);
         Block {
-            norm1: self.norm(&name(layer, "norm1")),
+            norm1: self.norm(specs.norm1),
             attention: Attention {
                 name: name(layer, "attention"),
                 config: config.clone(),
                 slice,
                 rotary: self.rotary.clone(),
-                qkv: linears.qkv.init_column(context),
-                output: linears.output.init_row(context),
+                qkv: ColumnParallelLinear::init(specs.qkv, context),
+                output: RowParallelLinear::init(specs.output, context),
             },
-            norm2: self.norm(&name(layer, "norm2")),
+            norm2: self.norm(specs.norm2),
             mlp: Mlp {
                 name: name(layer, "mlp"),
                 config: config.clone(),
                 slice,
-                up: linears.up.init_column(context),
-                down: linears.down.init_row(context),
+                up: ColumnParallelLinear::init(specs.up, context),
+                down: RowParallelLinear::init(specs.down, context),
             },
         }
     }

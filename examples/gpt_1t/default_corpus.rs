@@ -6,10 +6,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::permutation::mix;
-use super::text::Walk;
-use crate::error::{Error, Result};
-use crate::utf8;
+use anyhow::{Result, bail};
+use burn_frontier::data::permutation::mix;
+use burn_frontier::data::text;
+use burn_frontier::utf8;
 
 /// Longer files are tables and generated code, of which a small corpus would consist entirely.
 const LARGEST_FILE: u64 = 64 << 10;
@@ -17,7 +17,7 @@ const LARGEST_FILE: u64 = 64 << 10;
 /// Text found on this machine; prints as one sentence that says what and where.
 #[derive(Debug)]
 pub struct DefaultCorpus {
-    /// The chosen files, well mixed, for [`documents`](super::text::documents).
+    /// The chosen files, well mixed, for [`text::documents`].
     pub files: Vec<PathBuf>,
     /// Where they lie.
     pub sources: Vec<Source>,
@@ -73,12 +73,9 @@ pub fn default_corpus(limit: u64) -> Result<DefaultCorpus> {
         }
     }
     if chosen.is_empty() {
-        return Err(Error::config(
-            format!(
-                "no text of at most {limit} bytes found in this project, the Rust toolchain or Cargo's registry"
-            ),
-            "name files or folders of text to train on",
-        ));
+        bail!(
+            "no text of at most {limit} bytes found in this project, the Rust toolchain or Cargo's registry; name a file or folder of text with --data"
+        );
     }
     chosen.sort();
     let files = chosen.into_iter().map(|(_, path)| path).collect();
@@ -121,9 +118,9 @@ fn choose(
     }
     let extensions = ["rs".to_string(), "md".to_string()];
     // What cannot be listed or read is left out: this corpus is whatever is there.
-    let mut candidates: Vec<(u64, PathBuf)> = Walk::new(roots, &extensions)
+    let mut candidates: Vec<(u64, PathBuf)> = text::files(roots, &extensions)
         .flatten()
-        .map(|found| (order(folder, &found.path), found.path))
+        .map(|path| (order(folder, &path), path))
         .collect();
     candidates.sort();
     let mut used = 0;
@@ -222,4 +219,26 @@ fn folders(of: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| path.is_dir())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_machine_that_builds_this_has_a_default_corpus() {
+        let limit = 300_000;
+        let corpus = default_corpus(limit).unwrap();
+        let bytes: u64 = corpus.sources.iter().map(|source| source.bytes).sum();
+        assert!(bytes > 0 && bytes <= limit, "{corpus}");
+        assert!(corpus.to_string().contains("MB of text in"), "{corpus}");
+        assert_eq!(default_corpus(limit).unwrap().files, corpus.files);
+        let mut found = text::documents(&corpus.files, &text::Filter::default());
+        let read: u64 = found
+            .by_ref()
+            .map(|document| document.unwrap().text.len() as u64)
+            .sum();
+        assert_eq!((read, found.counts().skipped), (bytes, 0));
+        assert!(default_corpus(0).is_err());
+    }
 }
