@@ -1,10 +1,8 @@
-//! The rules of the source that neither rustfmt nor clippy checks.
+//! The rules of the source that neither rustfmt, clippy nor cargo-deny checks.
 
-mod code;
 mod files;
 mod manifests;
 mod paths;
-mod unsafe_code;
 
 use std::fmt;
 use std::path::Path;
@@ -52,9 +50,6 @@ pub fn check(root: &Path) -> Result<()> {
     for file in &files {
         findings.extend(length(file));
         findings.extend(paths::machine_paths(file));
-        if file.path.ends_with(".rs") {
-            findings.extend(unsafe_code::check(file));
-        }
     }
     findings.extend(manifests::check(&files)?);
     if findings.is_empty() {
