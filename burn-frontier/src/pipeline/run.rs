@@ -96,6 +96,11 @@ impl<S: Stage> Pipeline<S> {
         self.tied
     }
 
+    /// Its device, without autodiff.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The groups of this rank.
     pub fn groups(&self) -> &Groups {
         &self.groups

@@ -7,8 +7,8 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use super::generator::{alone, seed_of};
 use crate::comm::Buffer;
+use crate::comm::Group;
 use crate::error::{Error, Result, panic_message};
-use crate::ops::exchange::Group;
 
 /// Gives a module's parameters their first values as a function of (seed, path, index), by the initialiser that each was
 /// configured with: Burn's distributions, from a generator that is seeded for each parameter.
@@ -21,10 +21,23 @@ use crate::ops::exchange::Group;
 /// # Errors
 /// An initialiser that fails, as one of Burn's does that is not for such a shape.
 pub fn initialize<M: Module>(module: M, seed: u64) -> Result<M> {
+    initialize_named(module, seed, &str::to_string)
+}
+
+/// [`initialize`], of a module whose parameters are called `name(path)`: a stage whose paths are not the whole model's.
+///
+/// # Errors
+/// As of [`initialize`].
+pub fn initialize_named<M: Module>(
+    module: M,
+    seed: u64,
+    name: &dyn Fn(&str) -> String,
+) -> Result<M> {
     let _alone = alone();
     let devices = module.devices();
     let mut initialize = Initialize {
         seed,
+        name,
         path: Vec::new(),
     };
     // Burn's initialisers panic; nothing that they may leave half done is looked at again.
@@ -82,12 +95,13 @@ fn drawing_device() -> Option<Device> {
     None
 }
 
-struct Initialize {
+struct Initialize<'a> {
     seed: u64,
+    name: &'a dyn Fn(&str) -> String,
     path: Vec<String>,
 }
 
-impl Initialize {
+impl Initialize<'_> {
     /// The parameter with a value.
     fn draw<T: Parameter>(&self, parameter: Param<T>) -> Param<T>
     where
@@ -97,7 +111,7 @@ impl Initialize {
             return parameter;
         }
         let home = parameter.lazy_device();
-        let seed = seed_of(self.seed, &self.path.join("."));
+        let seed = seed_of(self.seed, &(self.name)(&self.path.join(".")));
         home.seed(seed);
         let Some(place) = drawing_device().filter(|place| *place != home) else {
             parameter.val();
@@ -111,7 +125,7 @@ impl Initialize {
     }
 }
 
-impl ModuleMapper for Initialize {
+impl ModuleMapper for Initialize<'_> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.into());
     }

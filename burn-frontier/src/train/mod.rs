@@ -33,6 +33,8 @@ pub struct TrainState<S> {
     seed: u64,
     groups: Groups,
     optimizers: Vec<Trained>,
+    /// Whether a step has been watched for draws from the process's random generator.
+    watched: bool,
 }
 
 /// An optimiser, and the gradients of what it trains.
@@ -55,11 +57,24 @@ impl<S: Stage> TrainState<S> {
         seed: u64,
     ) -> Result<Self> {
         let (tied, groups) = (pipeline.tied(), pipeline.groups().clone());
+        for chunk in &mut pipeline.chunks {
+            chunk.check_training(&groups)?;
+            let names = chunk.names();
+            let left_out = names.iter().find(|name| {
+                let mut configs = optimizers.iter();
+                !configs.any(|config| config.selection.contains(name))
+            });
+            if let Some(name) = left_out {
+                return Err(Error::config(
+                    format!("{name} has no optimiser"),
+                    "select it in one; to leave it as it is, put it into a frozen parameter group, or freeze the module",
+                ));
+            }
+        }
         let trained = optimizers.iter().map(|config| {
             let (reducer, optimizer) = config.init(&mut pipeline.chunks, tied, &groups)?;
-            let selection = Selection::all();
             Ok(Trained {
-                selection,
+                selection: config.trained(),
                 reducer,
                 optimizer,
             })
@@ -73,6 +88,7 @@ impl<S: Stage> TrainState<S> {
             seed,
             groups,
             optimizers,
+            watched: false,
         })
     }
 

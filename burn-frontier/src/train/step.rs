@@ -11,6 +11,7 @@ use crate::observe::trace::Category;
 use crate::optim::clip_factor;
 use crate::pipeline::run::PassResult;
 use crate::pipeline::stage::{Stage, StepContext};
+use crate::random::GeneratorWatch;
 use crate::recompute::Recompute;
 
 /// What a step is done with.
@@ -92,6 +93,7 @@ impl<S: Stage> TrainState<S> {
     /// # Errors
     /// Micro-batches that cannot be run, failed communication, what fails in the model.
     pub fn gradients(&mut self, batches: &[S::Batch], options: &StepOptions) -> Result<Gradients> {
+        let watch = self.begin_watch()?;
         let (step, seed, scale) = (self.steps + 1, self.seed, self.scaler.scale);
         let number = options.optimizer;
         let context = StepContext {
@@ -109,6 +111,8 @@ impl<S: Stage> TrainState<S> {
             &mut self.spans,
         )?;
         let reduced = trained.reducer.finish()?;
+        self.end_watch(watch)?;
+        let trained = &self.optimizers[number];
         let norm = trained.optimizer.gradient_norm(&reduced)? / scale;
         Ok(Gradients {
             optimizer: number,
@@ -117,6 +121,31 @@ impl<S: Stage> TrainState<S> {
             scale,
             norm,
         })
+    }
+
+    /// In the first step of a model that a user wrote: watches for draws from the process's random generator. All ranks of the
+    /// process share it, so one of them does, and the others do not begin before.
+    fn begin_watch(&mut self) -> Result<Option<GeneratorWatch>> {
+        let chunks = &self.pipeline.chunks;
+        if std::mem::replace(&mut self.watched, true) || !chunks.iter().any(Stage::may_draw) {
+            return Ok(None);
+        }
+        let world = &self.groups.world;
+        world.barrier()?;
+        let watch = GeneratorWatch::begin(self.pipeline.device(), self.seed);
+        world.barrier()?;
+        Ok(Some(watch))
+    }
+
+    fn end_watch(&self, watch: Option<GeneratorWatch>) -> Result<()> {
+        let Some(watch) = watch else {
+            return Ok(());
+        };
+        self.groups.world.barrier()?;
+        if self.groups.world.rank() == 0 {
+            watch.end()?;
+        }
+        Ok(())
     }
 
     /// The second half of a step: clips the gradients, and updates the parameters unless fp16 has overflowed.
