@@ -48,18 +48,30 @@ impl<S: Stage> TrainState<S> {
     /// the parameters that its config selects. Every rank calls it.
     ///
     /// # Errors
-    /// An optimiser that cannot train its parameters, or groups that cannot be formed.
+    /// An optimiser that cannot train its parameters, a parameter that has none or two, or groups that cannot be formed.
     pub fn new(
         mut pipeline: Pipeline<S>,
         optimizers: &[OptimizerConfig],
         seed: u64,
     ) -> Result<Self> {
         let (tied, groups) = (pipeline.tied(), pipeline.groups().clone());
+        let mut names = pipeline.chunks.iter_mut().flat_map(|chunk| chunk.names());
+        let left_out = names.find(|name| optimizers.iter().all(|o| !o.selection.contains(name)));
+        if let Some(name) = left_out {
+            let error = Error::config(
+                format!("{name} has no optimiser"),
+                "select it for one; a frozen parameter group keeps its value",
+            );
+            // Stages that wait for this one get its error.
+            if groups.world.size() > 1 {
+                groups.world.fail(error.clone());
+            }
+            return Err(error);
+        }
         let trained = optimizers.iter().map(|config| {
             let (reducer, optimizer) = config.init(&mut pipeline.chunks, tied, &groups)?;
-            let selection = Selection::all();
             Ok(Trained {
-                selection,
+                selection: config.trained(),
                 reducer,
                 optimizer,
             })
