@@ -6,8 +6,9 @@ use burn::nn::Initializer;
 use burn::tensor::{DType, Device, Tensor, TensorData, module::batch_norm};
 
 use crate::comm::Buffer;
+use crate::comm::Group;
 use crate::error::{Error, Result};
-use crate::ops::exchange::{Exchange, Group, apply};
+use crate::ops::exchange::{Exchange, apply};
 use crate::ops::gradient::with_gradient;
 
 /// Configuration of [`SyncBatchNorm`].
