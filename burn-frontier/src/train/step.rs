@@ -1,5 +1,6 @@
 //! One step: forward and backward passes of the micro-batches, reduction, norm, scale, clipping, update.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
@@ -9,6 +10,7 @@ use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
 use crate::observe::trace::Category;
 use crate::optim::clip_factor;
+use crate::parameter::{ParameterSpec, Selection};
 use crate::pipeline::run::PassResult;
 use crate::pipeline::stage::{Stage, StepContext};
 use crate::random::GeneratorWatch;
@@ -146,6 +148,29 @@ impl<S: Stage> TrainState<S> {
             watch.end()?;
         }
         Ok(())
+    }
+
+    /// The gradients of some of this stage's parameters, each with what is true of its parameter: whole in the parameter's logical
+    /// shape, flat `[elements]`, without the loss scale. Every rank calls it with the same selection.
+    ///
+    /// # Communication
+    /// With ZeRO 1 an all-gather over dp of every bucket that has one of them; over tp one of each that is split.
+    ///
+    /// # Errors
+    /// Failed communication.
+    pub fn gradients_by_name(
+        &self,
+        gradients: &Gradients,
+        selection: &Selection,
+    ) -> Result<Vec<(Arc<ParameterSpec>, Tensor<1>)>> {
+        let optimizer = &self.optimizers[gradients.optimizer].optimizer;
+        let mut found = optimizer.gradients(&gradients.reduced, selection)?;
+        if gradients.scale != 1.0 {
+            for (_, gradient) in &mut found {
+                *gradient = gradient.clone().div_scalar(gradients.scale);
+            }
+        }
+        Ok(found)
     }
 
     /// The second half of a step: clips the gradients, and updates the parameters unless fp16 has overflowed.
