@@ -5,6 +5,7 @@
 //! - [`mesh`] says which rank stands where, [`placement`] how a parameter lies on the ranks; [`parameter`] holds parameters that know both
 //! - [`comm`] is communication between ranks, [`random`] numbers that no layout can change
 //! - [`ops`] has operations with gradients of their own
+//! - [`layers`] has Burn modules that give one rank's answer on many
 //! - [`tensor_parallel`], [`pipeline`], [`zero`] are the three ways to split a model
 //! - [`models`] has GPT
 //! - [`optim`] has learning rate, clipping, loss scale
@@ -19,6 +20,7 @@ pub mod comm;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod layers;
 pub mod mesh;
 pub mod models;
 pub mod observe;

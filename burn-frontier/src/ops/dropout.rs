@@ -49,11 +49,24 @@ impl Dropout {
 
     /// The mask `[samples, len0, len1, len2]`: 0 where dropped, `1 / (1 - probability)` elsewhere.
     pub fn mask(&self, device: &Device, dtype: DType) -> Tensor<4> {
+        let keep = 1.0 / (1.0 - self.probability);
+        let [len0, len1, len2] = self.len;
+        let shape = [self.samples.len(), len0, len1, len2];
+        if dtype == DType::F64 {
+            let data = TensorData::new(self.factors(keep), shape);
+            return Tensor::from_data(data, (device, dtype));
+        }
+        let data = TensorData::new(self.factors(keep as f32), shape);
+        Tensor::<4>::from_data(data, (device, DType::F32)).cast(dtype)
+    }
+
+    /// The mask's elements: 0 where dropped, `keep` elsewhere.
+    fn factors<T: Copy + Default + Send + Sync>(&self, keep: T) -> Vec<T> {
         let [len0, len1, len2] = self.len;
         let (words, threshold) = (self.words(), self.threshold());
-        let keep = (1.0 / (1.0 - self.probability)) as f32;
-        let mut mask = vec![0.0f32; self.samples.len() * len0 * len1 * len2];
-        mask.par_chunks_mut(len2.max(1)).enumerate().for_each_init(
+        let mut factors = vec![T::default(); self.samples.len() * len0 * len1 * len2];
+        let rows = factors.par_chunks_mut(len2.max(1)).enumerate();
+        rows.for_each_init(
             || vec![0; len2],
             |random, (row, out)| {
                 let sample = self.samples[row / (len0 * len1)];
@@ -62,12 +75,13 @@ impl Dropout {
                 let site = sample * self.global as u64 + d0;
                 words.row(site, d1, self.start[2] as u32, random);
                 for (x, &word) in out.iter_mut().zip(&*random) {
-                    *x = if word < threshold { 0.0 } else { keep };
+                    if word >= threshold {
+                        *x = keep;
+                    }
                 }
             },
         );
-        let shape = [self.samples.len(), len0, len1, len2];
-        Tensor::<4>::from_data(TensorData::new(mask, shape), (device, DType::F32)).cast(dtype)
+        factors
     }
 }
 
