@@ -29,6 +29,7 @@ pub struct Pass {
 /// use burn_frontier::pipeline::model::{Model, Pass};
 /// use burn_frontier::pipeline::stage::{Batch, Output};
 ///
+/// #[derive(Clone)]
 /// struct Samples { x: Tensor<2>, y: Tensor<2>, at: Vec<u64> }
 ///
 /// impl Batch for Samples {
