@@ -6,9 +6,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, Parameter};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use super::generator::{alone, seed_of};
-use crate::comm::Buffer;
+use crate::comm::{Buffer, Group};
 use crate::error::{Error, Result, panic_message};
-use crate::ops::exchange::Group;
 
 /// Gives a module's parameters their first values as a function of (seed, path, index), by the initialiser that each was
 /// configured with: Burn's distributions, from a generator that is seeded for each parameter.
