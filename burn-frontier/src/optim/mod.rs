@@ -3,16 +3,21 @@
 
 mod adamw;
 mod config;
+mod group;
+mod logical;
 mod optimizer;
 mod rule;
 pub mod scaler;
 pub mod schedule;
 mod state;
+mod stored;
+mod update;
 
 pub use adamw::AdamWConfig;
 pub use config::OptimizerConfig;
+pub use group::ParameterGroup;
 pub use optimizer::Optimizer;
-pub use rule::Rule;
+pub use rule::{BurnRule, Rule};
 
 /// Factor that brings a gradient of this norm down to `max_norm` (PyTorch's `clip_grad_norm_`). `None`: no clipping.
 pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f64 {

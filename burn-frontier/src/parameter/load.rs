@@ -1,6 +1,6 @@
 //! Reads a model's parameters from what is stored by name.
 
-use super::{Module, Parameter, Visitor};
+use super::{Module, Parameter, Selection, Visitor};
 use crate::checkpoint::TensorSource;
 use crate::comm::Group;
 use crate::error::Result;
@@ -14,14 +14,25 @@ pub fn load_parameters<M: Module>(
     source: &dyn TensorSource,
     tp: &Group,
 ) -> Result<()> {
+    load_selected(chunks, &Selection::all(), source, tp)
+}
+
+/// [`load_parameters`] of those that are selected.
+pub(crate) fn load_selected<M: Module>(
+    chunks: &mut [M],
+    selection: &Selection,
+    source: &dyn TensorSource,
+    tp: &Group,
+) -> Result<()> {
     struct Load<'a> {
+        selection: &'a Selection,
         source: &'a dyn TensorSource,
         tp: &'a Group,
         result: Result<()>,
     }
     impl Visitor for Load<'_> {
         fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
-            if self.result.is_err() {
+            if self.result.is_err() || !self.selection.contains(&p.spec.name) {
                 return;
             }
             let local = p.spec.placement.local_shape(&p.spec.shape, self.tp.size());
@@ -32,6 +43,7 @@ pub fn load_parameters<M: Module>(
         }
     }
     let mut load = Load {
+        selection,
         source,
         tp,
         result: Ok(()),

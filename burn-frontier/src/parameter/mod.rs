@@ -18,6 +18,7 @@ use crate::random::Stream;
 
 pub use burn_module::BurnModule;
 pub use load::load_parameters;
+pub(crate) use load::load_selected;
 pub use selection::Selection;
 
 /// A parameter's first value.
