@@ -12,7 +12,7 @@ use crate::comm::tensor::{from_buffer, to_buffer};
 use crate::error::{Error, Result};
 use crate::ops::gradient_sum::GradientSum;
 use crate::placement::Placement;
-use crate::random::initialize_named;
+use crate::random::initialize_as;
 
 /// A Burn module whose parameters are visited as [`Parameter`]s. Every rank holds it whole.
 ///
@@ -51,7 +51,7 @@ impl<M: burn::module::Module> BurnModule<M> {
     /// # Errors
     /// Two parameters of one name, or an initialiser that fails.
     pub fn with_names(module: M, seed: u64, name: impl Fn(&str) -> String) -> Result<Self> {
-        let module = initialize_named(module, seed, &name)?;
+        let module = initialize_as(module, seed, &name)?;
         let mut list = List {
             path: Path::default(),
             name: &name,
