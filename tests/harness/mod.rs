@@ -18,7 +18,7 @@ use burn_frontier::models::gpt::batch::TokenBatch;
 use burn_frontier::optim::{AdamWConfig, OptimizerConfig, ParameterGroup, Rule};
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::micro_batches::micro_batches;
-use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::pipeline::schedule::{Kind, Schedule};
 use burn_frontier::placement::for_each_run_of;
 use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Layout, Result};
@@ -29,6 +29,8 @@ pub struct Run {
     pub config: GptConfig,
     pub layout: Layout,
     pub kind: Kind,
+    /// In place of that of the kind.
+    pub schedule: Option<Schedule>,
     pub zero: u8,
     pub overlap: bool,
     pub sequence_parallel: bool,
@@ -70,6 +72,7 @@ impl Run {
             config,
             layout: Layout::single(),
             kind: Kind::OneForwardOneBackward,
+            schedule: None,
             zero: 0,
             overlap: false,
             sequence_parallel: false,
@@ -111,7 +114,10 @@ impl Run {
             sequence_parallel: self.sequence_parallel,
             ..ParameterContext::new(self.seed, &groups, self.device.clone())
         };
-        let pipeline = self.config.init(self.kind, &groups, &context)?;
+        let mut pipeline = self.config.init(self.kind, &groups, &context)?;
+        if let Some(schedule) = &self.schedule {
+            pipeline = pipeline.with_schedule(schedule.clone())?;
+        }
         let mut zero = OptimizerConfig::new(self.zero, self.overlap);
         zero.bucket_elements = 5000; // Several buckets, also for a small model.
         (zero.rule, zero.groups) = (self.rule.clone(), self.groups.clone());
