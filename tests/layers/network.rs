@@ -16,7 +16,7 @@ use burn_frontier::pipeline::model::{Model, Pass};
 use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::pipeline::stage::{Batch, Output};
-use burn_frontier::random::{Draws, initialize};
+use burn_frontier::random::Draws;
 use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Layout, Recompute, Result};
 
@@ -110,8 +110,7 @@ fn train(case: Case) -> (Vec<f64>, Vec<f64>) {
             world,
         )?;
         let device = Device::flex();
-        let model = initialize(Autoencoder::new(&device, &groups)?, SEED)?;
-        let chunks = vec![BurnModule::new(model)?];
+        let chunks = vec![BurnModule::new(Autoencoder::new(&device, &groups)?, SEED)?];
         let replica = groups.at.dp;
         let pipeline = Pipeline::new(chunks, Kind::default(), groups, device.clone())?;
         let optimizer = OptimizerConfig::new(case.zero, false);

@@ -1,11 +1,15 @@
 //! Any Burn module as a stage.
 
+use burn::tensor::Tensor;
+
 use super::activation::Activation;
 use super::segment::{BackwardFn, SegmentGradients, segment};
 use super::stage::{Batch, Forward, Output, Stage, StepContext, Tape};
+use crate::comm::groups::Groups;
 use crate::error::{Error, Result};
+use crate::layers;
 use crate::parameter::{BurnModule, Module, State};
-use crate::random::Draws;
+use crate::random::{Draws, check_replicas};
 use crate::recompute::Recompute;
 
 /// What a forward pass over one micro-batch is done for.
@@ -27,6 +31,7 @@ pub struct Pass {
 /// use burn_frontier::pipeline::model::{Model, Pass};
 /// use burn_frontier::pipeline::stage::{Batch, Output};
 ///
+/// #[derive(Clone)]
 /// struct Samples { x: Tensor<2>, y: Tensor<2>, at: Vec<u64> }
 ///
 /// impl Batch for Samples {
@@ -52,7 +57,7 @@ pub trait Model: burn::module::Module + 'static {
 
     /// Goes forward. `input` is what the stage before gave, nothing for the first; the last stage gives losses, whose sum over
     /// the global batch is divided by the batches' [`count`](Batch::count). In training, parameters and input are on an autodiff
-    /// device: a tensor of the batch joins them by itself.
+    /// device; a tensor of the batch joins them by itself, or by [`Pass::input`].
     ///
     /// # Errors
     /// A micro-batch that the model cannot take.
@@ -67,6 +72,18 @@ pub trait Model: burn::module::Module + 'static {
     }
 }
 
+impl Pass {
+    /// A tensor of the batch as layers need it that look at their input's device to know whether they train, as
+    /// `burn::nn::BatchNorm` does: on an autodiff device in training.
+    pub fn input<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match self.draws.step {
+            Some(_) if x.is_autodiff() => x,
+            Some(_) => x.autodiff(),
+            None => x.without_autodiff(),
+        }
+    }
+}
+
 impl<M: Model> Stage for BurnModule<M> {
     type Batch = M::Batch;
 
@@ -78,6 +95,31 @@ impl<M: Model> Stage for BurnModule<M> {
             ));
         }
         self.module().check(batch)
+    }
+
+    fn check_training(&self, groups: &Groups) -> Result<()> {
+        // All replicas find the same, so that none waits for another.
+        layers::check(self.module(), groups)?;
+        check_replicas(self.module(), &groups.dp)
+    }
+
+    fn may_draw(&self) -> bool {
+        true
+    }
+
+    fn asleep(&self, before: &[State]) -> Result<Vec<String>> {
+        let after = self.state()?;
+        let mut norms = layers::batch_norms(self.module());
+        norms.retain(|path| {
+            let name = self.name_of(&format!("{path}.running_mean"));
+            let mean = |states: &[State]| states.iter().find(|s| Some(&s.name) == name).cloned();
+            mean(before).is_some() && mean(before) == mean(&after)
+        });
+        Ok(norms)
+    }
+
+    fn synchronises(&self) -> bool {
+        layers::synchronises(self.module())
     }
 
     fn forward(
