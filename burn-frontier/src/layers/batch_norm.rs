@@ -5,9 +5,9 @@ use burn::module::{Flag, Module, Param, RunningState};
 use burn::nn::Initializer;
 use burn::tensor::{DType, Device, Tensor, TensorData, module::batch_norm};
 
-use crate::comm::Buffer;
+use crate::comm::{Buffer, Group};
 use crate::error::{Error, Result};
-use crate::ops::exchange::{Exchange, Group, apply};
+use crate::ops::exchange::{Exchange, apply};
 use crate::ops::gradient::with_gradient;
 
 /// Configuration of [`SyncBatchNorm`].
