@@ -82,8 +82,8 @@ pub struct SyncBatchNorm {
 }
 
 impl SyncBatchNorm {
-    /// The normalised x `[samples, features, ...]`; as in Burn, by the running statistics if x's device is without autodiff or
-    /// the layer is frozen.
+    /// The normalised x `[samples, features, ...]`; as in Burn, by the running statistics if neither x nor the parameters
+    /// are on an autodiff device, or the layer is frozen.
     ///
     /// In training it all-gathers `2 * features + 1` numbers in f64 over the replicas, and all-reduces `2 * features` in the
     /// backward pass. The gradients of scale and shift are this replica's, as all parameters'.
@@ -100,7 +100,9 @@ impl SyncBatchNorm {
             ));
         }
         let (gamma, beta) = (self.gamma.val(), self.beta.val());
-        if x.device().is_autodiff() && self.training.is_enabled() {
+        // A batch's own tensors are outside autodiff also in training, where the parameters are in it.
+        let training = x.is_autodiff() || gamma.is_autodiff();
+        if training && self.training.is_enabled() {
             return self.normalise_by_batch(x, gamma, beta);
         }
         let device = x.device();

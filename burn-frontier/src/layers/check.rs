@@ -46,6 +46,13 @@ pub fn synchronises<M: Module>(module: &M) -> bool {
     flags.iter().any(|flag| flag.layer == "SyncBatchNorm")
 }
 
+/// Paths of the batch norms that take part in training.
+pub(crate) fn batch_norms<M: Module>(module: &M) -> Vec<String> {
+    let flags = flags(module).into_iter();
+    let norms = flags.filter(|flag| ["BatchNorm", "SyncBatchNorm"].contains(&&*flag.layer));
+    norms.map(|flag| flag.path).collect()
+}
+
 fn one_name_each(flags: &[Switch], debug: &str) -> Result<()> {
     let named: Vec<_> = flags.iter().filter_map(|f| f.name(debug)).collect();
     for (i, (name, path)) in named.iter().enumerate() {
