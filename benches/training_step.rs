@@ -10,21 +10,19 @@ mod console;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
-use burn_frontier::Recompute;
 use burn_frontier::comm::{groups::Groups, local};
 use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::models::gpt::batch::TokenBatch;
 use burn_frontier::models::gpt::model::Pass;
 use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::observe::progress::Screen;
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::ops::adamw::{AdamWState, AdamWStep, adamw};
 use burn_frontier::ops::gradient::seed;
-use burn_frontier::optim::clip_factor;
-use burn_frontier::parameter::{Module, Parameter, ParameterContext, Visitor};
-use burn_frontier::pipeline::part::{MicroBatch, StepContext};
-use burn_frontier::pipeline::run::Pipeline;
+use burn_frontier::optim::OptimizerConfig;
+use burn_frontier::parameter::{Module, Parameter, ParameterContext, Selection, Visitor};
 use burn_frontier::pipeline::schedule::Kind;
-use burn_frontier::zero::ZeroConfig;
+use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Error, Layout, Result};
 
 const BATCH: usize = 4;
@@ -104,14 +102,14 @@ fn median(values: impl Iterator<Item = Duration>) -> f64 {
     values[values.len() / 2]
 }
 
-fn batch(config: &GptConfig) -> Result<MicroBatch> {
+fn batch(config: &GptConfig) -> Result<TokenBatch> {
     let sample = |i: usize| -> Vec<u32> {
         (0..=config.sequence)
             .map(|t| ((i * 7919 + t * 104_729) % config.vocabulary) as u32)
             .collect()
     };
     let samples: Vec<_> = (0..BATCH).map(sample).collect();
-    MicroBatch::new(&samples, (0..BATCH as u64).collect())
+    TokenBatch::new(&samples, (0..BATCH as u64).collect())
 }
 
 fn context(groups: &Groups) -> ParameterContext {
@@ -133,7 +131,7 @@ impl Plain {
         })
     }
 
-    fn step(&mut self, batch: &MicroBatch) -> Result<Times> {
+    fn step(&mut self, batch: &TokenBatch) -> Result<Times> {
         let pass = Pass {
             seed: 1,
             step: None,
@@ -141,7 +139,8 @@ impl Plain {
             recompute_attention: false,
         };
         let start = Instant::now();
-        let leaves = self.model.leaves();
+        let all = Selection::all();
+        let leaves = self.model.leaves(&all);
         let x = leaves.activations(None, batch, &pass)?;
         let missing = || Error::Internal("the only part has no head".into());
         let head = leaves.head.as_ref().ok_or_else(missing)?;
@@ -153,7 +152,7 @@ impl Plain {
         let gradient = Tensor::full([count], 1.0 / count as f64, &Device::flex());
         let mut gradients = seed(losses, gradient).backward();
         let gradients: Vec<Option<Tensor<1>>> = leaves
-            .take_gradients(&mut gradients)
+            .take_gradients(&mut gradients, &all)
             .into_iter()
             .map(|(_, g)| g)
             .collect();
@@ -215,62 +214,39 @@ impl Visitor for Update {
 }
 
 /// As the training loop runs it.
-struct Stack {
-    pipeline: Pipeline<GptPart>,
-    reducer: burn_frontier::zero::reducer::GradientReducer,
-    optimizer: burn_frontier::zero::optimizer::ShardedAdamW,
-    spans: SpanRecorder,
-}
+struct Stack(TrainState<GptPart>);
 
 impl Stack {
     fn new(config: &GptConfig) -> Result<Self> {
         let groups = Groups::new(Layout::single(), local::single())?;
-        let mut pipeline = config.init(Kind::default(), &groups, &context(&groups))?;
-        let (reducer, optimizer) =
-            ZeroConfig::new(0, false).init(&mut pipeline.parts, None, &groups)?;
-        let spans = SpanRecorder::new(Instant::now(), 0, 0, true);
-        Ok(Self {
-            pipeline,
-            reducer,
-            optimizer,
-            spans,
-        })
+        let pipeline = config.init(Kind::default(), &groups, &context(&groups))?;
+        let mut state = TrainState::new(pipeline, &[OptimizerConfig::new(0, false)], 1)?;
+        state.spans = SpanRecorder::new(Instant::now(), 0, 0, true);
+        Ok(Self(state))
     }
 
-    fn step(&mut self, batch: &MicroBatch) -> Result<Times> {
-        let pass = StepContext {
-            seed: 1,
-            step: Some(1),
-            recompute: Recompute::None,
-        };
+    fn step(&mut self, batch: &TokenBatch) -> Result<Times> {
+        let options = StepOptions::new(1e-4);
         let start = Instant::now();
         let batches = std::slice::from_ref(batch);
-        self.pipeline
-            .forward_backward(batches, &pass, 1.0, &mut self.reducer, &mut self.spans)?;
-        let spans = self.spans.take();
-        let both = start.elapsed();
-        let forward: f64 = spans
-            .iter()
-            .filter(|s| s.name().starts_with('F'))
-            .map(|s| s.duration_us())
-            .sum();
-        let forward = Duration::from_secs_f64(forward * 1e-6).min(both);
+        let gradients = self.0.gradients(batches, &options)?;
+        let all = start.elapsed();
+        let spans = self.0.spans.take();
+        let of = |first: char| {
+            let spans = spans.iter().filter(|s| s.name().starts_with(first));
+            Duration::from_secs_f64(spans.map(|s| s.duration_us()).sum::<f64>() * 1e-6)
+        };
+        let (forward, backward) = (of('F'), of('B'));
 
         let start = Instant::now();
-        let reduced = self.reducer.finish()?;
-        let norm = self.optimizer.gradient_norm(&reduced)?;
-        let reduce = start.elapsed();
-        let start = Instant::now();
-        self.optimizer.step(
-            &mut self.pipeline.parts,
-            reduced,
-            1e-4,
-            clip_factor(norm, Some(1.0)),
-        )?;
+        self.0.update(gradients, &options)?;
         Ok(vec![
             ("forward", forward),
-            ("backward, gradient buckets", both - forward),
-            ("gradient norm", reduce),
+            ("backward", backward),
+            (
+                "gradient buckets, norm",
+                all.saturating_sub(forward + backward),
+            ),
             ("optimiser", start.elapsed()),
         ])
     }

@@ -6,6 +6,7 @@ mod batches;
 use burn::tensor::{DType, Device, Tensor};
 use burn_frontier::comm::{groups::Groups, local};
 use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::models::gpt::batch::TokenBatch;
 use burn_frontier::ops;
 use burn_frontier::ops::activation::{Activation, swiglu};
 use burn_frontier::ops::attention::{AttentionOptions, Sequences};
@@ -17,8 +18,8 @@ use burn_frontier::ops::linear::{linear, projection};
 use burn_frontier::ops::norm::{add_norm, layer_norm, rms_norm};
 use burn_frontier::ops::rotary::{RotaryTable, rotary};
 use burn_frontier::parameter::ParameterContext;
-use burn_frontier::pipeline::part::{MicroBatch, StepContext};
 use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::pipeline::stage::StepContext;
 use burn_frontier::{Layout, Result};
 
 fn x<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -220,7 +221,7 @@ fn a_model_refuses_tokens_and_lengths_that_it_does_not_know() {
         }
         .validated()?;
         let positions = (0..samples.len() as u64).collect();
-        let batch = [MicroBatch::new(samples, positions)?];
+        let batch = [TokenBatch::new(samples, positions)?];
         local::run(layout.world(), &Default::default(), |world| {
             let groups = Groups::new(layout, world)?;
             let context = ParameterContext::new(1, &groups, Device::flex());

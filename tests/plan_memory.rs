@@ -4,7 +4,6 @@
 mod allocator;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use burn::tensor::Device;
 use burn_frontier::Precision;
@@ -13,13 +12,14 @@ use burn_frontier::comm::Communicator;
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::models::gpt::batch::TokenBatch;
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::ParameterContext;
-use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
+use burn_frontier::pipeline::micro_batches::micro_batches;
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::plan::memory::{self, StageMemory};
 use burn_frontier::plan::{Job, Machine, search};
-use burn_frontier::zero::ZeroConfig;
+use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Layout, Result};
 
 #[global_allocator]
@@ -43,10 +43,13 @@ fn rank(job: &Job<GptConfig>, world: Arc<dyn Communicator>) -> Result<f64> {
         dtype: job.precision.dtype(),
         ..ParameterContext::new(1, &groups, Device::flex())
     };
-    let mut pipeline = job.model.init(job.schedule, &groups, &context)?;
-    let tied = job.model.tied_parameter(&groups);
-    let zero = ZeroConfig::new(job.zero, job.overlap);
-    let (mut reducer, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
+    let pipeline = job.model.init(job.schedule, &groups, &context)?;
+    let zero = OptimizerConfig::new(job.zero, job.overlap);
+    let mut state = TrainState::new(pipeline, &[zero], 1)?;
+    let options = StepOptions {
+        recompute: job.recompute,
+        ..StepOptions::new(1e-3)
+    };
     let cuts = micro_batches(
         job.global_batch,
         job.micro_batch,
@@ -55,29 +58,20 @@ fn rank(job: &Job<GptConfig>, world: Arc<dyn Communicator>) -> Result<f64> {
     )?;
     let length = job.model.sequence as u64 + 1;
     let token = |at: u64| (at * 7919 % job.model.vocabulary as u64) as u32;
-    let batches: Vec<MicroBatch> = cuts
+    let batches: Vec<TokenBatch> = cuts
         .iter()
         .map(|cut| {
             let samples: Vec<Vec<u32>> = cut
                 .clone()
                 .map(|i| (i * length..(i + 1) * length).map(token).collect())
                 .collect();
-            MicroBatch::new(&samples, cut.clone().collect())
+            TokenBatch::new(&samples, cut.clone().collect())
         })
         .collect::<Result<_>>()?;
-    let mut spans = SpanRecorder::new(Instant::now(), me, groups.at.pp, false);
     let mut most = 0.0;
-    for step in 1..=2 {
+    for _ in 1..=2 {
         allocator::reset(me);
-        let context = StepContext {
-            seed: 1,
-            step: Some(step),
-            recompute: job.recompute,
-        };
-        pipeline.forward_backward(&batches, &context, 1.0, &mut reducer, &mut spans)?;
-        let reduced = reducer.finish()?;
-        optimizer.gradient_norm(&reduced)?;
-        optimizer.step(&mut pipeline.parts, reduced, 1e-3, 1.0)?;
+        state.step(&batches, &options)?;
         most = (allocator::peak(me) - before) as f64;
     }
     Ok(most)
@@ -103,7 +97,7 @@ fn base() -> Job<GptConfig> {
     }
 }
 
-/// What the README says of these jobs.
+/// What docs/planner.md says of these jobs.
 const MOST: f64 = 0.032;
 
 /// Compares the rank of every stage that needs most: ranks of one process may use a buffer that another has made.

@@ -5,6 +5,7 @@
 //! - [`mesh`] says which rank stands where, [`placement`] how a parameter lies on the ranks; [`parameter`] holds parameters that know both
 //! - [`comm`] is communication between ranks, [`random`] numbers that no layout can change
 //! - [`ops`] has operations with gradients of their own
+//! - [`layers`] has Burn modules that give one rank's answer on many
 //! - [`tensor_parallel`], [`pipeline`], [`zero`] are the three ways to split a model
 //! - [`models`] has GPT
 //! - [`optim`] has learning rate, clipping, loss scale
@@ -19,6 +20,7 @@ pub mod comm;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod layers;
 pub mod mesh;
 pub mod models;
 pub mod observe;
@@ -33,6 +35,7 @@ pub mod random;
 pub mod recompute;
 pub mod run_folder;
 pub mod tensor_parallel;
+pub mod train;
 pub mod utf8;
 pub mod zero;
 
@@ -42,7 +45,13 @@ pub use placement::Placement;
 pub use precision::Precision;
 pub use recompute::Recompute;
 
-/// The README's example is compiled and run as a test.
+/// The examples of the documents are compiled and run as tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-pub struct Readme;
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    pub struct Readme;
+    #[doc = include_str!("../../docs/add-a-model.md")]
+    pub struct AddAModel;
+    #[doc = include_str!("../../docs/add-a-kernel.md")]
+    pub struct AddAKernel;
+}

@@ -1,8 +1,15 @@
 //! Random numbers that are a function of what they are for: (seed, step, name, index). So no layout, order of execution
 //! or restart can change them. ChaCha8 in counter mode, addressed by word; for dropout [`Philox`], which a GPU computes too.
+//! [`Draws`] is what a layer draws from; [`initialize`] tames Burn's own generator.
 
+mod draws;
+mod generator;
+mod initialize;
 mod philox;
 
+pub use draws::Draws;
+pub use generator::GeneratorWatch;
+pub use initialize::{check_replicas, initialize, initialize_as};
 pub use philox::Philox;
 
 use rand_chacha::ChaCha8Rng;

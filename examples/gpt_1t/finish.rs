@@ -12,7 +12,7 @@ use burn_frontier::data::Tokenizer;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::generate::{Sampling, generate};
 use burn_frontier::models::gpt::names;
-use burn_frontier::zero::state::load_parameters;
+use burn_frontier::parameter::load_parameters;
 
 use crate::corpus::Corpus;
 use crate::options::Options;
@@ -123,9 +123,9 @@ fn sample(job: &Job) -> Result<String> {
         let groups = Groups::new(layout, world.clone())?;
         let context = job.parameters(&groups, world.rank());
         let mut pipeline = job.model.init(job.settings.kind, &groups, &context)?;
-        load_parameters(&mut pipeline.parts, &checkpoint, &groups.tp)?;
+        load_parameters(&mut pipeline.chunks, &checkpoint, &groups.tp)?;
         generate(
-            &pipeline.parts,
+            &pipeline.chunks,
             &groups,
             &job.prompt,
             GENERATED,

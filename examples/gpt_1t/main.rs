@@ -28,30 +28,30 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
-use burn_frontier::checkpoint::{self, Checkpoint, TensorSource};
+use burn_frontier::checkpoint::{self, Checkpoint};
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, FlightRecorder, LocalOptions};
 use burn_frontier::comm::{Buffer, Communicator, Reduction};
 use burn_frontier::data::{Sampler, Tokenizer};
 use burn_frontier::device::{self, Choice};
+use burn_frontier::models::gpt::batch::TokenBatch;
 use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::models::gpt::{GptConfig, names};
 use burn_frontier::observe::progress::Screen;
-use burn_frontier::observe::trace::{Category, Span, SpanRecorder};
+use burn_frontier::observe::trace::{Span, SpanRecorder};
 use burn_frontier::ops::{kernels, tuning};
-use burn_frontier::optim::clip_factor;
 use burn_frontier::optim::scaler::LossScaler;
-use burn_frontier::parameter::ParameterContext;
-use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
-use burn_frontier::pipeline::run::Pipeline;
-use burn_frontier::zero::{ZeroConfig, state::load_parameters};
+use burn_frontier::optim::{AdamWConfig, OptimizerConfig, Rule};
+use burn_frontier::parameter::{ParameterContext, load_parameters};
+use burn_frontier::pipeline::micro_batches::micro_batches;
+use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Error, Precision};
 
 use corpus::Corpus;
 use finish::finish;
 use options::Options;
 use report::{Measured, Reporter};
-use saved::{Saved, carry_on, same_run, state};
+use saved::{Saved, carry_on, same_run};
 use settings::Settings;
 use signals::Signals;
 
@@ -230,28 +230,24 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
     // The model: this stage's layers, split over the tensor-parallel ranks.
     let mut pipeline = model.init(settings.kind, &groups, &context)?;
     if let Some(imported) = &job.import {
-        load_parameters(&mut pipeline.parts, imported, &groups.tp)?;
+        load_parameters(&mut pipeline.chunks, imported, &groups.tp)?;
     }
 
     // The optimiser: gradients summed over the replicas, state split over them.
-    let mut zero = ZeroConfig::new(settings.zero, settings.overlap);
-    zero.adamw.weight_decay = settings.weight_decay;
-    let tied = model.tied_parameter(&groups);
-    let (mut gradients, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
-    let mut scaler = if settings.precision == Precision::Fp16 {
-        LossScaler::dynamic()
-    } else {
-        LossScaler::off()
+    let adamw = AdamWConfig {
+        weight_decay: settings.weight_decay,
+        ..AdamWConfig::default()
     };
-    let mut done = 0;
+    let optimizer =
+        OptimizerConfig::new(settings.zero, settings.overlap).with_rule(Rule::AdamW(adamw));
+    let mut state = TrainState::new(pipeline, &[optimizer], settings.seed)?;
+    state.spans = SpanRecorder::new(job.origin, world.rank(), groups.at.pp, true);
+    if settings.precision == Precision::Fp16 {
+        state.scaler = LossScaler::dynamic();
+    }
     if let Some(checkpoint) = &job.resume {
         let saved: Saved = checkpoint.state()?;
-        optimizer.restore(
-            &mut pipeline.parts,
-            saved.optimizer_steps,
-            checkpoint as &dyn TensorSource,
-        )?;
-        (scaler, done) = (saved.scaler, checkpoint.step());
+        state.restore(&saved.progress(checkpoint.step()), checkpoint)?;
     }
 
     let cuts = micro_batches(
@@ -260,71 +256,47 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
         groups.at.dp,
         settings.layout.dp,
     )?;
-    let mut spans = SpanRecorder::new(job.origin, world.rank(), groups.at.pp, true);
-    let mut reporter = Reporter::new(job, &world, done)?;
+    let mut reporter = Reporter::new(job, &world, state.steps())?;
     let mut last_spans = Vec::new();
 
-    while done < settings.steps {
-        let step = done + 1;
+    while state.steps() < settings.steps {
+        let step = state.steps() + 1;
         let start = Instant::now();
-        spans.take();
+        state.spans.take();
 
         let first_sample = (step - 1) * settings.global_batch;
         let batches = read(&job.corpus.train, first_sample, &cuts)?;
-        let pass = StepContext {
-            seed: settings.seed,
-            step: Some(step),
+        let options = StepOptions {
+            optimizer: 0,
+            rate: settings.rate.at(step),
+            clip: settings.clip,
             recompute: settings.recompute,
         };
-        let result =
-            pipeline.forward_backward(&batches, &pass, scaler.scale, &mut gradients, &mut spans)?;
+        let done = state.step(&batches, &options)?;
+        last_spans = state.spans.take();
 
-        let reduced = gradients.finish()?;
-        let norm = optimizer.gradient_norm(&reduced)? / scaler.scale;
-        let rate = settings.rate.at(step);
-        let scale = scaler.scale;
-        let update = Instant::now();
-        match scaler.update(norm) {
-            Some(true) => {
-                let factor = clip_factor(norm, settings.clip) / scale;
-                optimizer.step(&mut pipeline.parts, reduced, rate, factor)?;
-            }
-            Some(false) => {} // An overflow: this step is skipped, the next has a smaller scale.
-            None => return Err(diverged(step, "gradient norm", norm)),
-        }
-        spans.record(Category::Step, None, 0, update);
-        done = step;
-
-        // Every rank learns the loss, and whether any was asked to stop.
-        let stop = job.signals.stop().is_some();
-        let mean = result.loss_sum / result.counted as f64; // This replica's summand of it.
-        let (loss, stop) = agree(&world, &groups, mean, stop)?;
-        if !loss.is_finite() {
-            return Err(diverged(step, "loss", loss));
-        }
-        last_spans = spans.take();
-
+        // Every rank learns whether any was asked to stop.
+        let stop = any(&world, job.signals.stop().is_some())?;
         let seconds = start.elapsed().as_secs_f64();
-        let last = done == settings.steps;
-        let validation = (last || done.is_multiple_of(settings.validate_every))
-            .then(|| validate(job, &pipeline, &groups))
+        let last = step == settings.steps;
+        let validation = (last || step.is_multiple_of(settings.validate_every))
+            .then(|| validate(job, &state))
             .transpose()?;
         let measured = Measured {
             step,
-            loss,
-            norm,
-            rate,
+            loss: done.loss,
+            norm: done.norm,
+            rate: options.rate,
             seconds,
             validation,
-            scaler,
+            scaler: state.scaler,
         };
         reporter.step(measured, &world)?;
 
-        if stop || last || done.is_multiple_of(settings.save_every) {
-            let saved = state(job, done, optimizer.steps, scaler)?;
-            let pieces = optimizer.pieces(&mut pipeline.parts);
+        if stop || last || step.is_multiple_of(settings.save_every) {
+            let saved = saved::state(job, &state.progress())?;
             let (folder, keep) = (settings.checkpoints(), settings.keep);
-            checkpoint::save(&folder, done, &saved, pieces, world.as_ref(), keep)?;
+            checkpoint::save(&folder, step, &saved, state.pieces(), world.as_ref(), keep)?;
         }
         if stop {
             break;
@@ -333,7 +305,7 @@ fn train(job: &Job, world: Arc<dyn Communicator>) -> burn_frontier::Result<RankR
     reporter.finish();
     Ok(RankResult {
         spans: last_spans,
-        finished: done,
+        finished: state.steps(),
     })
 }
 
@@ -342,61 +314,31 @@ fn read(
     sampler: &Sampler,
     first: u64,
     cuts: &[std::ops::Range<u64>],
-) -> burn_frontier::Result<Vec<MicroBatch>> {
+) -> burn_frontier::Result<Vec<TokenBatch>> {
     cuts.iter()
         .map(|cut| {
             let samples: burn_frontier::Result<Vec<_>> = cut
                 .clone()
                 .map(|position| sampler.sample(first + position))
                 .collect();
-            MicroBatch::new(&samples?, cut.clone().collect())
+            TokenBatch::new(&samples?, cut.clone().collect())
         })
         .collect()
 }
 
-/// The global loss, and whether any rank wants to stop, on every rank.
-fn agree(
-    world: &Arc<dyn Communicator>,
-    groups: &Groups,
-    loss: f64,
-    stop: bool,
-) -> burn_frontier::Result<(f64, bool)> {
-    let mine = if groups.at.tp == 0 { loss } else { 0.0 };
-    let sums = Buffer::F64(vec![mine, f64::from(u8::from(stop))]);
-    let sums = world.all_reduce(sums, Reduction::Sum)?.into_f64()?;
-    Ok((sums[0], sums[1] > 0.0))
+/// Whether any rank says so, on every rank.
+fn any(world: &Arc<dyn Communicator>, mine: bool) -> burn_frontier::Result<bool> {
+    let sum = world.all_reduce(Buffer::I64(vec![i64::from(mine)]), Reduction::Sum)?;
+    Ok(sum.into_i64()?.iter().any(|&n| n > 0))
 }
 
 /// Mean loss of the first validation samples, on every rank.
-fn validate(
-    job: &Job,
-    pipeline: &Pipeline<GptPart>,
-    groups: &Groups,
-) -> burn_frontier::Result<f64> {
+fn validate(job: &Job, state: &TrainState<GptPart>) -> burn_frontier::Result<f64> {
     let settings = &job.settings;
+    let (layout, replica) = (settings.layout, state.groups().at.dp);
     let samples = VALIDATION_SAMPLES
         .min(job.corpus.validation.len())
-        .max(settings.layout.dp as u64);
-    let cuts = micro_batches(
-        samples,
-        settings.micro_batch,
-        groups.at.dp,
-        settings.layout.dp,
-    )?;
-    let batches = read(&job.corpus.validation, 0, &cuts)?;
-    let pass = StepContext {
-        seed: settings.seed,
-        step: None,
-        recompute: settings.recompute,
-    };
-    let result = pipeline.evaluate(&batches, &pass)?;
-    let mean = result.loss_sum / result.counted as f64;
-    Ok(agree(&groups.world, groups, mean, false)?.0)
-}
-
-fn diverged(step: u64, what: &str, value: f64) -> Error {
-    Error::config(
-        format!("the {what} of step {step} is {value}: training has diverged"),
-        "go on from the last checkpoint with a smaller --learning-rate; if that diverges too, remove the newest checkpoint first",
-    )
+        .max(layout.dp as u64);
+    let cuts = micro_batches(samples, settings.micro_batch, replica, layout.dp)?;
+    state.evaluate(&read(&job.corpus.validation, 0, &cuts)?)
 }

@@ -7,6 +7,7 @@ use burn_frontier::data::Tokenizer;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::optim::scaler::LossScaler;
 use burn_frontier::optim::schedule::LearningRate;
+use burn_frontier::train::Progress;
 use serde::{Deserialize, Serialize};
 
 use crate::Job;
@@ -167,12 +168,19 @@ fn same_text(saved: &Saved, checkpoint: &Checkpoint, corpus: &Corpus) -> Result<
     )
 }
 
-pub fn state(
-    job: &Job,
-    step: u64,
-    optimizer_steps: u64,
-    scaler: LossScaler,
-) -> burn_frontier::Result<serde_json::Value> {
+impl Saved {
+    /// How far the run had come at `step`.
+    pub fn progress(&self, step: u64) -> Progress {
+        Progress {
+            steps: step,
+            seed: self.seed,
+            updates: vec![self.optimizer_steps],
+            scaler: self.scaler,
+        }
+    }
+}
+
+pub fn state(job: &Job, progress: &Progress) -> burn_frontier::Result<serde_json::Value> {
     let saved = Saved {
         model: job.model.clone(),
         sequence: Some(job.sequence),
@@ -181,10 +189,10 @@ pub fn state(
         text: Some(job.corpus.fingerprint.clone()),
         precision: format!("{:?}", job.settings.precision.dtype()),
         seed: job.settings.seed,
-        samples: step * job.settings.global_batch,
-        optimizer_steps,
+        samples: progress.steps * job.settings.global_batch,
+        optimizer_steps: progress.updates.iter().sum(),
         global_batch: job.settings.global_batch,
-        scaler,
+        scaler: progress.scaler,
         update: Some(Update::of(&job.settings)),
     };
     serde_json::to_value(saved).map_err(|e| Error::Internal(e.to_string()))

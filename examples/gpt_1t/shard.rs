@@ -8,9 +8,10 @@ use burn::tensor::{Device, Distribution, Shape, Tensor};
 
 use burn_frontier::comm::{Buffer, Communicator, Group, Reduction, Traffic};
 use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::models::gpt::batch::TokenBatch;
 use burn_frontier::parameter::ParameterContext;
-use burn_frontier::pipeline::part::{MicroBatch, Output, PipelinePart, Seed, StepContext};
 use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::pipeline::stage::{Output, Stage, StepContext};
 use burn_frontier::plan::machine::Observation;
 use burn_frontier::plan::{Job, Machine, memory, time};
 use burn_frontier::{Error, Layout, Result};
@@ -40,7 +41,7 @@ pub fn time_layer(job: &Job<GptConfig>, device: &Device) -> Result<f64> {
         sequence_parallel: job.sequence_parallel,
     };
     let part = model.init_part(1..2, &context);
-    let batch = MicroBatch {
+    let batch = TokenBatch {
         tokens: vec![0; job.micro_batch_tokens()],
         targets: vec![0; job.micro_batch_tokens()],
         batch: job.micro_batch as usize,
@@ -53,6 +54,7 @@ pub fn time_layer(job: &Job<GptConfig>, device: &Device) -> Result<f64> {
         seed: 1,
         step: Some(1),
         recompute: job.recompute,
+        ..StepContext::default()
     };
     let mut times = Vec::new();
     for _ in 0..=TIMED {
@@ -60,17 +62,20 @@ pub fn time_layer(job: &Job<GptConfig>, device: &Device) -> Result<f64> {
         wait(&input)?;
         wait(&gradient)?;
         let start = Instant::now();
-        let forward = part.forward(Some(input), &batch, &context)?;
-        if let Output::Activation(output) = &forward.output {
-            wait(output)?;
+        let forward = part.forward(vec![input.into()], &batch, &context)?;
+        if let Output::Activations(outputs) = forward.output {
+            outputs
+                .into_iter()
+                .try_for_each(|output| wait(&output.tensor()?))?;
         }
         let mut gradients = Vec::new();
-        let seed = Seed::Activation(gradient);
+        let seed = vec![gradient.into()];
         let back = forward.tape.backward(seed, &mut |g| {
             gradients.extend(g);
             Ok(())
         })?;
-        back.map_or(Ok(()), |gradient| wait(&gradient))?;
+        back.into_iter()
+            .try_for_each(|gradient| wait(&gradient.tensor()?))?;
         times.push(start.elapsed().as_secs_f64());
     }
     let mut times = times.split_off(1);

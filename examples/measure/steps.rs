@@ -10,12 +10,13 @@ use burn_frontier::comm::Communicator;
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::models::gpt::batch::TokenBatch;
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::ParameterContext;
-use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
+use burn_frontier::pipeline::micro_batches::micro_batches;
 use burn_frontier::plan::Job;
 use burn_frontier::plan::fit::Run;
-use burn_frontier::zero::ZeroConfig;
+use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Layout, Result};
 
 /// Steps that are timed; the median counts.
@@ -55,17 +56,19 @@ pub fn run(job: Job<GptConfig>) -> Result<Run<GptConfig>> {
 }
 
 fn rank(job: &Job<GptConfig>, world: Arc<dyn Communicator>) -> Result<Vec<f64>> {
-    let me = world.rank();
     let groups = Groups::new(job.layout, world.clone())?;
     let context = ParameterContext {
         sequence_parallel: job.sequence_parallel,
         dtype: DType::F32,
         ..ParameterContext::new(1, &groups, Device::flex())
     };
-    let mut pipeline = job.model.init(job.schedule, &groups, &context)?;
-    let tied = job.model.tied_parameter(&groups);
-    let zero = ZeroConfig::new(job.zero, job.overlap);
-    let (mut reducer, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
+    let pipeline = job.model.init(job.schedule, &groups, &context)?;
+    let zero = OptimizerConfig::new(job.zero, job.overlap);
+    let mut state = TrainState::new(pipeline, &[zero], 1)?;
+    let options = StepOptions {
+        recompute: job.recompute,
+        ..StepOptions::new(1e-3)
+    };
     let cuts = micro_batches(
         job.global_batch,
         job.micro_batch,
@@ -75,27 +78,18 @@ fn rank(job: &Job<GptConfig>, world: Arc<dyn Communicator>) -> Result<Vec<f64>> 
     let length = job.model.sequence as u64 + 1;
     let token = |at: u64| (at * 7919 % job.model.vocabulary as u64) as u32;
     let sample = |i: u64| (i * length..(i + 1) * length).map(token).collect();
-    let batches: Vec<MicroBatch> = cuts
+    let batches: Vec<TokenBatch> = cuts
         .into_iter()
         .map(|cut| {
             let samples: Vec<Vec<u32>> = cut.clone().map(sample).collect();
-            MicroBatch::new(&samples, cut.collect())
+            TokenBatch::new(&samples, cut.collect())
         })
         .collect::<Result<_>>()?;
-    let mut spans = SpanRecorder::new(Instant::now(), me, groups.at.pp, false);
     let mut times = Vec::new();
     for step in 0..=TIMED as u64 {
         world.barrier()?;
         let start = Instant::now();
-        let context = StepContext {
-            seed: 1,
-            step: Some(step + 1),
-            recompute: job.recompute,
-        };
-        pipeline.forward_backward(&batches, &context, 1.0, &mut reducer, &mut spans)?;
-        let reduced = reducer.finish()?;
-        optimizer.gradient_norm(&reduced)?;
-        optimizer.step(&mut pipeline.parts, reduced, 1e-3, 1.0)?;
+        state.step(&batches, &options)?;
         world.barrier()?;
         // The first step warms up.
         if step > 0 {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use burn_frontier::data::indexed::{IndexedDataset, TokenType, paths};
 use burn_frontier::data::indexed_writer::IndexedWriter;
 use burn_frontier::data::{Dataset, SamplerConfig, Tokenizer};
-use burn_frontier::pipeline::part::micro_batches;
+use burn_frontier::pipeline::micro_batches::micro_batches;
 use tempfile::TempDir;
 
 #[test]

@@ -6,14 +6,16 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::comm::{Buffer, Communicator, Reduction};
+use burn_frontier::models::gpt::batch::TokenBatch;
 use burn_frontier::observe::trace::SpanRecorder;
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
-use burn_frontier::pipeline::part::{Forward, MicroBatch, Output, PipelinePart, StepContext, Tape};
+use burn_frontier::pipeline::activation::Activation;
 use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::pipeline::segment::segment;
+use burn_frontier::pipeline::stage::{Forward, Output, Stage, StepContext, Tape};
 use burn_frontier::placement::Placement;
-use burn_frontier::zero::ZeroConfig;
 use burn_frontier::{Error, Layout, Result};
 
 /// A token at which a pass fails half-way.
@@ -52,58 +54,53 @@ fn column(values: &[i64], like: &Tensor<1>) -> Tensor<1> {
     Tensor::from_data(data, (&like.device().without_autodiff(), DType::F64))
 }
 
-impl PipelinePart for Scale {
+impl Stage for Scale {
+    type Batch = TokenBatch;
+
     fn forward(
         &self,
-        input: Option<Tensor<3>>,
-        batch: &MicroBatch,
-        _context: &StepContext,
+        input: Vec<Activation>,
+        batch: &TokenBatch,
+        context: &StepContext,
     ) -> Result<Forward> {
         if batch.tokens.contains(&BAD) {
             return Err(Error::config("a bad token", "use another"));
         }
-        let shape = self.activation_shape(batch);
+        let shape = [batch.batch, batch.sequence(), 1];
         let tokens = column(&batch.tokens, &self.weight.value).reshape(shape);
-        let first = input.is_none();
-        let (y, back) = segment(self, input, false, move |part, x| {
-            let x = x.unwrap_or_else(|| tokens.clone());
-            Ok(x * part.weight.value.clone().unsqueeze())
+        let trained = &context.trained;
+        let (y, back) = segment(self, input, false, trained, move |part, mut x| {
+            let x = x
+                .pop()
+                .map_or(Ok(tokens.clone()), Activation::tensor::<3>)?;
+            assert_eq!(x.dims(), shape);
+            Ok(vec![(x * part.weight.value.clone().unsqueeze()).into()])
         })?;
-        assert!(first || y.dims() == shape);
         if !self.last {
-            let tape = Tape {
-                segments: vec![back],
-                loss: None,
-                losses: None,
-            };
-            let output = Output::Activation(y);
+            let tape = Tape(vec![back]);
+            let output = Output::Activations(y);
             return Ok(Forward { output, tape });
         }
         let targets = batch.targets.clone();
         let n = targets.len();
-        let (losses, loss) = segment(&None::<Self>, Some(y), false, move |_, y| {
-            let y = y.expect("the last stage has an input").reshape([n]);
+        let none = None::<Self>;
+        let (mut losses, loss) = segment(&none, y, false, trained, move |_, mut y| {
+            let y = y.pop().expect("the last stage has an input");
+            let y = y.tensor::<3>()?.reshape([n]);
             let counts: Vec<i64> = targets.iter().map(|&t| i64::from(t >= 0)).collect();
             let difference = y.clone() - column(&targets, &y);
-            Ok(difference.clone() * difference * column(&counts, &y))
+            let losses = difference.clone() * difference * column(&counts, &y);
+            Ok(vec![losses.into()])
         })?;
-        let tape = Tape {
-            segments: vec![back],
-            loss: Some(loss),
-            losses: Some(n),
-        };
-        let output = Output::Losses(losses);
+        let tape = Tape(vec![back, loss]);
+        let output = Output::Losses(losses.remove(0).tensor()?);
         Ok(Forward { output, tape })
-    }
-
-    fn activation_shape(&self, batch: &MicroBatch) -> [usize; 3] {
-        [batch.batch, batch.sequence(), 1]
     }
 }
 
 /// Samples of one token, as (x, target).
-fn batch(samples: &[(i64, i64)]) -> MicroBatch {
-    MicroBatch {
+fn batch(samples: &[(i64, i64)]) -> TokenBatch {
+    TokenBatch {
         tokens: samples.iter().map(|s| s.0).collect(),
         targets: samples.iter().map(|s| s.1).collect(),
         batch: samples.len(),
@@ -117,7 +114,7 @@ fn step(
     (pp, dp): (usize, usize),
     kind: Kind,
     zero: u8,
-    replicas: &[Vec<MicroBatch>],
+    replicas: &[Vec<TokenBatch>],
 ) -> Result<(f64, [f64; 2])> {
     let layout = Layout {
         pp,
@@ -129,7 +126,7 @@ fn step(
         let groups = Groups::new(layout, world.clone())?;
         let mut pipeline = pipeline(kind, &groups)?;
         let (mut reducer, _) =
-            ZeroConfig::new(zero, false).init(&mut pipeline.parts, None, &groups)?;
+            OptimizerConfig::new(zero, false).init(&mut pipeline.chunks, None, &groups)?;
         let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
         let batches = &replicas[groups.at.dp];
         let pass = pipeline.forward_backward(
@@ -155,7 +152,7 @@ fn sum(world: &std::sync::Arc<dyn Communicator>, x: f64) -> Result<f64> {
 fn pipeline(kind: Kind, groups: &Groups) -> Result<Pipeline<Scale>> {
     let (stage, stages) = (groups.at.pp, groups.layout.pp);
     let part = Scale::new(&format!("layer{stage}"), stage + 1 == stages, groups);
-    Pipeline::new(vec![part], kind, groups.clone(), Device::flex(), DType::F64)
+    Pipeline::new(vec![part], kind, groups.clone(), Device::flex())
 }
 
 const KINDS: [Kind; 2] = [Kind::GPipe, Kind::OneForwardOneBackward];
@@ -201,7 +198,7 @@ fn the_loss_is_divided_once_by_the_targets_that_count_of_all_replicas() {
     let none = [vec![batch(&[(1, -1)])], vec![batch(&[(2, -1)])]];
     let error = step((2, 2), Kind::GPipe, 0, &none).unwrap_err().to_string();
     assert!(
-        error.contains("no target of the global batch counts"),
+        error.contains("nothing of the global batch counts"),
         "{error}"
     );
 }
@@ -218,7 +215,7 @@ fn an_evaluation_gives_the_sum_and_the_count_and_zeros_where_nothing_counts() {
         let pipeline = pipeline(Kind::GPipe, &groups)?;
         let none = batch(&[(1, -1)]);
         let some = batch(&[(3, 0), (1, 0), (2, -1)]);
-        let evaluate = |batches: &[MicroBatch]| pipeline.evaluate(batches, &StepContext::default());
+        let evaluate = |batches: &[TokenBatch]| pipeline.evaluate(batches, &StepContext::default());
         let replica = [vec![some], vec![none.clone(), none.clone()]];
         Ok((
             evaluate(&replica[groups.at.dp])?,
@@ -238,10 +235,10 @@ fn a_pass_that_failed_or_was_not_finished_leaves_nothing_to_the_next() {
     let groups = Groups::new(Layout::single(), local::single()).unwrap();
     for overlap in [false, true] {
         let mut pipeline = pipeline(Kind::GPipe, &groups).unwrap();
-        let zero = ZeroConfig::new(0, overlap);
-        let (mut reducer, _) = zero.init(&mut pipeline.parts, None, &groups).unwrap();
+        let zero = OptimizerConfig::new(0, overlap);
+        let (mut reducer, _) = zero.init(&mut pipeline.chunks, None, &groups).unwrap();
         let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
-        let mut pass = |batches: &[MicroBatch], reducer: &mut _| {
+        let mut pass = |batches: &[TokenBatch], reducer: &mut _| {
             let context = StepContext::default();
             pipeline.forward_backward(batches, &context, 1.0, reducer, &mut spans)
         };
@@ -284,7 +281,7 @@ fn what_fails_in_one_rank_half_way_reaches_every_rank() {
             let groups = Groups::new(layout, world)?;
             let mut pipeline = pipeline(Kind::OneForwardOneBackward, &groups)?;
             let (mut reducer, _) =
-                ZeroConfig::new(0, true).init(&mut pipeline.parts, None, &groups)?;
+                OptimizerConfig::new(0, true).init(&mut pipeline.chunks, None, &groups)?;
             let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
             let last = if groups.at.dp == 0 { BAD } else { 1 };
             let batches = [batch(&[(1, 0)]), batch(&[(last, 0)])];
@@ -303,5 +300,38 @@ fn what_fails_in_one_rank_half_way_reaches_every_rank() {
         });
         let error = failed.unwrap_err().to_string();
         assert!(error.contains("a bad token"), "{error}");
+    }
+}
+
+#[test]
+fn a_model_whose_last_stage_alone_does_not_give_losses_is_refused() {
+    let layout = Layout {
+        pp: 2,
+        ..Layout::single()
+    };
+    let cases = [
+        (false, "the last stage of the model gives activations"),
+        (true, "part 0 of a model in 2 parts gives losses"),
+    ];
+    for ((losses, part), train) in cases.into_iter().flat_map(|c| [(c, false), (c, true)]) {
+        let failed = local::run(2, &LocalOptions::default(), |world| {
+            let groups = Groups::new(layout, world)?;
+            let scale = Scale::new(&format!("layer{}", groups.at.pp), losses, &groups);
+            let kind = Kind::GPipe;
+            let mut pipeline = Pipeline::new(vec![scale], kind, groups.clone(), Device::flex())?;
+            let (mut reducer, _) =
+                OptimizerConfig::new(0, false).init(&mut pipeline.chunks, None, &groups)?;
+            let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
+            let (batches, context) = ([batch(&[(1, 0)])], StepContext::default());
+            let pass = match train {
+                true => {
+                    pipeline.forward_backward(&batches, &context, 1.0, &mut reducer, &mut spans)
+                }
+                false => pipeline.evaluate(&batches, &context),
+            };
+            pass.map(drop)
+        });
+        let error = failed.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
     }
 }

@@ -5,23 +5,22 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use burn::tensor::{DType, Device};
 use burn_frontier::Recompute;
-use burn_frontier::checkpoint::{self, Checkpoint, Piece};
+use burn_frontier::checkpoint::{Checkpoint, Piece};
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
-use burn_frontier::comm::{Buffer, Communicator, Reduction};
+use burn_frontier::comm::{Buffer, Communicator};
 use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::observe::trace::SpanRecorder;
-use burn_frontier::optim::clip_factor;
+use burn_frontier::models::gpt::batch::TokenBatch;
+use burn_frontier::optim::{AdamWConfig, OptimizerConfig, ParameterGroup, Rule};
 use burn_frontier::parameter::ParameterContext;
-use burn_frontier::pipeline::part::{MicroBatch, StepContext, micro_batches};
-use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::pipeline::micro_batches::micro_batches;
+use burn_frontier::pipeline::schedule::{Kind, Schedule};
 use burn_frontier::placement::for_each_run_of;
-use burn_frontier::zero::ZeroConfig;
+use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Layout, Result};
 
 /// One training run.
@@ -30,6 +29,8 @@ pub struct Run {
     pub config: GptConfig,
     pub layout: Layout,
     pub kind: Kind,
+    /// In place of that of the kind.
+    pub schedule: Option<Schedule>,
     pub zero: u8,
     pub overlap: bool,
     pub sequence_parallel: bool,
@@ -40,6 +41,10 @@ pub struct Run {
     pub dtype: DType,
     pub device: Device,
     pub seed: u64,
+    /// How parameters are updated.
+    pub rule: Rule,
+    /// Parameters that are updated otherwise.
+    pub groups: Vec<ParameterGroup>,
     /// Tokens a sample, at most the model's.
     pub length: usize,
     /// Whether a target counts, by number of the sample and place of the token.
@@ -67,6 +72,7 @@ impl Run {
             config,
             layout: Layout::single(),
             kind: Kind::OneForwardOneBackward,
+            schedule: None,
             zero: 0,
             overlap: false,
             sequence_parallel: false,
@@ -77,6 +83,8 @@ impl Run {
             dtype: DType::F32,
             device: Device::flex(),
             seed: 42,
+            rule: AdamWConfig::default().into(),
+            groups: Vec::new(),
             save: None,
             resume: None,
         }
@@ -107,15 +115,21 @@ impl Run {
             ..ParameterContext::new(self.seed, &groups, self.device.clone())
         };
         let mut pipeline = self.config.init(self.kind, &groups, &context)?;
-        let mut zero = ZeroConfig::new(self.zero, self.overlap);
+        if let Some(schedule) = &self.schedule {
+            pipeline = pipeline.with_schedule(schedule.clone())?;
+        }
+        let mut zero = OptimizerConfig::new(self.zero, self.overlap);
         zero.bucket_elements = 5000; // Several buckets, also for a small model.
-        let tied = self.config.tied_parameter(&groups);
-        let (mut reducer, mut optimizer) = zero.init(&mut pipeline.parts, tied, &groups)?;
+        (zero.rule, zero.groups) = (self.rule.clone(), self.groups.clone());
+        let mut state = TrainState::new(pipeline, &[zero], self.seed)?;
         if let Some(folder) = &self.resume {
             let checkpoint = Checkpoint::newest(folder)?.expect("a checkpoint to resume from");
-            optimizer.restore(&mut pipeline.parts, checkpoint.step(), &checkpoint)?;
+            state.resume(&checkpoint)?;
         }
-        let mut spans = SpanRecorder::new(Instant::now(), world.rank(), groups.at.pp, false);
+        let options = StepOptions {
+            recompute: self.recompute,
+            ..StepOptions::new(1e-3)
+        };
         let cuts = micro_batches(
             self.global_batch,
             self.micro_batch,
@@ -123,52 +137,20 @@ impl Run {
             self.layout.dp,
         )?;
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
-        for step in optimizer.steps + 1..=self.steps {
+        for step in state.steps() + 1..=self.steps {
             let first = (step - 1) * self.global_batch;
-            let batches: Vec<MicroBatch> = cuts
+            let batches: Vec<TokenBatch> = cuts
                 .iter()
                 .map(|cut| self.micro_batch(first, cut.clone()))
                 .collect::<Result<_>>()?;
-            let pass = StepContext {
-                seed: self.seed,
-                step: Some(step),
-                recompute: self.recompute,
-            };
-            let result =
-                pipeline.forward_backward(&batches, &pass, 1.0, &mut reducer, &mut spans)?;
-            let reduced = reducer.finish()?;
-            let norm = optimizer.gradient_norm(&reduced)?;
-            optimizer.step(
-                &mut pipeline.parts,
-                reduced,
-                1e-3,
-                clip_factor(norm, Some(1.0)),
-            )?;
-            let mine = if groups.at.tp == 0 {
-                result.loss_sum
-            } else {
-                0.0
-            };
-            let sum = world
-                .all_reduce(Buffer::F64(vec![mine]), Reduction::Sum)?
-                .into_f64()?[0];
-            losses.push(sum / result.counted as f64);
-            norms.push(norm);
+            let report = state.step(&batches, &options)?;
+            losses.push(report.loss);
+            norms.push(report.norm);
         }
         if let Some(folder) = &self.save {
-            let pieces = optimizer.pieces(&mut pipeline.parts);
-            checkpoint::save(
-                folder,
-                self.steps,
-                &serde_json::json!({}),
-                pieces,
-                world.as_ref(),
-                2,
-            )?;
+            state.save(folder, 2)?;
         }
-        let pieces = optimizer
-            .pieces(&mut pipeline.parts)
-            .collect::<Result<Vec<_>>>()?;
+        let pieces = state.pieces().collect::<Result<Vec<_>>>()?;
         Ok((
             Outcome {
                 losses,
@@ -179,9 +161,9 @@ impl Run {
         ))
     }
 
-    fn micro_batch(&self, first: u64, cut: Range<u64>) -> Result<MicroBatch> {
+    fn micro_batch(&self, first: u64, cut: Range<u64>) -> Result<TokenBatch> {
         let samples: Vec<_> = cut.clone().map(|i| self.sample(first + i)).collect();
-        let mut batch = MicroBatch::new(&samples, cut.clone().collect())?;
+        let mut batch = TokenBatch::new(&samples, cut.clone().collect())?;
         let samples = cut.zip(batch.targets.chunks_mut(self.length));
         for (i, targets) in samples {
             for (place, target) in targets.iter_mut().enumerate() {
@@ -209,13 +191,15 @@ impl Run {
     }
 }
 
-fn assemble(parameters: &mut BTreeMap<String, Vec<f64>>, piece: Piece) {
+/// Puts the elements of a piece where they belong in the logical tensor; what no piece gives is NaN.
+pub fn assemble(parameters: &mut BTreeMap<String, Vec<f64>>, piece: Piece) {
     let data: Vec<f64> = match piece.data {
         Buffer::F32(v) => v.into_iter().map(f64::from).collect(),
         Buffer::F64(v) => v,
         Buffer::BF16(v) => v.into_iter().map(f64::from).collect(),
         Buffer::F16(v) => v.into_iter().map(f64::from).collect(),
-        other => panic!("a piece of {}", other.dtype()),
+        Buffer::I64(v) => v.into_iter().map(|x| x as f64).collect(),
+        Buffer::U8(v) => v.into_iter().map(f64::from).collect(),
     };
     let count = piece.shape.iter().product();
     let whole = parameters

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use burn_frontier::observe::metrics::StepRecord;
-use burn_frontier::observe::progress::Progress;
+use burn_frontier::observe::progress::{Progress, describe};
 
 use crate::record;
 
@@ -59,6 +59,24 @@ fn a_run_without_a_terminal_prints_about_twenty_lines_with_first_and_last() {
         }
         assert_eq!(lines[lines.len() - 1], "saved");
     }
+}
+
+#[test]
+fn a_model_without_tokens_is_told_in_samples() {
+    let pictures = StepRecord {
+        tokens: None,
+        tokens_per_second: None,
+        tokens_per_second_per_rank: None,
+        ..record(1)
+    };
+    let line = describe(&pictures);
+    assert!(
+        line.contains("16.00 samples/s") && !line.contains("token"),
+        "{line}"
+    );
+    let json = serde_json::to_string(&pictures).unwrap();
+    assert!(!json.contains("token"), "{json}");
+    assert_eq!(serde_json::from_str::<StepRecord>(&json).unwrap(), pictures);
 }
 
 /// A pipe whose reader has left.

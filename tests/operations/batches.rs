@@ -4,17 +4,18 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use burn_frontier::comm::{groups::Groups, local};
+use burn_frontier::models::gpt::batch::TokenBatch;
 use burn_frontier::models::gpt::generate::{Sampling, generate};
 use burn_frontier::models::gpt::model::Pass;
 use burn_frontier::models::gpt::sharding::GptPart;
 use burn_frontier::models::gpt::{GptConfig, Positions};
 use burn_frontier::observe::trace::SpanRecorder;
 use burn_frontier::ops::exchange::{Exchange, apply};
+use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::ParameterContext;
-use burn_frontier::pipeline::part::{MicroBatch, StepContext};
 use burn_frontier::pipeline::run::Pipeline;
 use burn_frontier::pipeline::schedule::Kind;
-use burn_frontier::zero::ZeroConfig;
+use burn_frontier::pipeline::stage::StepContext;
 use burn_frontier::{Layout, Result};
 
 use crate::{says, x};
@@ -41,8 +42,8 @@ fn on_every_rank<T: Send>(
 
 #[test]
 fn a_batch_that_does_not_fit_is_refused_by_every_rank_before_anything_is_sent() {
-    let good = MicroBatch::new(&[(0..9).collect(), (1..10).collect()], vec![0, 1]).unwrap();
-    type Change = fn(&mut MicroBatch);
+    let good = TokenBatch::new(&[(0..9).collect(), (1..10).collect()], vec![0, 1]).unwrap();
+    type Change = fn(&mut TokenBatch);
     let faults: [(Change, bool, &str); 9] = [
         (|b| b.batch = 3, false, "16 tokens for 3 samples"),
         (|b| b.batch = 0, false, "16 tokens for 0 samples"),
@@ -91,7 +92,7 @@ fn a_batch_that_does_not_fit_is_refused_by_every_rank_before_anything_is_sent() 
                         ..StepContext::default()
                     };
                     let (mut reducer, _) =
-                        ZeroConfig::new(0, false).init(&mut pipeline.parts, None, groups)?;
+                        OptimizerConfig::new(0, false).init(&mut pipeline.chunks, None, groups)?;
                     let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
                     let sent = || groups.world.traffic().iter().map(|t| t.bytes).sum::<u64>();
                     let before = sent();
@@ -181,13 +182,13 @@ fn text_is_generated_from_what_the_model_has_only() {
             (&[1], 10, "8 positions"),
         ] {
             let ranks = on_every_rank(&gpt, (tp, pp, 1), sequence_parallel, |pipeline, groups| {
-                generate(&pipeline.parts, groups, prompt, 2, sequence, &sampling)
+                generate(&pipeline.chunks, groups, prompt, 2, sequence, &sampling)
             });
             ranks.into_iter().for_each(|rank| says(rank, &[expected]));
         }
         let whole = |sequence| {
             let ranks = on_every_rank(&gpt, (tp, pp, 1), sequence_parallel, |pipeline, groups| {
-                generate(&pipeline.parts, groups, &[1, 2], 3, sequence, &sampling)
+                generate(&pipeline.chunks, groups, &[1, 2], 3, sequence, &sampling)
             });
             ranks.into_iter().map(Result::unwrap).collect::<Vec<_>>()
         };
@@ -198,21 +199,21 @@ fn text_is_generated_from_what_the_model_has_only() {
 
 #[test]
 fn a_micro_batch_of_no_samples_or_of_uneven_ones_is_refused() {
-    says(MicroBatch::new(&[], vec![]), &["0 samples"]);
+    says(TokenBatch::new(&[], vec![]), &["0 samples"]);
     says(
-        MicroBatch::new(&[vec![]], vec![0]),
+        TokenBatch::new(&[vec![]], vec![0]),
         &["1 samples of 0 tokens"],
     );
-    says(MicroBatch::new(&[vec![7]], vec![0]), &["of 1 tokens"]);
+    says(TokenBatch::new(&[vec![7]], vec![0]), &["of 1 tokens"]);
     // As many tokens in all as two samples of five.
     says(
-        MicroBatch::new(&[vec![1; 4], vec![1; 6]], vec![0, 1]),
+        TokenBatch::new(&[vec![1; 4], vec![1; 6]], vec![0, 1]),
         &["sample 0 has 4 tokens", "sample 1 has 6"],
     );
     says(
-        MicroBatch::new(&[vec![1; 4]], vec![]),
+        TokenBatch::new(&[vec![1; 4]], vec![]),
         &["0 positions for 1 samples"],
     );
-    let batch = MicroBatch::new(&[vec![5, 6]], vec![3]).unwrap();
+    let batch = TokenBatch::new(&[vec![5, 6]], vec![3]).unwrap();
     assert_eq!((batch.tokens, batch.targets), (vec![5], vec![6]));
 }

@@ -26,7 +26,8 @@ struct Arguments {
 enum Task {
     /// What the gate runs after `cargo test`: structure, tests of the other members, hip, doc, smoke.
     Ci,
-    /// Check the rules of the source: file length, `unsafe`, machine paths, pinned dependencies, forgotten targets.
+    /// Check the rules of the source: file length, `unsafe`, machine paths, pinned dependencies, forgotten targets,
+    /// links and paths of documents.
     Structure,
     /// Format every file.
     Fmt {

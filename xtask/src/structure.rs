@@ -1,6 +1,7 @@
 //! The rules of the source that neither rustfmt nor clippy checks.
 
 mod code;
+mod documents;
 mod files;
 mod manifests;
 mod paths;
@@ -57,6 +58,7 @@ pub fn check(root: &Path) -> Result<()> {
         }
     }
     findings.extend(manifests::check(&files)?);
+    findings.extend(documents::check(&files));
     if findings.is_empty() {
         eprintln!("structure: {} files, nothing to report", files.len());
         return Ok(());

@@ -192,4 +192,11 @@ impl TensorSource for Checkpoint {
         }
         local.finish(&self.path, name)
     }
+    fn list(&self, prefix: &str) -> Vec<(String, Vec<usize>)> {
+        let tensors = self.manifest.content.tensors.range(prefix.to_owned()..);
+        let found = tensors.take_while(|(name, _)| name.starts_with(prefix));
+        found
+            .map(|(name, tensor)| (name.clone(), tensor.shape.clone()))
+            .collect()
+    }
 }

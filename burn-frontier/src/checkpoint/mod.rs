@@ -55,4 +55,7 @@ pub trait TensorSource {
         blocks: &[Block],
         local_shape: &[usize],
     ) -> Result<Buffer>;
+
+    /// Names and logical shapes of the tensors whose names begin with `prefix`, in alphabetical order.
+    fn list(&self, prefix: &str) -> Vec<(String, Vec<usize>)>;
 }

@@ -15,11 +15,12 @@ use crate::error::{Error, Result};
 pub struct StepRecord {
     /// Number of the step, counted from 1 across resumed runs.
     pub step: u64,
-    /// Sequences consumed by all replicas since the start.
+    /// Samples consumed by all replicas since the start.
     pub samples: u64,
-    /// Target tokens consumed by all replicas since the start.
-    pub tokens: u64,
-    /// Mean training loss of the step's tokens, in nats.
+    /// Target tokens consumed by all replicas since the start, where samples have tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Mean training loss of the step, in nats where it is a cross entropy.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Global L2 norm of the gradient before clipping.
@@ -31,10 +32,15 @@ pub struct StepRecord {
     pub skipped: u64,
     /// Wall-clock seconds of the step.
     pub seconds: f64,
-    /// Tokens per second of the whole job.
-    pub tokens_per_second: f64,
-    /// Tokens per second of one rank.
-    pub tokens_per_second_per_rank: f64,
+    /// Samples per second of the whole job. Records of older versions lack it, which is read as NaN.
+    #[serde(default = "unknown", deserialize_with = "null_is_nan")]
+    pub samples_per_second: f64,
+    /// Tokens per second of the whole job, where samples have tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// Tokens per second of one rank, where samples have tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second_per_rank: Option<f64>,
     /// Model FLOPs utilization, `0..=1`; see [`flops`](super::flops). None when the peak is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mfu: Option<f64>,
@@ -50,9 +56,13 @@ pub struct StepRecord {
     /// Dynamic loss scale, with fp16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f64>,
-    /// Mean loss on held-out data after this step, in nats, when it was evaluated.
+    /// Mean loss on held-out data after this step, when it was evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_loss: Option<f64>,
+}
+
+fn unknown() -> f64 {
+    f64::NAN
 }
 
 fn null_is_nan<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {

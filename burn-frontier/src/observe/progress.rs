@@ -158,11 +158,12 @@ pub fn describe(record: &StepRecord) -> String {
         parts.push(format!("validation {loss:.4}"));
     }
     parts.push(format!("grad norm {:.3}", record.gradient_norm));
-    parts.push(format!(
-        "{} tokens/s ({}/rank)",
-        short(record.tokens_per_second),
-        short(record.tokens_per_second_per_rank)
-    ));
+    parts.push(
+        match (record.tokens_per_second, record.tokens_per_second_per_rank) {
+            (Some(all), Some(each)) => format!("{} tokens/s ({}/rank)", short(all), short(each)),
+            _ => format!("{} samples/s", short(record.samples_per_second)),
+        },
+    );
     for (name, share) in [("MFU", record.mfu), ("HFU", record.hfu)] {
         if let Some(share) = share {
             parts.push(format!("{name} {:.1} %", 100.0 * share));

@@ -92,16 +92,17 @@ impl EventWriter {
             ("optimizer/learning_rate", record.learning_rate),
             ("optimizer/skipped_steps", record.skipped as f64),
             ("speed/step_seconds", record.seconds),
-            ("speed/tokens_per_second", record.tokens_per_second),
-            (
-                "speed/tokens_per_second_per_rank",
-                record.tokens_per_second_per_rank,
-            ),
+            ("speed/samples_per_second", record.samples_per_second),
             ("speed/communicated_bytes", record.communicated_bytes as f64),
         ];
         let optional = [
             ("loss/validation", record.validation_loss),
             ("optimizer/loss_scale", record.loss_scale),
+            ("speed/tokens_per_second", record.tokens_per_second),
+            (
+                "speed/tokens_per_second_per_rank",
+                record.tokens_per_second_per_rank,
+            ),
             ("speed/mfu", record.mfu),
             ("speed/hfu", record.hfu),
             (

@@ -1,21 +1,12 @@
 //! GELU (tanh form) and SwiGLU.
 
 use burn::tensor::{Tensor, activation};
-use serde::{Deserialize, Serialize};
 
 use super::backends;
 use super::gradient::with_gradient;
+pub use super::problem::layers::Activation;
+use super::problem::layers::{CUBIC, SCALE};
 use crate::error::{Error, Result};
-
-/// The nonlinearity between the two matrices of the feed-forward block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// GELU, tanh form.
-    Gelu,
-    /// SwiGLU: a gate beside the projection.
-    Swiglu,
-}
 
 impl Activation {
     /// The nonlinearity of x, which has an even number of columns for SwiGLU.
@@ -27,18 +18,18 @@ impl Activation {
     }
 }
 
-/// sqrt(2 / pi).
-pub(super) const SCALE: f64 = 0.797_884_560_802_865_4;
-pub(super) const CUBIC: f64 = 0.044_715;
-
 /// GELU in its tanh form, `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (arXiv 1606.08415), element by element. Only x is
 /// kept for the gradient.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let inner = x.clone().without_autodiff();
-    let y = backends::gelu(&inner).unwrap_or_else(|| {
-        let gate = gelu_tanh(inner.clone()).add_scalar(1.0);
-        inner.clone().mul_scalar(0.5).mul(gate)
-    });
+    let fused = backends::of(&inner.device()).gelu(inner.clone().into_dispatch());
+    let y = match fused {
+        Some(y) => Tensor::from_dispatch(y),
+        None => {
+            let gate = gelu_tanh(inner.clone()).add_scalar(1.0);
+            inner.clone().mul_scalar(0.5).mul(gate)
+        }
+    };
     with_gradient([x.into_dispatch()], y, move |g| {
         [Some(gelu_gradient(inner, g).into_dispatch())]
     })
@@ -46,15 +37,18 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// The gradient of [`gelu`]'s argument x.
 pub(super) fn gelu_gradient<const D: usize>(x: Tensor<D>, g: Tensor<D>) -> Tensor<D> {
-    backends::gelu_gradient(&x, g).unwrap_or_else(|g| {
-        // With t = tanh(u): dy/dx = (1 + t)/2 + x/2 (1 - t^2) du/dx, du/dx = scale (1 + 3 cubic x^2).
-        let tanh = gelu_tanh(x.clone());
-        let slope = (x.clone() * x.clone())
-            .mul_scalar(3.0 * CUBIC * SCALE)
-            .add_scalar(SCALE);
-        let outer = (tanh.clone() * tanh.clone()).neg().add_scalar(1.0) * slope * x;
-        *g * (tanh.add_scalar(1.0) + outer).mul_scalar(0.5)
-    })
+    let (at, from) = (x.clone().into_dispatch(), g.into_dispatch());
+    let g = match backends::of(&x.device()).gelu_gradient(at, from) {
+        Ok(dx) => return Tensor::from_dispatch(dx),
+        Err(g) => Tensor::from_dispatch(*g),
+    };
+    // With t = tanh(u): dy/dx = (1 + t)/2 + x/2 (1 - t^2) du/dx, du/dx = scale (1 + 3 cubic x^2).
+    let tanh = gelu_tanh(x.clone());
+    let slope = (x.clone() * x.clone())
+        .mul_scalar(3.0 * CUBIC * SCALE)
+        .add_scalar(SCALE);
+    let outer = (tanh.clone() * tanh.clone()).neg().add_scalar(1.0) * slope * x;
+    g * (tanh.add_scalar(1.0) + outer).mul_scalar(0.5)
 }
 
 fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -82,10 +76,12 @@ pub fn swiglu(x: Tensor<3>) -> Result<Tensor<3>> {
 /// [`swiglu`] of an even number of columns.
 fn gated(x: Tensor<3>) -> Tensor<3> {
     let inner = x.clone().without_autodiff();
-    let y = backends::swiglu(&inner).unwrap_or_else(|| {
-        let (gate, up) = halves(inner.clone());
-        activation::silu(gate) * up
-    });
+    let y = backends::of(&inner.device())
+        .swiglu(&inner)
+        .unwrap_or_else(|| {
+            let (gate, up) = halves(inner.clone());
+            activation::silu(gate) * up
+        });
     with_gradient([x.into_dispatch()], y, move |g| {
         [Some(swiglu_gradient(inner, g).into_dispatch())]
     })
@@ -93,14 +89,16 @@ fn gated(x: Tensor<3>) -> Tensor<3> {
 
 /// The gradient of [`swiglu`]'s argument x.
 pub(super) fn swiglu_gradient(x: Tensor<3>, g: Tensor<3>) -> Tensor<3> {
-    backends::swiglu_gradient(&x, &g).unwrap_or_else(|| {
-        let (gate, up) = halves(x);
-        let sigmoid = activation::sigmoid(gate.clone());
-        let value = gate.clone() * sigmoid.clone();
-        // d silu / d gate = sigmoid (1 + gate (1 - sigmoid)).
-        let slope = (gate * sigmoid.clone().neg().add_scalar(1.0)).add_scalar(1.0) * sigmoid;
-        Tensor::cat(vec![g.clone() * up * slope, g * value], 2)
-    })
+    backends::of(&x.device())
+        .swiglu_gradient(&x, &g)
+        .unwrap_or_else(|| {
+            let (gate, up) = halves(x);
+            let sigmoid = activation::sigmoid(gate.clone());
+            let value = gate.clone() * sigmoid.clone();
+            // d silu / d gate = sigmoid (1 + gate (1 - sigmoid)).
+            let slope = (gate * sigmoid.clone().neg().add_scalar(1.0)).add_scalar(1.0) * sigmoid;
+            Tensor::cat(vec![g.clone() * up * slope, g * value], 2)
+        })
 }
 
 /// Gate and up.

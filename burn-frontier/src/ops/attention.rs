@@ -3,56 +3,15 @@
 mod check;
 mod packed;
 
-pub use packed::{Sequences, packed_attention};
+pub use packed::packed_attention;
 
 use burn::tensor::{Bool, DType, Device, FloatDType, Tensor, activation};
 
 use super::backends::{self, AttentionGradients};
-use super::dropout::Dropout;
 use super::gradient::with_gradient;
-use super::kernels;
+pub use super::problem::attention::{AttentionOptions, Biases, Sequences};
 use super::shape::expect;
 use crate::error::Result;
-
-/// What attention does besides the two matrix products.
-#[derive(Debug, Clone)]
-pub struct AttentionOptions {
-    /// A query sees keys up to its own position only. With other than as many keys, the last query stands beside the last key
-    /// (aligned at the bottom right, as in FlashAttention since 2.1): query i of n sees the keys j <= i + keys - n. One that
-    /// sees none gives zeros.
-    pub causal: bool,
-    /// Factor on the scores, usually `1 / sqrt(head_dim)`.
-    pub scale: f64,
-    /// Compute the probabilities again in the backward pass instead of keeping them: `batch * heads * seq^2` elements less
-    /// for one more score product (selective recompute, arXiv 2205.05198).
-    pub recompute: bool,
-    /// Dropout of the probabilities `[sample, heads, seq, seq]`.
-    pub dropout: Option<Dropout>,
-}
-
-impl AttentionOptions {
-    /// Every query sees every key; the scale is `1 / sqrt(head_dim)`; nothing is dropped or computed again.
-    pub fn full(head_dim: usize) -> Self {
-        Self {
-            causal: false,
-            scale: 1.0 / (head_dim as f64).sqrt(),
-            recompute: false,
-            dropout: None,
-        }
-    }
-
-    /// [`Self::full`], where a query sees keys up to its own position only, as the field of that name says.
-    pub fn causal(head_dim: usize) -> Self {
-        Self {
-            causal: true,
-            ..Self::full(head_dim)
-        }
-    }
-}
-
-/// Additive biases of the scores, each `[n, heads or 1, seq or 1, keys]`, where `n` divides the batch: entry `b` of the batch
-/// has bias `b * n / batch`, so that 1 is one bias for all, and `batch` one for each.
-pub type Biases = [Option<Tensor<4>>; 2];
 
 /// `softmax(scale * Q K^T) V`.
 ///
@@ -83,7 +42,7 @@ pub fn writes_no_scores(
     queries: [usize; 4],
     kv_heads: usize,
 ) -> bool {
-    backends::fuses_attention(device, dtype, queries, kv_heads)
+    backends::of(device).fuses_attention(device, dtype, queries, kv_heads)
 }
 
 /// `softmax(scale * Q K^T + bias1 + bias2) V`, differentiable in the biases too, whose gradients are summed in f32.
@@ -101,8 +60,9 @@ pub fn attention_with_biases(
     options: &AttentionOptions,
 ) -> Result<Tensor<4>> {
     check::attention([&query, &key, &value], &biases, options)?;
+    let backend = backends::of(&query.device());
     let output = checked([query, key, value], biases, options);
-    kernels::check()?;
+    backend.refusal()?;
     Ok(output)
 }
 
@@ -126,7 +86,7 @@ fn checked(
         bias1,
         bias2,
     ];
-    let fused = backends::attention([&q, &k, &v], &plain, None, &options);
+    let fused = backends::of(&q.device()).attention([&q, &k, &v], &plain, None, &options);
     let (output, fused, kept) = match fused {
         Some((output, fused)) => (output, Some(fused), None),
         None => {
@@ -245,7 +205,8 @@ fn probabilities(
     let mask = options.dropout.as_ref();
     let mask = mask.map(|site| site.mask(&scores.device(), scores.dtype()));
     let biased = biases.iter().any(Option::is_some);
-    let plain = backends::softmax(scores, options.causal)
+    let plain = backends::of(&q.device())
+        .softmax(scores, options.causal)
         .unwrap_or_else(|scores| softmax(*scores, options.causal, biased));
     Probabilities { plain, mask }
 }
@@ -323,10 +284,12 @@ fn backward(
         None => d_p,
     };
     let p = state.plain;
-    let d_scores = backends::softmax_gradient(&p, d_p).unwrap_or_else(|d_p| {
-        let inner = (d_p.as_ref().clone() * p.clone()).sum_dim(3);
-        (*d_p - inner) * p.clone()
-    });
+    let d_scores = backends::of(&p.device())
+        .softmax_gradient(&p, d_p)
+        .unwrap_or_else(|d_p| {
+            let inner = (d_p.as_ref().clone() * p.clone()).sum_dim(3);
+            (*d_p - inner) * p.clone()
+        });
     let d_biases = biases
         .each_ref()
         .map(|bias| bias.as_ref().map(|bias| summed_to(&d_scores, bias)));
@@ -365,6 +328,7 @@ fn summed_to(d_scores: &Tensor<4>, bias: &Tensor<4>) -> Tensor<4> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::dropout::Dropout;
     use burn::tensor::{DType, TensorData};
 
     fn leaf(shape: [usize; 4], seed: u32) -> Tensor<4> {

@@ -53,11 +53,12 @@ pub fn cross_entropy(
         ));
     }
     let x = logits.clone().without_autodiff();
-    if let Some((statistics, backward)) = backends::cross_entropy(&x, targets, &ids) {
+    let backend = backends::of(&x.device());
+    if let Some((statistics, backward)) = backend.cross_entropy(&x, targets, &ids) {
         let targets = Targets::new(targets, &ids);
         return Ok(fused(logits, statistics, backward, targets, group));
     }
-    super::kernels::check()?;
+    backend.refusal()?;
     let dtype = logits.dtype();
     let x = mask_padding(full_precision(x), ids.len());
     let targets = Targets::new(targets, &ids);

@@ -1,75 +1,13 @@
 //! Dropout whose mask is a function of (seed, step, name, global index), so that it is the same in every layout, when a layer
 //! is recomputed, and in a kernel on a GPU.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use rayon::prelude::*;
+use burn::tensor::Tensor;
 
 use super::backends;
 use super::gradient::with_gradient;
+pub use super::problem::dropout::Dropout;
 use super::shape::{expect, expect_type};
 use crate::error::Result;
-use crate::random::Philox;
-
-/// The mask of one dropout site for a part of a global tensor `[sample, d0, d1, d2]`.
-///
-/// Element (d1, d2) of (sample, d0) takes the random word of row d1, column d2 of site `sample * global + d0`
-/// ([`Philox::row`]).
-#[derive(Debug, Clone)]
-pub struct Dropout {
-    /// Probability that an element is dropped, in [0, 1).
-    pub probability: f64,
-    /// Seed of the run.
-    pub seed: u64,
-    /// Optimiser step.
-    pub step: u64,
-    /// Name of the site, for instance `layers.3.attention.dropout`.
-    pub name: String,
-    /// Positions of the samples in the global batch.
-    pub samples: Vec<u64>,
-    /// Global length of d0.
-    pub global: usize,
-    /// Where the part starts in d0, d1, d2.
-    pub start: [usize; 3],
-    /// Lengths of the part in d0, d1, d2.
-    pub len: [usize; 3],
-}
-
-impl Dropout {
-    /// The random words of the site.
-    pub fn words(&self) -> Philox {
-        Philox::new(self.seed, self.step, &self.name)
-    }
-
-    /// A random word below it drops its element.
-    pub fn threshold(&self) -> u32 {
-        (self.probability * 4_294_967_296.0)
-            .round()
-            .min(4_294_967_295.0) as u32
-    }
-
-    /// The mask `[samples, len0, len1, len2]`: 0 where dropped, `1 / (1 - probability)` elsewhere.
-    pub fn mask(&self, device: &Device, dtype: DType) -> Tensor<4> {
-        let [len0, len1, len2] = self.len;
-        let (words, threshold) = (self.words(), self.threshold());
-        let keep = (1.0 / (1.0 - self.probability)) as f32;
-        let mut mask = vec![0.0f32; self.samples.len() * len0 * len1 * len2];
-        mask.par_chunks_mut(len2.max(1)).enumerate().for_each_init(
-            || vec![0; len2],
-            |random, (row, out)| {
-                let sample = self.samples[row / (len0 * len1)];
-                let d0 = (self.start[0] + row / len1 % len0) as u64;
-                let d1 = (self.start[1] + row % len1) as u32;
-                let site = sample * self.global as u64 + d0;
-                words.row(site, d1, self.start[2] as u32, random);
-                for (x, &word) in out.iter_mut().zip(&*random) {
-                    *x = if word < threshold { 0.0 } else { keep };
-                }
-            },
-        );
-        let shape = [self.samples.len(), len0, len1, len2];
-        Tensor::<4>::from_data(TensorData::new(mask, shape), (device, DType::F32)).cast(dtype)
-    }
-}
 
 /// Drops elements of `x` `[batch, seq, hidden]`; `site` describes it as `[sample, 1, seq, hidden]`.
 ///
@@ -117,8 +55,9 @@ pub(super) fn check_site(
 fn dropped(x: Tensor<3>, site: Option<&Dropout>) -> Result<Tensor<3>> {
     let Some(site) = site else { return Ok(x) };
     let x0 = x.clone().without_autodiff();
-    let Some(y) = backends::dropout(&x0, None, site) else {
-        super::kernels::check()?;
+    let backend = backends::of(&x0.device());
+    let Some(y) = backend.dropout(&x0, None, site) else {
+        backend.refusal()?;
         let mask = flat_mask(&x0, site);
         return Ok(x * mask);
     };
@@ -136,7 +75,7 @@ pub fn add_dropout(x: Tensor<3>, residual: Tensor<3>, site: Option<&Dropout>) ->
     check_site("add_dropout", &x, Some(&residual), site)?;
     let plain = [&x, &residual].map(|x| x.clone().without_autodiff());
     let fused = site.and_then(|site| {
-        let sum = backends::dropout(&plain[0], Some(&plain[1]), site)?;
+        let sum = backends::of(&x.device()).dropout(&plain[0], Some(&plain[1]), site)?;
         Some((sum, site.clone()))
     });
     let Some((sum, site)) = fused else {
@@ -151,10 +90,12 @@ pub fn add_dropout(x: Tensor<3>, residual: Tensor<3>, site: Option<&Dropout>) ->
 
 /// The gradient of x from that of what is left of it.
 pub(super) fn gradient(g: Tensor<3>, site: &Dropout) -> Tensor<3> {
-    backends::dropout(&g, None, site).unwrap_or_else(|| {
-        let mask = flat_mask(&g, site);
-        g * mask
-    })
+    backends::of(&g.device())
+        .dropout(&g, None, site)
+        .unwrap_or_else(|| {
+            let mask = flat_mask(&g, site);
+            g * mask
+        })
 }
 
 /// The mask of x `[batch, seq, hidden]`, which is without autodiff.
@@ -165,6 +106,7 @@ fn flat_mask(x: &Tensor<3>, site: &Dropout) -> Tensor<3> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::{DType, Device};
 
     fn site(start: [usize; 3], len: [usize; 3], samples: &[u64]) -> Dropout {
         Dropout {

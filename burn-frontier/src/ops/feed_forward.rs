@@ -7,22 +7,8 @@ use super::backends::{self, FeedForwardGradients};
 use super::gradient::with_gradient;
 use super::gradient_sum::LinearSums;
 use super::linear::{check, composition, gradients};
+pub use super::problem::layers::FeedForward;
 use crate::error::{Error, Result};
-
-/// Parameters of the block.
-#[derive(Debug, Clone)]
-pub struct FeedForward {
-    /// `[hidden, ffn]`; for SwiGLU `[hidden, 2 ffn]`, the gate's columns first.
-    pub up: Tensor<2>,
-    /// As many as `up` has columns.
-    pub up_bias: Option<Tensor<1>>,
-    /// Between the layers.
-    pub activation: Activation,
-    /// `[ffn, out]`.
-    pub down: Tensor<2>,
-    /// `[out]`.
-    pub down_bias: Option<Tensor<1>>,
-}
 
 impl FeedForward {
     fn without_autodiff(&self) -> Self {
@@ -84,8 +70,9 @@ pub fn feed_forward_with_sums(
 ) -> Result<Tensor<3>> {
     let (x0, plain) = (x.clone().without_autodiff(), layers.without_autodiff());
     plain.check(&x0)?;
-    let Some((y, fused)) = backends::feed_forward(&x0, &plain, sums) else {
-        super::kernels::check()?;
+    let backend = backends::of(&x0.device());
+    let Some((y, fused)) = backend.feed_forward(&x0, &plain, sums) else {
+        backend.refusal()?;
         return Ok(by_layers(x, layers));
     };
     let constant = || x0.clone().into_dispatch();

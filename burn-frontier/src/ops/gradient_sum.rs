@@ -3,56 +3,13 @@
 //! A parameter's gradient is a number in its own type for every micro-batch, which is then added to a sum in f32. Where a GPU's
 //! kernel can add to the sum itself, that number is neither rounded nor written (Megatron's gradient accumulation fusion).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use super::backends;
 
-/// The sum of one parameter's gradients, in f32, or f64 for a parameter of f64: `[count]`, as the parameter lies in memory.
-/// Clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct GradientSum(Arc<Mutex<Option<Tensor<1>>>>);
-
-impl GradientSum {
-    /// Adds a gradient of any type.
-    pub fn add(&self, gradient: Tensor<1>) {
-        let gradient = match gradient.dtype() {
-            DType::F32 | DType::F64 => gradient,
-            _ => gradient.cast(DType::F32),
-        };
-        self.put(match self.take() {
-            Some(sum) => sum + gradient,
-            None => gradient,
-        });
-    }
-
-    /// Takes the sum, if anything was added since it was taken last.
-    pub fn take(&self) -> Option<Tensor<1>> {
-        self.lock().take()
-    }
-
-    /// Puts back what was taken, with what was added to it.
-    pub(crate) fn put(&self, sum: Tensor<1>) {
-        *self.lock() = Some(sum);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Tensor<1>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+pub use super::problem::gradient_sum::{GradientSum, LinearSums};
 
 /// A sum that another thread will read, ready for it.
 pub(crate) fn for_another_thread(sum: Tensor<1>) -> Tensor<1> {
-    backends::for_another_thread(sum)
-}
-
-/// Where a linear layer's backward pass may add the gradients of its parameters. What it adds there is not in the graph's
-/// gradients; what it cannot add is.
-#[derive(Debug, Clone, Default)]
-pub struct LinearSums {
-    /// Of the weight.
-    pub weight: Option<GradientSum>,
-    /// Of the bias.
-    pub bias: Option<GradientSum>,
+    backends::of(&sum.device()).for_another_thread(sum)
 }

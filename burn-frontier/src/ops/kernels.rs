@@ -15,13 +15,13 @@ use crate::error::{Error, Result};
 /// # Errors
 /// A device without kernels.
 pub fn require(device: &Choice) -> Result<()> {
-    if device.is_flex() {
-        return Err(Error::config(
-            format!("{} has no kernels to require", device.name()),
-            "do not require them, or take a GPU",
-        ));
+    if backends::of(&device.of_rank(0)).require() {
+        return Ok(());
     }
-    backends::require()
+    Err(Error::config(
+        format!("{} has no kernels to require", device.name()),
+        "do not require them, or take a GPU",
+    ))
 }
 
 /// Fails if the kernels are required and refused an operation since.
@@ -29,5 +29,5 @@ pub fn require(device: &Choice) -> Result<()> {
 /// # Errors
 /// The first refusal.
 pub fn check() -> Result<()> {
-    backends::refusal()
+    backends::all().try_for_each(|backend| backend.refusal())
 }

@@ -74,8 +74,9 @@ fn layer(
         &w0,
         bias.as_ref(),
     )?;
-    let Some((y, fused)) = backends::linear(&x0, &w0, b0.as_ref(), (sums, transposed)) else {
-        super::kernels::check()?;
+    let backend = backends::of(&x0.device());
+    let Some((y, fused)) = backend.linear(&x0, &w0, b0.as_ref(), (sums, transposed)) else {
+        backend.refusal()?;
         return Ok(composition(x, oriented(weight), bias));
     };
     let has_bias = bias.is_some();

@@ -19,6 +19,7 @@ pub mod gradient_sum;
 pub mod kernels;
 pub mod linear;
 pub mod norm;
+mod problem;
 pub mod rotary;
 mod shape;
 pub mod sum_squares;

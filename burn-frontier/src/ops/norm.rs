@@ -6,18 +6,9 @@ use burn::tensor::{Tensor, module};
 use super::backends::{self, NormGradients};
 use super::dropout::{Dropout, add_dropout, check_site, gradient};
 use super::gradient::{with_gradient, with_gradients};
+use super::problem::layers::NormParameters;
 use super::shape::{expect, expect_type};
 use crate::error::Result;
-
-/// Scale, shift and epsilon of a norm, without autodiff: a layer norm with a bias, an RMS norm without.
-pub(crate) struct NormParameters {
-    /// `[hidden]`.
-    pub weight: Tensor<1>,
-    /// `[hidden]`.
-    pub bias: Option<Tensor<1>>,
-    /// What is added to the variance.
-    pub epsilon: f64,
-}
 
 /// `(x - mean) / sqrt(var + epsilon) * weight + bias`.
 ///
@@ -78,10 +69,11 @@ fn norm(
 ) -> Result<Tensor<3>> {
     let x0 = x.clone().without_autodiff();
     let parameters = NormParameters::new(&weight, bias.as_ref(), epsilon);
-    let (y, fused) = match backends::norm(&x0, &parameters) {
+    let backend = backends::of(&x0.device());
+    let (y, fused) = match backend.norm(&x0, &parameters) {
         Some((y, backward)) => (y, Some(backward)),
         None => {
-            super::kernels::check()?;
+            backend.refusal()?;
             (parameters.forward(x0.clone()), None)
         }
     };
@@ -127,7 +119,8 @@ pub fn add_norm(
     check_site("add_norm", &x, Some(&residual), site)?;
     let parameters = NormParameters::new(&weight, bias.as_ref(), epsilon);
     let plain = [&x, &residual].map(|x| x.clone().without_autodiff());
-    let Some((outputs, fused)) = backends::add_norm(plain.each_ref(), site, &parameters) else {
+    let backend = backends::of(&x.device());
+    let Some((outputs, fused)) = backend.add_norm(plain.each_ref(), site, &parameters) else {
         let sum = add_dropout(x, residual, site)?;
         return Ok((sum.clone(), norm(sum, weight, bias, epsilon)?));
     };

@@ -1,60 +1,11 @@
 //! Rotary position embedding (arXiv 2104.09864), the form that rotates the two halves of a head (GPT-NeoX, Llama).
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::backends;
 use super::gradient::with_gradient;
+pub use super::problem::rotary::RotaryTable;
 use crate::error::{Error, Result};
-
-/// Cosines and sines of the angles by which every position is rotated.
-#[derive(Debug, Clone)]
-pub struct RotaryTable {
-    /// `[seq, head_dim / 2]`
-    pub(super) cos: Tensor<2>,
-    /// `[seq, head_dim / 2]`
-    pub(super) sin: Tensor<2>,
-}
-
-impl RotaryTable {
-    /// The angles `position base^(-2 i / head_dim)` of the positions `0..seq`, for heads of even length. `base` is usually
-    /// 10000. Half precision does not tell far positions apart, so `dtype` is at least f32.
-    pub fn new(seq: usize, head_dim: usize, base: f64, (device, dtype): (&Device, DType)) -> Self {
-        let half = head_dim / 2;
-        let dtype = if dtype == DType::F64 {
-            dtype
-        } else {
-            DType::F32
-        };
-        let table = |f: fn(f64) -> f64| {
-            let angles = (0..seq).flat_map(|position| {
-                (0..half)
-                    .map(move |i| f(position as f64 * base.powf(-2.0 * i as f64 / head_dim as f64)))
-            });
-            let data = TensorData::new(angles.collect::<Vec<f64>>(), [seq, half]);
-            Tensor::<2>::from_data(data, (&device.clone().without_autodiff(), dtype))
-        };
-        Self {
-            cos: table(f64::cos),
-            sin: table(f64::sin),
-        }
-    }
-
-    /// The first positions.
-    fn first(&self, seq: usize) -> Self {
-        Self {
-            cos: self.cos.clone().narrow(0, 0, seq),
-            sin: self.sin.clone().narrow(0, 0, seq),
-        }
-    }
-
-    /// The angles of the rotation back, which is the gradient's: the rotation is orthogonal.
-    fn inverse(&self) -> Self {
-        Self {
-            cos: self.cos.clone(),
-            sin: self.sin.clone().neg(),
-        }
-    }
-}
 
 /// Rotates queries or keys by their position.
 ///
@@ -76,13 +27,14 @@ pub fn rotary(x: Tensor<4>, table: &RotaryTable) -> Result<Tensor<4>> {
     }
     let table = table.first(seq);
     let x0 = x.clone().without_autodiff();
-    let Some(y) = backends::rotary(&x0, &table, false) else {
-        super::kernels::check()?;
+    let backend = backends::of(&x0.device());
+    let Some(y) = backend.rotary(&x0, &table, false) else {
+        backend.refusal()?;
         return Ok(composition(x, &table));
     };
     Ok(with_gradient([x.into_dispatch()], y, move |g| {
-        let d =
-            backends::rotary(&g, &table, true).unwrap_or_else(|| composition(g, &table.inverse()));
+        let back = backend.rotary(&g, &table, true);
+        let d = back.unwrap_or_else(|| composition(g, &table.inverse()));
         [Some(d.into_dispatch())]
     }))
 }
@@ -104,6 +56,7 @@ fn composition(x: Tensor<4>, table: &RotaryTable) -> Tensor<4> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::{DType, Device, TensorData};
 
     #[test]
     fn products_of_rotated_vectors_depend_on_their_distance_alone() {

@@ -19,16 +19,17 @@ use crate::error::{Error, Result};
 /// # Errors
 /// A device without kernels, a folder that cannot be made, or tuning that is on already.
 pub fn enable(device: &Choice, folder: &Path) -> Result<()> {
-    if device.is_flex() {
-        return Err(Error::config(
-            format!("{} has no kernels to tune", device.name()),
-            "leave --autotune out, or take a GPU",
-        ));
-    }
-    backends::tune(folder)
+    backends::of(&device.of_rank(0))
+        .tune(folder)
+        .unwrap_or_else(|| {
+            Err(Error::config(
+                format!("{} has no kernels to tune", device.name()),
+                "do without tuning, or take a GPU",
+            ))
+        })
 }
 
 /// Where the choices of this process came from, in a line; `None` if tuning is off.
 pub fn summary() -> Option<String> {
-    backends::tuning()
+    backends::all().find_map(|backend| backend.tuning())
 }

@@ -1,5 +1,7 @@
 //! Parameters that know their name, their place on the ranks and how they begin.
 
+pub mod burn_module;
+mod load;
 pub mod selection;
 
 use std::sync::Arc;
@@ -14,6 +16,9 @@ use crate::ops::gradient_sum::GradientSum;
 use crate::placement::{Block, Placement};
 use crate::random::Stream;
 
+pub use burn_module::BurnModule;
+pub use load::load_parameters;
+pub(crate) use load::load_selected;
 pub use selection::Selection;
 
 /// A parameter's first value.
@@ -23,6 +28,8 @@ pub enum Init {
     Normal(f64),
     /// One value everywhere.
     Constant(f64),
+    /// What the module that has it says: a Burn module makes its own values.
+    Given,
 }
 
 /// What is true of a parameter on every rank.
@@ -87,12 +94,13 @@ pub struct Parameter<const D: usize> {
     pub spec: Arc<ParameterSpec>,
     /// The local tensor, padding included. Carries autodiff only inside a forward pass.
     pub value: Tensor<D>,
-    /// Where its gradients are added up, from [`ZeroConfig::init`](crate::zero::ZeroConfig::init) on.
+    /// Where its gradients are added up, from [`OptimizerConfig::init`](crate::optim::OptimizerConfig::init) on.
     pub sum: Option<GradientSum>,
 }
 
 impl<const D: usize> Parameter<D> {
-    /// The parameter's first value: a function of (seed, name, global index) in any layout; padding is zero.
+    /// The parameter's first value: a function of (seed, name, global index) in any layout; padding, and what is
+    /// [`Init::Given`], is zero.
     pub fn init(spec: ParameterSpec, context: &ParameterContext) -> Self {
         let (rank, ranks) = (context.tp.rank(), context.tp.size());
         let local = spec.placement.local_shape(&spec.shape, ranks);
@@ -102,6 +110,7 @@ impl<const D: usize> Parameter<D> {
             let run = &mut values[local..local + len];
             match spec.init {
                 Init::Constant(value) => run.fill(value),
+                Init::Given => {}
                 Init::Normal(deviation) => {
                     stream.normal(global as u64, run);
                     run.iter_mut().for_each(|x| *x *= deviation);
@@ -155,34 +164,101 @@ pub trait Module: Clone {
     /// Shows every parameter to the visitor.
     fn visit<V: Visitor>(&mut self, visitor: &mut V);
 
-    /// A copy whose parameters are leaves of a new autodiff graph.
-    fn leaves(&self) -> Self {
-        struct Leaf;
-        impl Visitor for Leaf {
-            fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
-                p.value = p.value.clone().without_autodiff().autodiff().require_grad();
-            }
-        }
+    /// A copy whose parameters are leaves of a new autodiff graph. Those that are not `trained` get no gradients, nor does
+    /// anything add to their sums.
+    fn leaves(&self, trained: &Selection) -> Self {
         let mut copy = self.clone();
-        copy.visit(&mut Leaf);
+        make_leaves(&mut copy, trained);
         copy
     }
 
-    /// Takes the gradients of the leaves out of `gradients`, flattened, in visiting order. A parameter that took no part,
-    /// or whose gradient was added to its sum, has none.
-    fn take_gradients(mut self, gradients: &mut Gradients) -> Vec<ParameterGradient> {
-        struct Take<'a>(&'a mut Gradients, Vec<ParameterGradient>);
-        impl Visitor for Take<'_> {
+    /// The parameters' names, in visiting order.
+    fn names(&mut self) -> Vec<String> {
+        struct Names(Vec<String>);
+        impl Visitor for Names {
             fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
-                let count = p.count();
-                let gradient = p.value.grad_remove(self.0).map(|g| g.reshape([count]));
-                self.1.push((p.spec.clone(), gradient));
+                self.0.push(p.spec.name.clone());
             }
         }
-        let mut take = Take(gradients, Vec::new());
-        self.visit(&mut take);
-        take.1
+        let mut names = Names(Vec::new());
+        self.visit(&mut names);
+        names.0
     }
+
+    /// What belongs to the module beside its parameters, such as running statistics, up to date. It is the same on all ranks
+    /// that hold the same parameters.
+    ///
+    /// # Errors
+    /// A device that cannot be read.
+    fn state(&self) -> Result<Vec<State>> {
+        Ok(Vec::new())
+    }
+
+    /// Replaces the module's state by what `read(name, shape)` gives.
+    ///
+    /// # Errors
+    /// Those of `read`, or elements of another type or number.
+    fn set_state(&mut self, _read: &mut dyn FnMut(&str, &[usize]) -> Result<Buffer>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes the gradients of the `trained` leaves out of `gradients`, flattened, in visiting order. A parameter that took no
+    /// part, or whose gradient was added to its sum, has none.
+    fn take_gradients(
+        mut self,
+        gradients: &mut Gradients,
+        trained: &Selection,
+    ) -> Vec<ParameterGradient> {
+        struct Take<'a> {
+            gradients: &'a mut Gradients,
+            trained: &'a Selection,
+            taken: Vec<ParameterGradient>,
+        }
+        impl Visitor for Take<'_> {
+            fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
+                if !self.trained.contains(&p.spec.name) {
+                    return;
+                }
+                let gradient = p.value.grad_remove(self.gradients);
+                let gradient = gradient.map(|g| g.reshape([p.count()]));
+                self.taken.push((p.spec.clone(), gradient));
+            }
+        }
+        let mut take = Take {
+            gradients,
+            trained,
+            taken: Vec::new(),
+        };
+        self.visit(&mut take);
+        take.taken
+    }
+}
+
+/// A value that belongs to a module and is not trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// Global name.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Elements, row-major.
+    pub data: Buffer,
+}
+
+/// Makes a module's parameters leaves of a new autodiff graph, as [`Module::leaves`] says.
+fn make_leaves<M: Module>(module: &mut M, trained: &Selection) {
+    struct Leaf<'a>(&'a Selection);
+    impl Visitor for Leaf<'_> {
+        fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
+            p.value = p.value.clone().without_autodiff().autodiff();
+            if self.0.contains(&p.spec.name) {
+                p.value = p.value.clone().require_grad();
+            } else {
+                p.sum = None;
+            }
+        }
+    }
+    module.visit(&mut Leaf(trained));
 }
 
 impl<const D: usize> Module for Parameter<D> {

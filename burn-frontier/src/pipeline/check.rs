@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::execute::execute;
 use super::schedule::{Instruction, Message, Schedule};
 use crate::error::{Error, Result};
 
@@ -118,8 +119,32 @@ pub fn check(schedule: &Schedule, costs: &Costs) -> Result<Report> {
     rules::messages(schedule)?;
     costs.validate(schedule)?;
     let mut run = Run::new(schedule, costs);
-    run.until_the_step()?;
-    Ok(run.step())
+    let list = |stage: usize, at: usize| schedule.orders[stage].get(at).copied();
+    // How far a stage gets in one turn does not change any time.
+    let places = execute(0..schedule.stages, list, |stage, instruction| {
+        Ok(run.perform(stage, instruction))
+    })?;
+    let blocked = blocked(schedule, &places);
+    if blocked.is_empty() {
+        return Ok(run.step());
+    }
+    Err(Error::config(
+        format!("the schedule deadlocks: {}", blocked.join("; ")),
+        "put the sends that these stages wait for before the receives that block their senders",
+    ))
+}
+
+/// What each stage that waits for a message waits for, at its place in its list.
+fn blocked(schedule: &Schedule, places: &[usize]) -> Vec<String> {
+    let waiting = |(stage, &at): (usize, &usize)| {
+        let instruction = schedule.orders[stage].get(at)?;
+        let message = schedule.message(stage, instruction)?;
+        Some(format!(
+            "stage {stage} is blocked at instruction {at} ({instruction}), waiting for stage {} to send it",
+            message.from
+        ))
+    };
+    places.iter().enumerate().filter_map(waiting).collect()
 }
 
 /// One direction between two stages.
@@ -134,7 +159,6 @@ struct Link {
 /// A stage on its way through its list.
 #[derive(Clone, Default)]
 struct Stage {
-    next: usize,
     clock: f64,
     reduced: f64,
     busy: f64,
@@ -160,32 +184,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Executes everything before the steps. How far a stage gets in one turn does not change any time.
-    fn until_the_step(&mut self) -> Result<()> {
-        let mut progress = true;
-        while progress {
-            progress = false;
-            for stage in 0..self.schedule.stages {
-                while self.advance(stage) {
-                    progress = true;
-                }
-            }
-        }
-        let blocked = self.blocked();
-        if blocked.is_empty() {
-            return Ok(());
-        }
-        Err(Error::config(
-            format!("the schedule deadlocks: {}", blocked.join("; ")),
-            "put the sends that these stages wait for before the receives that block their senders",
-        ))
-    }
-
-    /// Executes the next instruction of `stage`; false if it must wait, for a message or, at its step, for the others.
-    fn advance(&mut self, stage: usize) -> bool {
-        let Some(&instruction) = self.schedule.orders[stage].get(self.stages[stage].next) else {
-            return false;
-        };
+    /// Does an instruction of `stage`; false if it must wait, for a message or, at its step, for the others.
+    fn perform(&mut self, stage: usize, instruction: Instruction) -> bool {
         let now = self.stages[stage].clock;
         let (start, end) = match instruction {
             Instruction::Step => return false,
@@ -239,19 +239,6 @@ impl<'a> Run<'a> {
         link.free = start + self.costs.send;
         link.arrivals.push_back(link.free);
         (start, link.free)
-    }
-
-    /// What each stage that waits for a message waits for.
-    fn blocked(&self) -> Vec<String> {
-        let waiting = |(stage, state): (usize, &Stage)| {
-            let instruction = self.schedule.orders[stage].get(state.next)?;
-            let message = self.schedule.message(stage, instruction)?;
-            Some(format!(
-                "stage {stage} is blocked at instruction {} ({instruction}), waiting for stage {} to send it",
-                state.next, message.from
-            ))
-        };
-        self.stages.iter().enumerate().filter_map(waiting).collect()
     }
 
     /// The optimizer steps, and the result.
@@ -308,7 +295,6 @@ impl Stage {
             }
             Instruction::Send { .. } | Instruction::Step => {}
         }
-        self.next += 1;
         self.events.push(event);
     }
 

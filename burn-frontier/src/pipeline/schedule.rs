@@ -49,7 +49,11 @@ impl Schedule {
             micro_batches,
             orders: Vec::new(),
         };
-        let passes: Vec<_> = (0..stages).map(|stage| schedule.passes(stage)).collect();
+        let passes = |stage| {
+            let pass = |at| kind.pass(stages, micro_batches, stage, at);
+            (0..).map_while(pass).collect()
+        };
+        let passes: Vec<_> = (0..stages).map(passes).collect();
         schedule.orders = schedule.with_communication(&passes)?;
         Ok(schedule)
     }
@@ -132,31 +136,19 @@ impl Schedule {
         })
     }
 
-    /// The forward and backward passes of a stage: warm-up, one forward and one backward in turn, cool-down.
-    ///
-    /// Chunks take turns after as many micro-batches as there are stages. Every chunk runs the micro-batches in
-    /// ascending order, forward and backward, whatever the kind: gradients are added in one order, bit for bit.
-    fn passes(&self, stage: usize) -> Vec<Instruction> {
-        let (stages, chunks) = (self.stages, self.kind.chunks());
-        let total = self.micro_batches * chunks;
-        let forward = |k| {
-            let (micro_batch, chunk) = self.kind.place(stages, k, true);
-            Instruction::Forward { micro_batch, chunk }
+    /// What gives a pass of `stage` its input: a receive, or, where there is no other stage, the pass of the neighbouring
+    /// chunk. `None` at the ends of the model, and for what is no pass.
+    pub fn input(&self, stage: usize, pass: &Instruction) -> Option<Instruction> {
+        let receive = pass.receive()?;
+        if self.stages > 1 {
+            return self.message(stage, &receive).map(|_| receive);
+        }
+        let (what, micro_batch, chunk) = pass.pass()?;
+        let neighbour = match what {
+            Payload::Activation => chunk.checked_sub(1),
+            Payload::Gradient => Some(chunk + 1).filter(|&chunk| chunk < self.kind.chunks()),
         };
-        let backward = |k| {
-            let (micro_batch, chunk) = self.kind.place(stages, k, false);
-            Instruction::Backward { micro_batch, chunk }
-        };
-        let warm_up = self
-            .kind
-            .warm_up(stages, stage, self.micro_batches)
-            .min(total);
-        let steady = (warm_up..total).flat_map(|k| [forward(k), backward(k - warm_up)]);
-        (0..warm_up)
-            .map(forward)
-            .chain(steady)
-            .chain((total - warm_up..total).map(backward))
-            .collect()
+        neighbour.map(|chunk| what.made_by(micro_batch, chunk))
     }
 
     /// Adds sends, receives, reductions and the step to every stage's passes.

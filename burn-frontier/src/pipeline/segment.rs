@@ -3,85 +3,117 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::Gradients;
 
+use super::activation::Activation;
 use crate::error::{Error, Result, panic_message};
-use crate::ops::gradient::seed;
-use crate::parameter::{Module, ParameterGradient};
+use crate::parameter::{Module, ParameterGradient, Selection};
 
 /// What comes out of one piece's backward pass.
 pub struct SegmentGradients {
-    /// Gradient of the input; none if the piece had none.
-    pub input: Option<Tensor<3>>,
+    /// Gradients of the inputs.
+    pub inputs: Vec<Activation>,
     /// Gradients of the parameters.
     pub parameters: Vec<ParameterGradient>,
 }
 
-/// The way back through a piece, from the gradient of its output of rank `O`.
-pub type BackwardFn<const O: usize> = Box<dyn FnOnce(Tensor<O>) -> Result<SegmentGradients>>;
+/// The way back through a piece, from the gradients of its outputs.
+pub type BackwardFn = Box<dyn FnOnce(Vec<Activation>) -> Result<SegmentGradients>>;
 
-/// Runs `f(module, input)` and gives its value, without autodiff, with the way back.
+/// Runs `f(module, inputs)` and gives its values, without autodiff, with the way back to the inputs and the parameters `trained`.
 ///
-/// `recompute` keeps the input only and runs `f` again in the backward pass (arXiv 1604.06174). Both ways run the same
+/// `recompute` keeps the inputs only and runs `f` again in the backward pass (arXiv 1604.06174). Both ways run the same
 /// operations on the same numbers, so their results agree bit for bit.
 ///
 /// # Errors
 /// Those of `f`. The way back gives what fails in it, by Burn or by an operation, as an error too.
-pub fn segment<M, const O: usize>(
+pub fn segment<M>(
     module: &M,
-    input: Option<Tensor<3>>,
+    inputs: Vec<Activation>,
     recompute: bool,
-    f: impl Fn(&M, Option<Tensor<3>>) -> Result<Tensor<O>> + 'static,
-) -> Result<(Tensor<O>, BackwardFn<O>)>
+    trained: &Selection,
+    f: impl Fn(&M, Vec<Activation>) -> Result<Vec<Activation>> + 'static,
+) -> Result<(Vec<Activation>, BackwardFn)>
 where
     M: Module + 'static,
 {
     if !recompute {
-        return tracked(module, input, &f);
+        return tracked(module, inputs, trained, &f);
     }
-    let value = f(module, input.clone())?;
-    let module = module.clone();
-    let backward = move |gradient| {
-        let (_, backward) = tracked(&module, input, &f)?;
-        backward(gradient)
+    let values = f(module, inputs.clone())?;
+    let (module, trained) = (module.clone(), trained.clone());
+    let backward = move |gradients| {
+        let (_, backward) = tracked(&module, inputs, &trained, &f)?;
+        backward(gradients)
     };
-    Ok((value, Box::new(backward)))
+    Ok((values, Box::new(backward)))
 }
 
-fn tracked<M, const O: usize>(
+fn tracked<M>(
     module: &M,
-    input: Option<Tensor<3>>,
-    f: &impl Fn(&M, Option<Tensor<3>>) -> Result<Tensor<O>>,
-) -> Result<(Tensor<O>, BackwardFn<O>)>
+    inputs: Vec<Activation>,
+    trained: &Selection,
+    f: &impl Fn(&M, Vec<Activation>) -> Result<Vec<Activation>>,
+) -> Result<(Vec<Activation>, BackwardFn)>
 where
     M: Module + 'static,
 {
-    let leaves = module.leaves();
-    let input = input.map(|x| x.autodiff().require_grad());
-    let output = f(&leaves, input.clone())?;
-    let value = output.clone().without_autodiff();
-    let backward = move |gradient| {
-        let mut gradients = go_back(output, gradient)?;
-        // An input that took no part has a gradient of zeros: what lies before it waits for one.
-        let of_input = |x: Tensor<3>| {
-            let gradient = x.grad_remove(&mut gradients);
-            gradient.unwrap_or_else(|| x.without_autodiff().zeros_like())
+    let leaves = module.leaves(trained);
+    let inputs: Vec<Activation> = inputs.into_iter().map(Activation::leaf).collect();
+    let outputs = f(&leaves, inputs.clone())?;
+    let values = outputs.iter().cloned().map(Activation::plain).collect();
+    let trained = trained.clone();
+    let backward = move |gradients| {
+        let Some(mut gradients) = go_back(outputs, gradients)? else {
+            return nothing_to_train(leaves, inputs, &trained);
         };
+        let inputs = inputs.into_iter();
         Ok(SegmentGradients {
-            input: input.map(of_input),
-            parameters: leaves.take_gradients(&mut gradients),
+            inputs: inputs.map(|x| x.take_gradient(&mut gradients)).collect(),
+            parameters: leaves.take_gradients(&mut gradients, &trained),
         })
     };
-    Ok((value, Box::new(backward)))
+    Ok((values, Box::new(backward)))
 }
 
-/// Burn's backward pass, which panics where something does not fit.
-fn go_back<const O: usize>(output: Tensor<O>, gradient: Tensor<O>) -> Result<Gradients> {
+/// What a piece gives whose outputs depend on nothing that wants a gradient.
+fn nothing_to_train(
+    mut module: impl Module,
+    inputs: Vec<Activation>,
+    trained: &Selection,
+) -> Result<SegmentGradients> {
+    if inputs.is_empty() && module.names().iter().all(|name| !trained.contains(name)) {
+        return Ok(SegmentGradients {
+            inputs: Vec::new(),
+            parameters: Vec::new(),
+        });
+    }
+    Err(Error::Internal(
+        "the outputs of a piece depend neither on its inputs nor on its parameters".into(),
+    ))
+}
+
+/// Burn's backward pass, which panics where something does not fit. None if no output depends on anything.
+fn go_back(outputs: Vec<Activation>, gradients: Vec<Activation>) -> Result<Option<Gradients>> {
+    if outputs.len() != gradients.len() {
+        return Err(Error::Internal(format!(
+            "{} gradients for {} outputs",
+            gradients.len(),
+            outputs.len()
+        )));
+    }
+    let seeds = outputs.into_iter().zip(gradients);
+    let seeds: Vec<_> = seeds.map(|(x, g)| x.seed(g)).collect::<Result<_>>()?;
+    let tracked = seeds.into_iter().filter(|seed| seed.is_tracked());
+    let Some(start) = tracked.reduce(|a, b| a + b) else {
+        return Ok(None);
+    };
     // Nothing that a panic may leave half done is looked at again.
-    catch_unwind(AssertUnwindSafe(|| seed(output, gradient).backward())).map_err(|panic| {
+    let gradients = catch_unwind(AssertUnwindSafe(|| start.backward())).map_err(|panic| {
         let reason = panic_message(panic.as_ref());
         Error::Internal(format!("a backward pass failed: {reason}"))
-    })
+    })?;
+    Ok(Some(gradients))
 }
 
 #[cfg(test)]
@@ -92,7 +124,7 @@ mod tests {
     use crate::ops::gradient::with_gradient;
     use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
     use crate::placement::Placement;
-    use burn::tensor::Device;
+    use burn::tensor::{Device, Tensor};
 
     fn weight() -> Parameter<1> {
         let groups = Groups::new(Layout::single(), local::single()).unwrap();
@@ -111,47 +143,104 @@ mod tests {
         Tensor::ones([1, 2, 1], &Device::flex())
     }
 
+    /// The input, or ones.
+    fn input(mut x: Vec<Activation>) -> Tensor<3> {
+        x.pop().map_or_else(ones, |x| x.tensor().unwrap())
+    }
+
+    fn values(x: Activation) -> Vec<f32> {
+        x.tensor::<3>().unwrap().into_data().try_to_vec().unwrap()
+    }
+
     #[test]
     fn an_input_that_takes_no_part_has_a_gradient_of_zeros() {
-        let ignores = |weight: &Parameter<1>, x: Option<Tensor<3>>| {
-            let zeros = x.unwrap_or_else(ones).without_autodiff().zeros_like();
-            Ok(zeros + weight.value.clone().unsqueeze())
+        let ignores = |weight: &Parameter<1>, x: Vec<Activation>| {
+            let zeros = input(x).without_autodiff().zeros_like();
+            Ok(vec![(zeros + weight.value.clone().unsqueeze()).into()])
         };
         for recompute in [false, true] {
-            let (_, back) = segment(&weight(), Some(ones()), recompute, ignores).unwrap();
-            let gradients = back(ones()).unwrap();
-            let input = gradients.input.unwrap().into_data();
-            assert_eq!(input.try_to_vec::<f32>().unwrap(), [0.0; 2]);
+            let all = Selection::all();
+            let (_, back) =
+                segment(&weight(), vec![ones().into()], recompute, &all, ignores).unwrap();
+            let mut gradients = back(vec![ones().into()]).unwrap();
+            assert_eq!(values(gradients.inputs.remove(0)), [0.0; 2]);
             let weight = gradients.parameters[0].1.clone().unwrap().into_data();
             assert_eq!(weight.try_to_vec::<f32>().unwrap(), [2.0]);
         }
     }
 
     #[test]
-    fn what_does_not_fit_on_the_way_back_is_an_error() {
-        let scaled = |weight: &Parameter<1>, x: Option<Tensor<3>>| {
-            Ok(x.unwrap_or_else(ones) * weight.value.clone().unsqueeze())
+    fn several_tensors_of_several_ranks_go_forward_and_back() {
+        let (two, all) = (Tensor::<2>::ones([1, 2], &Device::flex()), Selection::all());
+        for recompute in [false, true] {
+            let inputs = vec![ones().into(), two.clone().into()];
+            let (outputs, back) = segment(&weight(), inputs, recompute, &all, |weight, mut x| {
+                let b: Tensor<2> = x.pop().unwrap().tensor()?;
+                let a = input(x);
+                let w = weight.value.clone();
+                let scaled = a.clone() * w.clone().unsqueeze();
+                Ok(vec![scaled.into(), (b * w.unsqueeze()).sum().into()])
+            })
+            .unwrap();
+            let [a, b] = <[Activation; 2]>::try_from(outputs).unwrap();
+            assert_eq!(values(a), [2.0; 2]);
+            let b: Tensor<1> = b.tensor().unwrap();
+            assert_eq!(b.clone().into_scalar::<f32>(), 4.0);
+            let gradients = back(vec![ones().into(), b.into()]).unwrap();
+            let weight = gradients.parameters[0].1.clone().unwrap();
+            // One of each element of the first, and four times those of the second.
+            assert_eq!(weight.into_scalar::<f32>(), 10.0);
+            let [a, b] = <[Activation; 2]>::try_from(gradients.inputs).unwrap();
+            assert_eq!(values(a), [2.0; 2]);
+            let b: Tensor<2> = b.tensor().unwrap();
+            assert_eq!(b.into_data().try_to_vec::<f32>().unwrap(), [8.0; 2]);
+        }
+    }
+
+    #[test]
+    fn parameters_that_are_not_trained_get_nothing() {
+        let none = Selection::within("another");
+        let scaled = |weight: &Parameter<1>, x: Vec<Activation>| {
+            Ok(vec![(input(x) * weight.value.clone().unsqueeze()).into()])
         };
-        let (_, back) = segment(&weight(), Some(ones()), false, scaled).unwrap();
+        let (_, back) = segment(&weight(), vec![ones().into()], false, &none, scaled).unwrap();
+        let mut gradients = back(vec![ones().into()]).unwrap();
+        assert_eq!(values(gradients.inputs.remove(0)), [2.0; 2]);
+        assert!(gradients.parameters.is_empty());
+        // Neither inputs nor parameters want a gradient: there is nothing to go back to.
+        let (_, back) = segment(&weight(), vec![], false, &none, scaled).unwrap();
+        assert!(back(vec![ones().into()]).unwrap().parameters.is_empty());
+    }
+
+    #[test]
+    fn what_does_not_fit_on_the_way_back_is_an_error() {
+        let all = Selection::all();
+        let scaled = |weight: &Parameter<1>, x: Vec<Activation>| {
+            Ok(vec![(input(x) * weight.value.clone().unsqueeze()).into()])
+        };
+        let (_, back) = segment(&weight(), vec![ones().into()], false, &all, scaled).unwrap();
         let longer = Tensor::<3>::ones([1, 5, 1], &Device::flex());
-        let error = back(longer).err().unwrap().to_string();
+        let error = back(vec![longer.into()]).err().unwrap().to_string();
         assert!(
             error.contains("[1, 5, 1]") && error.contains("[1, 2, 1]"),
             "{error}"
         );
 
-        let narrowed = |weight: &Parameter<1>, x: Option<Tensor<3>>| {
-            let x = x.unwrap_or_else(ones) * weight.value.clone().unsqueeze();
+        let narrowed = |weight: &Parameter<1>, x: Vec<Activation>| {
+            let x = input(x) * weight.value.clone().unsqueeze();
             let y = x.clone().without_autodiff();
-            Ok(with_gradient([x.into_dispatch()], y, |g| {
+            let y = with_gradient([x.into_dispatch()], y, |g| {
                 [Some(g.narrow(1, 0, 1).into_dispatch())]
-            }))
+            });
+            Ok(vec![y.into()])
         };
-        let (_, back) = segment(&weight(), Some(ones()), false, narrowed).unwrap();
-        let error = back(ones()).err().unwrap().to_string();
+        let (_, back) = segment(&weight(), vec![ones().into()], false, &all, narrowed).unwrap();
+        let error = back(vec![ones().into()]).err().unwrap().to_string();
         assert!(error.contains("the shape of a gradient"), "{error}");
 
-        let (_, back) = segment(&weight(), None, false, |_: &Parameter<1>, _| Ok(ones())).unwrap();
-        assert!(back(ones()).is_err(), "an output that depends on nothing");
+        let constant = |_: &Parameter<1>, _| Ok(vec![ones().into()]);
+        let (_, back) = segment(&weight(), vec![], false, &all, constant).unwrap();
+        let error = back(vec![ones().into()]);
+        assert!(error.is_err(), "an output that depends on nothing");
     }
 }

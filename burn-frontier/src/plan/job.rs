@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::model::Planned;
 use crate::error::{Error, Result};
 use crate::mesh::Layout;
-use crate::pipeline::part::count_micro_batches;
+use crate::pipeline::micro_batches::count_micro_batches;
 use crate::pipeline::schedule::{Kind, MAX_PASSES, Schedule};
 use crate::precision::Precision;
 use crate::recompute::Recompute;

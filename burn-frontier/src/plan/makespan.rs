@@ -3,8 +3,9 @@
 //! [`check`](crate::pipeline::check::check) proves a schedule and gives its whole timeline; a search over thousands of
 //! layouts needs the makespan only, in microseconds. The passes follow the same orders; tests hold both equal.
 
-use crate::error::Result;
-use crate::pipeline::schedule::{Kind, Schedule};
+use crate::error::{Error, Result};
+use crate::pipeline::execute::execute;
+use crate::pipeline::schedule::{Instruction, Kind, Schedule};
 
 /// What the passes of a schedule cost, in one unit of time of the caller's choice.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +46,7 @@ pub fn makespan(kind: Kind, stages: usize, micro_batches: usize, costs: &PassCos
     Schedule::refuse(kind, stages, micro_batches)?;
     let parts = stages * kind.chunks();
     if costs.forward.len() != parts || costs.backward.len() != parts {
-        return Err(crate::Error::Internal(format!(
+        return Err(Error::Internal(format!(
             "{} and {} pass costs for {parts} parts",
             costs.forward.len(),
             costs.backward.len()
@@ -54,10 +55,10 @@ pub fn makespan(kind: Kind, stages: usize, micro_batches: usize, costs: &PassCos
     if kind == Kind::GPipe {
         return Ok(gpipe(micro_batches, costs));
     }
-    let all = |count| execute(kind, stages, count, costs);
+    let all = |count| time(kind, stages, count, costs);
     let slowest = (0..stages).map(|stage| costs.busy(stage, stages));
     let slowest = slowest.fold(0.0, f64::max);
-    Ok(settled_or_all(stages, micro_batches, slowest, all))
+    settled_or_all(stages, micro_batches, slowest, all)
 }
 
 /// All forward passes, then all backward passes: each way the slowest stage sets the pace, and the others are passed once.
@@ -78,8 +79,8 @@ pub(super) fn settled_or_all(
     stages: usize,
     micro_batches: usize,
     slowest: f64,
-    mut execute: impl FnMut(usize) -> f64,
-) -> f64 {
+    mut execute: impl FnMut(usize) -> Result<f64>,
+) -> Result<f64> {
     let left = micro_batches % stages;
     let rounds = micro_batches / stages;
     if rounds <= ROUNDS + EQUAL {
@@ -87,7 +88,7 @@ pub(super) fn settled_or_all(
     }
     let ends: Vec<f64> = (ROUNDS..=ROUNDS + EQUAL)
         .map(|rounds| execute(rounds * stages + left))
-        .collect();
+        .collect::<Result<_>>()?;
     let last = ends[EQUAL] - ends[EQUAL - 1];
     // A stage that has most to do, but has waited so far, will set the pace only later.
     let settled = stages as f64 * slowest <= last * (1.0 + 1e-9)
@@ -99,122 +100,102 @@ pub(super) fn settled_or_all(
         if rounds <= most {
             return execute(micro_batches);
         }
-        let [half, whole] = [most / 2, most].map(|rounds| execute(rounds * stages + left));
+        let mut after = |rounds| execute(rounds * stages + left);
+        let (half, whole) = (after(most / 2)?, after(most)?);
         let pace = (whole - half) / (most - most / 2) as f64;
-        return whole + (rounds - most) as f64 * pace;
+        return Ok(whole + (rounds - most) as f64 * pace);
     }
-    ends[EQUAL] + (rounds - ROUNDS - EQUAL) as f64 * last
+    Ok(ends[EQUAL] + (rounds - ROUNDS - EQUAL) as f64 * last)
 }
-
-/// When every pass of `part` ends, by micro-batch; NaN: not yet.
-type Ends = Vec<f64>;
 
 /// Executes all passes.
-fn execute(kind: Kind, stages: usize, micro_batches: usize, costs: &PassCosts) -> f64 {
-    let parts = stages * kind.chunks();
-    let mut run = Run {
-        kind,
-        stages,
-        micro_batches,
-        costs,
-        forward: vec![f64::NAN; parts * micro_batches],
-        backward: vec![f64::NAN; parts * micro_batches],
-    };
-    let total = micro_batches * kind.chunks();
-    let warm_up: Vec<usize> = (0..stages)
-        .map(|stage| kind.warm_up(stages, stage, micro_batches).min(total))
-        .collect();
-    let mut at = vec![(0usize, 0.0f64); stages];
-    let mut progress = true;
-    while progress {
-        progress = false;
-        // Forwards the activations' way, then back the gradients' way.
-        for stage in (0..stages).chain((0..stages).rev()) {
-            let (next, clock) = &mut at[stage];
-            while *next < 2 * total {
-                let Some(end) = run.pass(stage, *next, warm_up[stage], *clock) else {
-                    break;
-                };
-                (*next, *clock) = (*next + 1, end);
-                progress = true;
+fn time(kind: Kind, stages: usize, micro_batches: usize, costs: &PassCosts) -> Result<f64> {
+    let mut clocks = Clocks::new(stages, micro_batches, costs);
+    let pass = |stage, at| kind.pass(stages, micro_batches, stage, at);
+    execute(0..stages, pass, |stage, pass| {
+        Ok(match pass {
+            Instruction::Forward { micro_batch, chunk } => {
+                clocks.forward(chunk * stages + stage, micro_batch)
             }
-        }
-    }
-    at.iter().map(|(_, clock)| *clock).fold(0.0, f64::max)
+            Instruction::Backward { micro_batch, chunk } => {
+                clocks.backward(chunk * stages + stage, micro_batch)
+            }
+            _ => return Err(Error::Internal(format!("`{pass}` is no pass"))),
+        })
+    })?;
+    Ok(clocks.stages.into_iter().fold(0.0, f64::max))
 }
 
-struct Run<'a> {
-    kind: Kind,
-    stages: usize,
-    micro_batches: usize,
+/// How far the stages are in time.
+pub(super) struct Clocks<'a> {
+    /// When every stage's last pass so far ends.
+    pub(super) stages: Vec<f64>,
     costs: &'a PassCosts,
-    forward: Ends,
-    backward: Ends,
+    micro_batches: usize,
+    /// When forward passes end, by part and micro-batch; NaN: not yet.
+    forward: Vec<f64>,
+    /// When backward passes end, likewise.
+    backward: Vec<f64>,
 }
 
-impl Run<'_> {
-    /// Runs pass number `i` of `stage` if its input is there; gives its end.
-    fn pass(&mut self, stage: usize, i: usize, warm_up: usize, clock: f64) -> Option<f64> {
-        let total = self.micro_batches * self.kind.chunks();
-        let steady = 2 * (total - warm_up);
-        let (is_forward, k) = if i < warm_up {
-            (true, i)
-        } else if i < warm_up + steady {
-            let j = i - warm_up;
-            (
-                j.is_multiple_of(2),
-                j / 2 + if j.is_multiple_of(2) { warm_up } else { 0 },
-            )
-        } else {
-            (false, i - total)
-        };
-        let (micro_batch, chunk) = self.kind.place(self.stages, k, is_forward);
-        let part = chunk * self.stages + stage;
-        let (mine, input) = if is_forward {
-            (
-                self.costs.forward[part],
-                self.activation(part, micro_batch)?,
-            )
-        } else {
-            (self.costs.backward[part], self.gradient(part, micro_batch)?)
-        };
-        let end = clock.max(input) + mine;
-        let ends = if is_forward {
-            &mut self.forward
-        } else {
-            &mut self.backward
-        };
-        ends[part * self.micro_batches + micro_batch] = end;
-        Some(end)
-    }
-
-    /// When the activation that `part` needs has arrived.
-    fn activation(&self, part: usize, micro_batch: usize) -> Option<f64> {
-        let Some(before) = part.checked_sub(1) else {
-            return Some(0.0);
-        };
-        self.arrival(self.forward[before * self.micro_batches + micro_batch])
-    }
-
-    /// When the gradient that `part` needs has arrived.
-    fn gradient(&self, part: usize, micro_batch: usize) -> Option<f64> {
-        if part + 1 == self.costs.forward.len() {
-            return self.there(self.forward[part * self.micro_batches + micro_batch]);
+impl<'a> Clocks<'a> {
+    pub(super) fn new(stages: usize, micro_batches: usize, costs: &'a PassCosts) -> Self {
+        let passes = costs.forward.len() * micro_batches;
+        Self {
+            stages: vec![0.0; stages],
+            costs,
+            micro_batches,
+            forward: vec![f64::NAN; passes],
+            backward: vec![f64::NAN; passes],
         }
-        self.arrival(self.backward[(part + 1) * self.micro_batches + micro_batch])
     }
 
-    fn arrival(&self, end: f64) -> Option<f64> {
-        let transit = if self.stages > 1 {
-            self.costs.send
-        } else {
-            0.0
+    /// The forward pass of `part`; false if its activation is not there yet.
+    pub(super) fn forward(&mut self, part: usize, micro_batch: usize) -> bool {
+        let arrival = match part.checked_sub(1) {
+            None => 0.0,
+            Some(before) => self.transit(self.forward[self.at(before, micro_batch)]),
         };
-        self.there(end + transit)
+        let end = self.pass(part, arrival, self.costs.forward[part]);
+        let at = self.at(part, micro_batch);
+        self.forward[at] = end;
+        !end.is_nan()
     }
 
-    fn there(&self, time: f64) -> Option<f64> {
-        (!time.is_nan()).then_some(time)
+    /// The backward pass of `part`; false if its gradient is not there yet.
+    pub(super) fn backward(&mut self, part: usize, micro_batch: usize) -> bool {
+        let arrival = if part + 1 == self.costs.forward.len() {
+            self.forward[self.at(part, micro_batch)]
+        } else {
+            self.transit(self.backward[self.at(part + 1, micro_batch)])
+        };
+        let end = self.pass(part, arrival, self.costs.backward[part]);
+        let at = self.at(part, micro_batch);
+        self.backward[at] = end;
+        !end.is_nan()
+    }
+
+    /// The end of a pass of `part` whose input arrives at `arrival`; NaN if it does not yet.
+    fn pass(&mut self, part: usize, arrival: f64, cost: f64) -> f64 {
+        if arrival.is_nan() {
+            return arrival;
+        }
+        let stages = self.stages.len();
+        let clock = &mut self.stages[part % stages];
+        *clock = clock.max(arrival) + cost;
+        *clock
+    }
+
+    /// When what a pass that ends at `end` made is at the next one.
+    fn transit(&self, end: f64) -> f64 {
+        match self.stages.len() {
+            1 => end,
+            _ => end + self.costs.send,
+        }
+    }
+
+    fn at(&self, part: usize, micro_batch: usize) -> usize {
+        part * self.micro_batches + micro_batch
     }
 }
 
@@ -234,12 +215,12 @@ mod tests {
         let mut executed = 0;
         let all = |count| {
             executed = executed.max(count);
-            execute(kind, 4, count, &costs)
+            time(kind, 4, count, &costs)
         };
         // As if no round had told the pace.
-        let long = settled_or_all(4, count, f64::INFINITY, all);
+        let long = settled_or_all(4, count, f64::INFINITY, all).unwrap();
         assert!(executed <= EXECUTED / 4 + 4, "{executed}");
-        let exact = execute(kind, 4, count, &costs);
+        let exact = time(kind, 4, count, &costs).unwrap();
         assert!((long / exact - 1.0).abs() < 1e-9, "{long} {exact}");
     }
 }

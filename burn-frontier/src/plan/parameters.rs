@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::model::Planned;
 use super::what_if::WhatIf;
 use crate::error::Result;
+use crate::optim::OptimizerConfig;
 use crate::parameter::ParameterSpec;
 use crate::pipeline::schedule::split_layers;
 use crate::placement::Placement;
-use crate::zero::ZeroConfig;
 use crate::zero::partition::{self, Slot};
 
 /// What one stage holds on every rank.
@@ -94,7 +94,7 @@ fn stage_of<M: Planned>(what_if: &WhatIf<M>, (first, last, layers): &Key) -> Sta
             ends.extend(behind);
         }
     }
-    let limit = ZeroConfig::new(job.zero, job.overlap).bucket_elements;
+    let limit = OptimizerConfig::new(job.zero, job.overlap).bucket_elements;
     let buckets = partition::buckets(&slots, what_if.replicas(), limit);
     let sum = |slots: &[Slot], wanted: &dyn Fn(&Slot) -> bool| -> usize {
         slots.iter().filter(|s| wanted(s)).map(|s| s.count).sum()

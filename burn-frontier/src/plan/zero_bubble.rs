@@ -1,8 +1,9 @@
 //! The schedule ZB-H1 (arXiv 2401.10241): 1F1B whose backward passes are split, so that a stage's gradients for the stage
 //! before do not wait for those of its weights. No runner executes it yet; here it is data, executed with costs.
 
-use super::makespan::settled_or_all;
+use super::makespan::{Clocks, PassCosts, settled_or_all};
 use crate::error::Result;
+use crate::pipeline::execute;
 use crate::pipeline::schedule::{Kind, Schedule};
 
 /// One piece of work of a stage, on a micro-batch.
@@ -74,85 +75,37 @@ pub fn execute(stages: usize, micro_batches: usize, costs: &Costs) -> Result<End
     let slowest = (0..stages).map(busy).fold(0.0, f64::max);
     let mut slack = Vec::new();
     let makespan = settled_or_all(stages, micro_batches, slowest, |count| {
-        let ends = ends(stages, count, costs);
+        let ends = ends(stages, count, costs)?;
         let last = ends.iter().copied().fold(0.0, f64::max);
         // Of the longest run: a settled pipeline always ends alike.
         slack = ends.iter().map(|end| last - end).collect();
-        last
-    });
+        Ok(last)
+    })?;
     Ok(Ends { makespan, slack })
 }
 
 /// When each stage ends.
-fn ends(stages: usize, micro_batches: usize, costs: &Costs) -> Vec<f64> {
+fn ends(stages: usize, micro_batches: usize, costs: &Costs) -> Result<Vec<f64>> {
     let orders: Vec<_> = (0..stages)
         .map(|stage| order(stages, stage, micro_batches))
         .collect();
-    let mut run = Run {
-        stages,
-        costs,
-        forward: vec![f64::NAN; stages * micro_batches],
-        input: vec![f64::NAN; stages * micro_batches],
+    let passes = PassCosts {
+        forward: costs.forward.clone(),
+        backward: costs.input.clone(),
+        send: costs.send,
     };
-    let mut at = vec![(0usize, 0.0f64); stages];
-    let mut progress = true;
-    while progress {
-        progress = false;
-        // Forwards the activations' way, then back the gradients' way.
-        for stage in (0..stages).chain((0..stages).rev()) {
-            let (next, clock) = &mut at[stage];
-            while let Some(&work) = orders[stage].get(*next) {
-                let Some(end) = run.pass(stage, work, *clock) else {
-                    break;
-                };
-                (*next, *clock) = (*next + 1, end);
-                progress = true;
-            }
-        }
-    }
-    at.into_iter().map(|(_, clock)| clock).collect()
-}
-
-/// When forward passes and input gradients end, by micro-batch and stage; NaN: not yet.
-struct Run<'a> {
-    stages: usize,
-    costs: &'a Costs,
-    forward: Vec<f64>,
-    input: Vec<f64>,
-}
-
-impl Run<'_> {
-    /// Runs `work` of `stage` if its input is there; gives its end.
-    fn pass(&mut self, stage: usize, work: Work, clock: f64) -> Option<f64> {
-        let here = |micro_batch: usize| micro_batch * self.stages + stage;
-        match work {
-            Work::Forward(k) => {
-                let sent = match stage {
-                    0 => 0.0,
-                    _ => self.forward[here(k) - 1] + self.costs.send,
-                };
-                let end = clock.max(there(sent)?) + self.costs.forward[stage];
-                let at = here(k);
-                self.forward[at] = end;
-                Some(end)
-            }
-            Work::Input(k) => {
-                let sent = if stage + 1 == self.stages {
-                    self.forward[here(k)]
-                } else {
-                    self.input[here(k) + 1] + self.costs.send
-                };
-                let end = clock.max(there(sent)?) + self.costs.input[stage];
-                let at = here(k);
-                self.input[at] = end;
-                Some(end)
-            }
+    let mut clocks = Clocks::new(stages, micro_batches, &passes);
+    let work = |stage: usize, at: usize| orders[stage].get(at).copied();
+    execute::execute(0..stages, work, |stage, work| {
+        Ok(match work {
+            Work::Forward(micro_batch) => clocks.forward(stage, micro_batch),
+            Work::Input(micro_batch) => clocks.backward(stage, micro_batch),
             // After its input gradient, which the order says.
-            Work::Weight(_) => Some(clock + self.costs.weight[stage]),
-        }
-    }
-}
-
-fn there(time: f64) -> Option<f64> {
-    (!time.is_nan()).then_some(time)
+            Work::Weight(_) => {
+                clocks.stages[stage] += costs.weight[stage];
+                true
+            }
+        })
+    })?;
+    Ok(clocks.stages)
 }

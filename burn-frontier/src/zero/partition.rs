@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
 use crate::ops::gradient_sum::GradientSum;
 use crate::parameter::{Module, Parameter, ParameterSpec, Visitor};
 use crate::placement::Placement;
@@ -21,6 +24,8 @@ pub struct Slot {
     pub uses: usize,
     /// Class of the bucket it lies in.
     pub class: Class,
+    /// It keeps its value: it has no gradient, and lies in no bucket.
+    pub frozen: bool,
     /// Its gradients, which backward passes and the reducer add up.
     pub sum: GradientSum,
 }
@@ -29,6 +34,8 @@ impl Slot {
     /// A parameter of `count` local elements in `chunk`. `tied`: the name of a parameter that another stage holds as well.
     pub fn new(spec: Arc<ParameterSpec>, count: usize, chunk: usize, tied: Option<&str>) -> Self {
         let class = Class {
+            group: 0,
+            whole: false,
             decay: spec.decay,
             replicated: !matches!(spec.placement, Placement::Sharded { .. }),
             partial: spec.gradient == Placement::Partial,
@@ -40,6 +47,7 @@ impl Slot {
             chunk,
             uses: 1,
             class,
+            frozen: false,
             sum: GradientSum::default(),
         }
     }
@@ -48,6 +56,10 @@ impl Slot {
 /// What the elements of a bucket have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Class {
+    /// Number of the optimiser's parameter group.
+    pub group: usize,
+    /// They are updated whole, each by one replica: no piece of the bucket ends inside one.
+    pub whole: bool,
     /// Weight decay applies.
     pub decay: bool,
     /// Every tensor-parallel rank holds the same elements.
@@ -65,9 +77,9 @@ pub struct Bucket {
     pub class: Class,
     /// The chunk whose backward pass finishes them.
     pub chunk: usize,
-    /// Slots and where they start, in order.
+    /// Slots and where they start, in order. What lies between them and at the end is zero.
     pub slots: Vec<(usize, usize)>,
-    /// Elements, padded to a multiple of the replicas.
+    /// Elements, a multiple of the replicas.
     pub len: usize,
 }
 
@@ -113,30 +125,66 @@ pub fn slots<M: Module>(chunks: &mut [M], tied: Option<&str>) -> Vec<Slot> {
     list.slots
 }
 
-/// Gives every parameter its slot's sum.
-pub fn share_sums<M: Module>(chunks: &mut [M], slots: &[Slot]) {
-    struct Share<'a>(HashMap<&'a str, &'a GradientSum>);
+/// Gives every parameter that is trained its slot's sum.
+///
+/// # Errors
+/// A parameter that has one already.
+pub fn share_sums<M: Module>(chunks: &mut [M], slots: &[Slot]) -> Result<()> {
+    struct Share<'a> {
+        sums: HashMap<&'a str, &'a GradientSum>,
+        owned: Option<String>,
+    }
     impl Visitor for Share<'_> {
         fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
-            p.sum = self.0.get(p.spec.name.as_str()).copied().cloned();
+            let Some(&sum) = self.sums.get(p.spec.name.as_str()) else {
+                return;
+            };
+            // A parameter that two places of a module share is seen twice.
+            if p.sum.as_ref().is_some_and(|own| !own.is(sum)) {
+                self.owned = Some(p.spec.name.clone());
+            } else {
+                p.sum = Some(sum.clone());
+            }
         }
     }
-    let sums = slots
-        .iter()
-        .map(|slot| (slot.spec.name.as_str(), &slot.sum));
-    let mut share = Share(sums.collect());
+    let trained = slots.iter().filter(|slot| !slot.frozen);
+    let sums = trained.map(|slot| (slot.spec.name.as_str(), &slot.sum));
+    let mut share = Share {
+        sums: sums.collect(),
+        owned: None,
+    };
     for module in chunks {
         module.visit(&mut share);
     }
+    match share.owned {
+        Some(name) => Err(Error::config(
+            format!("{name} has an optimiser already"),
+            "give every optimiser a selection of its own parameters, or one optimiser several parameter groups",
+        )),
+        None => Ok(()),
+    }
 }
 
-/// Packs slots into buckets of at most `limit` elements (a larger slot fills one alone), in the order in which a backward
-/// pass finishes them.
+/// Packs the slots that are trained into buckets of at most `limit` elements (a larger slot fills one alone), in the order in
+/// which a backward pass finishes them.
+///
+/// Where parameters are updated whole, the replicas share a bucket's parameters instead of its elements, and it is as long as
+/// the largest share times the replicas. A bucket may then hold more than `limit`: as many as make shares alike.
 pub fn buckets(slots: &[Slot], replicas: usize, limit: usize) -> Vec<Bucket> {
+    let trained = || slots.iter().enumerate().filter(|(_, slot)| !slot.frozen);
+    let mut largest: HashMap<(usize, Class), usize> = HashMap::new();
+    for (_, slot) in trained() {
+        let most = largest.entry((slot.chunk, slot.class)).or_default();
+        *most = slot.count.max(*most);
+    }
     let mut buckets: Vec<Bucket> = Vec::new();
     let mut open: HashMap<(usize, Class), usize> = HashMap::new();
-    for (i, slot) in slots.iter().enumerate().rev() {
+    for (i, slot) in trained().rev() {
         let key = (slot.chunk, slot.class);
+        let limit = match slot.class.whole {
+            true => limit.max(replicas * largest[&key]),
+            false => limit,
+        };
         let fits = |bucket: &Bucket| bucket.len + slot.count <= limit;
         let index = match open.get(&key).copied().filter(|&b| fits(&buckets[b])) {
             Some(index) => index,
@@ -156,9 +204,60 @@ pub fn buckets(slots: &[Slot], replicas: usize, limit: usize) -> Vec<Bucket> {
         bucket.len += slot.count;
     }
     for bucket in &mut buckets {
-        bucket.len = bucket.len.next_multiple_of(replicas);
+        if bucket.class.whole {
+            share_out(bucket, slots, replicas);
+        } else {
+            bucket.len = bucket.len.next_multiple_of(replicas);
+        }
     }
     buckets
+}
+
+/// Moves a bucket's slots so that each lies in one replica's piece: the largest first, each to the replica with least.
+fn share_out(bucket: &mut Bucket, slots: &[Slot], replicas: usize) {
+    let mut order: Vec<usize> = bucket.slots.iter().map(|&(slot, _)| slot).collect();
+    order.sort_by_key(|&slot| std::cmp::Reverse(slots[slot].count));
+    let mut shares: Vec<(usize, Vec<usize>)> = vec![(0, Vec::new()); replicas];
+    for slot in order {
+        if let Some((filled, share)) = shares.iter_mut().min_by_key(|(filled, _)| *filled) {
+            *filled += slots[slot].count;
+            share.push(slot);
+        }
+    }
+    let piece = shares.iter().map(|(filled, _)| *filled).max().unwrap_or(0);
+    bucket.len = piece * replicas;
+    bucket.slots.clear();
+    for (replica, (_, share)) in shares.into_iter().enumerate() {
+        let mut offset = replica * piece;
+        for slot in share {
+            bucket.slots.push((slot, offset));
+            offset += slots[slot].count;
+        }
+    }
+}
+
+/// One run of `len` elements from runs that begin at the given places, in order; zeros between them and at the end.
+pub(crate) fn join(
+    runs: impl IntoIterator<Item = (usize, Tensor<1>)>,
+    len: usize,
+    (device, dtype): (&Device, DType),
+) -> Tensor<1> {
+    let zeros = |n: usize| Tensor::<1>::zeros([n], (device, dtype));
+    let (mut parts, mut end) = (Vec::new(), 0);
+    for (offset, run) in runs {
+        if offset > end {
+            parts.push(zeros(offset - end));
+        }
+        end = offset + run.dims()[0];
+        parts.push(run);
+    }
+    if end < len {
+        parts.push(zeros(len - end));
+    }
+    match parts.len() {
+        1 => parts.remove(0),
+        _ => Tensor::cat(parts, 0),
+    }
 }
 
 #[cfg(test)]
@@ -168,26 +267,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn slot(name: usize, count: usize, chunk: usize, decay: bool) -> Slot {
-        Slot {
-            spec: Arc::new(ParameterSpec {
-                name: name.to_string(),
-                shape: vec![count],
-                placement: Placement::Replicated,
-                gradient: Placement::Replicated,
-                init: Init::Constant(0.0),
-                decay,
-            }),
-            count,
-            chunk,
-            uses: 1,
-            class: Class {
-                decay,
-                replicated: true,
-                partial: false,
-                tied: false,
-            },
-            sum: GradientSum::default(),
-        }
+        let spec = ParameterSpec {
+            name: name.to_string(),
+            shape: vec![count],
+            placement: Placement::Replicated,
+            gradient: Placement::Replicated,
+            init: Init::Constant(0.0),
+            decay,
+        };
+        Slot::new(Arc::new(spec), count, chunk, None)
     }
 
     proptest! {
@@ -216,5 +304,45 @@ mod tests {
             }
             prop_assert!(seen.iter().all(|&n| n == 1));
         }
+
+        #[test]
+        fn a_parameter_that_is_updated_whole_lies_in_one_replicas_piece(
+            sizes in prop::collection::vec((1usize..50, 0usize..2), 1..20),
+            replicas in 1usize..5,
+            limit in 1usize..100,
+        ) {
+            let whole = |(i, &(n, chunk)): (usize, &(usize, usize))| {
+                let mut slot = slot(i, n, chunk, true);
+                slot.class.whole = true;
+                slot
+            };
+            let slots: Vec<Slot> = sizes.iter().enumerate().map(whole).collect();
+            let mut seen = vec![0; slots.len()];
+            for bucket in buckets(&slots, replicas, limit) {
+                let (mut end, mut used, mut largest) = (0, 0, 0);
+                for &(slot, offset) in &bucket.slots {
+                    let count = slots[slot].count;
+                    prop_assert!(offset >= end);
+                    end = offset + count;
+                    let inside = (0..replicas).map(|r| bucket.piece(r, replicas));
+                    prop_assert_eq!(inside.filter(|p| p.start <= offset && end <= p.end).count(), 1);
+                    (used, largest) = (used + count, count.max(largest));
+                    seen[slot] += 1;
+                }
+                prop_assert!(end <= bucket.len && bucket.len.is_multiple_of(replicas));
+                // No replica has more than its part and the largest parameter.
+                prop_assert!(bucket.len <= used + replicas * largest);
+            }
+            prop_assert!(seen.iter().all(|&n| n == 1));
+        }
+    }
+
+    #[test]
+    fn a_frozen_parameter_lies_in_no_bucket() {
+        let mut slots = vec![slot(0, 3, 0, true), slot(1, 4, 0, true)];
+        slots[0].frozen = true;
+        let buckets = buckets(&slots, 2, 100);
+        assert_eq!(buckets.len(), 1);
+        assert_eq!((&buckets[0].slots[..], buckets[0].len), (&[(1, 0)][..], 4));
     }
 }

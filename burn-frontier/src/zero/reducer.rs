@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Device, Shape, Tensor};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
-use super::partition::{Bucket, Class, Slot};
+use super::partition::{Bucket, Class, Slot, join};
 use crate::comm::groups::Groups;
 use crate::comm::tensor::{from_buffer, to_buffer};
 use crate::comm::{Communicator, Reduction};
 use crate::error::{Error, Result};
 use crate::ops::gradient_sum::for_another_thread;
-use crate::parameter::ParameterGradient;
+use crate::parameter::{ParameterGradient, Selection};
 
 /// The highest ZeRO stage that there is.
 pub const MAX_ZERO_STAGE: u8 = 1;
@@ -27,6 +27,18 @@ pub struct ReducerOptions {
     pub overlap: bool,
 }
 
+impl ReducerOptions {
+    pub(crate) fn check(self) -> Result<()> {
+        if self.zero_stage <= MAX_ZERO_STAGE {
+            return Ok(());
+        }
+        Err(Error::config(
+            format!("ZeRO stage {} is not implemented", self.zero_stage),
+            "use stage 0 (optimiser state whole) or 1 (split over the replicas)",
+        ))
+    }
+}
+
 /// Accumulates gradients (f32, or f64 for f64 parameters) and reduces them bucket by bucket.
 #[derive(Debug)]
 pub struct GradientReducer {
@@ -36,6 +48,10 @@ pub struct GradientReducer {
     final_uses: Vec<usize>,
     launched: Vec<bool>,
     reduced: Vec<Option<Tensor<1>>>,
+    /// The parameters that are trained here; gradients of others are passed over.
+    trained: Selection,
+    /// Where a bucket's gradients are, and their type.
+    kinds: Vec<(Device, DType)>,
     channel: Channel,
     worker: Option<Worker>,
     /// A pass has begun, whose gradients are not taken.
@@ -59,22 +75,20 @@ struct Worker {
 }
 
 impl GradientReducer {
-    /// Makes the reducer of a stage. Every rank calls it.
+    /// Makes the reducer of a stage's parameters that are `trained`; `kinds`: where each bucket's gradients are, and their
+    /// type. Every rank calls it.
     ///
     /// # Errors
     /// A group that cannot be formed, or a ZeRO stage other than 0 and 1.
-    pub fn new(
+    pub(crate) fn new(
         slots: Arc<Vec<Slot>>,
         buckets: Arc<Vec<Bucket>>,
+        kinds: Vec<(Device, DType)>,
+        trained: Selection,
         groups: &Groups,
         options: ReducerOptions,
     ) -> Result<Self> {
-        if options.zero_stage > MAX_ZERO_STAGE {
-            return Err(Error::config(
-                format!("ZeRO stage {} is not implemented", options.zero_stage),
-                "use stage 0 (optimiser state whole) or 1 (split over the replicas)",
-            ));
-        }
+        options.check()?;
         let all = |group: &Arc<dyn Communicator>| (0..group.size()).collect::<Vec<_>>();
         let channel = Channel {
             tp: groups.tp.subgroup("tp-gradients", &all(&groups.tp))?,
@@ -100,6 +114,8 @@ impl GradientReducer {
                 .transpose()?,
             slots,
             buckets,
+            trained,
+            kinds,
             channel,
             open: false,
         })
@@ -117,6 +133,8 @@ impl GradientReducer {
                  pass the micro-batches of all",
             ));
         }
+        // What a backward pass of something else has added to the sums, such as another network's through this one.
+        self.slots.iter().for_each(|slot| _ = slot.sum.take());
         self.open = true;
         Ok(())
     }
@@ -142,12 +160,15 @@ impl GradientReducer {
         self.open = false;
     }
 
-    /// Adds one piece's gradients. `last`: of the last micro-batch, so that finished buckets can go.
+    /// Adds one piece's gradients; those of parameters that are not trained here are passed over. `last`: of the last micro-batch, so that finished buckets can go.
     ///
     /// # Errors
-    /// A gradient of a parameter that is not this stage's, of another length, or one too many.
+    /// A gradient of a parameter that is trained but not this stage's, of another length, or one too many.
     pub fn add(&mut self, gradients: Vec<ParameterGradient>, last: bool) -> Result<()> {
         for (spec, gradient) in gradients {
+            if !self.trained.contains(&spec.name) {
+                continue;
+            }
             let Some(&slot) = self.by_name.get(&spec.name) else {
                 return Err(Error::Internal(format!(
                     "{} is not a parameter of this stage",
@@ -218,7 +239,7 @@ impl GradientReducer {
                 continue;
             }
             self.launched[i] = true;
-            let flat = self.flatten(bucket)?;
+            let flat = self.flatten(i);
             match &self.worker {
                 Some(worker) => worker.submit(i, bucket.class, flat)?,
                 None => self.reduced[i] = Some(self.channel.reduce(flat, bucket.class)?),
@@ -227,28 +248,17 @@ impl GradientReducer {
         Ok(())
     }
 
-    /// The bucket's gradients as one run; zeros where a parameter took no part, and at the end.
-    fn flatten(&self, bucket: &Bucket) -> Result<Tensor<1>> {
-        let slots = bucket.slots.iter().map(|&(slot, _)| &self.slots[slot]);
-        let sums: Vec<_> = slots.map(|slot| (slot.count, slot.sum.take())).collect();
-        let like = sums.iter().find_map(|(_, sum)| sum.as_ref());
-        let Some(options) = like.map(|g| (g.device(), g.dtype())) else {
-            return Err(Error::Internal("a bucket has no gradient at all".into()));
-        };
-        let zeros = |n: usize| Tensor::<1>::zeros([n], (&options.0, options.1));
-        let used: usize = sums.iter().map(|(count, _)| count).sum();
-        let mut runs: Vec<Tensor<1>> = sums
-            .into_iter()
-            .map(|(count, sum)| sum.unwrap_or_else(|| zeros(count)))
-            .collect();
-        if used < bucket.len {
-            runs.push(zeros(bucket.len - used));
+    /// A bucket's gradients as one run; zeros where a parameter took no part, and where none lies.
+    fn flatten(&self, i: usize) -> Tensor<1> {
+        let (bucket, (device, dtype)) = (&self.buckets[i], &self.kinds[i]);
+        let sum = |&(slot, offset): &(usize, usize)| Some((offset, self.slots[slot].sum.take()?));
+        let sums: Vec<_> = bucket.slots.iter().filter_map(sum).collect();
+        let alone = matches!(&sums[..], [(_, sum)] if sum.dims()[0] == bucket.len);
+        let flat = join(sums, bucket.len, (device, *dtype));
+        if alone && self.worker.is_some() {
+            return for_another_thread(flat);
         }
-        Ok(match runs.len() {
-            1 if self.worker.is_some() => for_another_thread(runs.remove(0)),
-            1 => runs.remove(0),
-            _ => Tensor::cat(runs, 0),
-        })
+        flat
     }
 }
 

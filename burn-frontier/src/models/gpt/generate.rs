@@ -2,13 +2,15 @@
 
 use burn::tensor::DType;
 
+use super::batch::TokenBatch;
 use super::model::Pass;
 use super::sharding::GptPart;
 use crate::comm::Buffer;
 use crate::comm::groups::Groups;
-use crate::comm::tensor::{from_buffer, to_buffer};
+use crate::comm::tensor::to_buffer;
 use crate::error::{Error, Result};
-use crate::pipeline::part::{MicroBatch, PipelinePart};
+use crate::pipeline::activation::{self, Activation};
+use crate::pipeline::stage::{Batch, Stage, StepContext};
 use crate::random::Stream;
 
 /// How tokens are drawn.
@@ -74,14 +76,16 @@ fn last_logits(
     // Attention is causal, so what stands behind the last token does not matter.
     let mut tokens: Vec<i64> = seen.iter().map(|&t| i64::from(t)).collect();
     tokens.resize(sequence, 0);
-    let batch = MicroBatch {
+    let batch = TokenBatch {
         targets: vec![-1; sequence],
         tokens,
         batch: 1,
         positions: vec![0],
     };
     batch.check()?;
-    parts.iter().try_for_each(|part| part.check(&batch))?;
+    parts
+        .iter()
+        .try_for_each(|part| part.check(&batch, &StepContext::default()))?;
     let pass = Pass {
         seed: 0,
         step: None,
@@ -93,13 +97,9 @@ fn last_logits(
         let input = if chunk * stages + stage == 0 {
             None
         } else {
-            let data = groups.pp.recv((stage + stages - 1) % stages)?;
-            let device = part.device();
-            Some(from_buffer(
-                data,
-                part.activation_shape(&batch).into(),
-                &device,
-            )?)
+            let before = (stage + stages - 1) % stages;
+            let mut received = activation::receive(&*groups.pp, before, &part.device())?;
+            received.pop().map(Activation::tensor).transpose()?
         };
         let x = part.activations(input, &batch, &pass)?;
         match &part.head {
@@ -111,7 +111,7 @@ fn last_logits(
                 groups.world.failure().map_or(Ok(()), Err)?;
                 return to_buffer(row)?.into_f32().map(Some);
             }
-            None => groups.pp.send(to_buffer(x)?, (stage + 1) % stages)?,
+            None => activation::send(&[x.into()], &*groups.pp, (stage + 1) % stages)?,
         }
     }
     Ok(None)

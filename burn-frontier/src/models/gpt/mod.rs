@@ -1,5 +1,6 @@
 //! GPT: a pre-norm decoder (GPT-2, GPT-3, Llama-like by configuration).
 
+pub mod batch;
 pub mod generate;
 pub mod model;
 pub mod names;

@@ -2,11 +2,13 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::model::Pass;
+use super::batch::TokenBatch;
+use super::model::{Embedding, Pass};
 use super::sharding::GptPart;
 use crate::error::{Error, Result};
-use crate::pipeline::part::{Forward, MicroBatch, Output, PipelinePart, StepContext, Tape};
+use crate::pipeline::activation::Activation;
 use crate::pipeline::segment::segment;
+use crate::pipeline::stage::{Forward, Output, Stage, StepContext, Tape};
 use crate::recompute::Recompute;
 use crate::tensor_parallel::embedding::{check_split, check_tokens};
 
@@ -18,7 +20,7 @@ impl GptPart {
     pub fn activations(
         &self,
         input: Option<Tensor<3>>,
-        batch: &MicroBatch,
+        batch: &TokenBatch,
         pass: &Pass,
     ) -> Result<Tensor<3>> {
         let x = match &self.embedding {
@@ -29,12 +31,18 @@ impl GptPart {
         blocks.try_fold(x, |x, block| block.forward(x, pass))
     }
 
+    /// Shape of the activations that parts hand on for a micro-batch.
+    pub fn activation_shape(&self, batch: &TokenBatch) -> [usize; 3] {
+        let tokens = batch.sequence() / self.sequence_split;
+        [batch.batch, tokens, self.hidden]
+    }
+
     /// Device of the parameters.
     pub fn device(&self) -> Device {
         self.device.clone()
     }
 
-    fn pass(batch: &MicroBatch, context: &StepContext) -> Pass {
+    fn pass(batch: &TokenBatch, context: &StepContext) -> Pass {
         Pass {
             seed: context.seed,
             step: context.step,
@@ -44,12 +52,19 @@ impl GptPart {
     }
 }
 
-fn needed(input: Option<Tensor<3>>) -> Result<Tensor<3>> {
+fn needed<T>(input: Option<T>) -> Result<T> {
     input.ok_or_else(|| Error::Internal("a part or a piece of it was given no input".into()))
 }
 
-impl PipelinePart for GptPart {
-    fn check(&self, batch: &MicroBatch) -> Result<()> {
+/// The one tensor that goes from piece to piece.
+fn one(mut input: Vec<Activation>) -> Result<Tensor<3>> {
+    needed(input.pop())?.tensor()
+}
+
+impl Stage for GptPart {
+    type Batch = TokenBatch;
+
+    fn check(&self, batch: &TokenBatch, _context: &StepContext) -> Result<()> {
         let tokens = batch.sequence();
         if tokens > self.sequence {
             return Err(Error::config(
@@ -67,59 +82,43 @@ impl PipelinePart for GptPart {
 
     fn forward(
         &self,
-        input: Option<Tensor<3>>,
-        batch: &MicroBatch,
+        input: Vec<Activation>,
+        batch: &TokenBatch,
         context: &StepContext,
     ) -> Result<Forward> {
         let pass = Self::pass(batch, context);
-        let full = context.recompute == Recompute::Full;
+        let (full, trained) = (context.recompute == Recompute::Full, &context.trained);
         let mut segments = Vec::new();
         let mut x = input;
         if let Some(embedding) = &self.embedding {
             let (tokens, n, pass) = (batch.tokens.clone(), batch.batch, pass.clone());
-            let (y, back) = segment(embedding, None, false, move |embedding, _| {
-                embedding.forward(&tokens, n, &pass)
-            })?;
+            let embed = move |embedding: &Embedding, _| {
+                Ok(vec![embedding.forward(&tokens, n, &pass)?.into()])
+            };
+            let (y, back) = segment(embedding, Vec::new(), false, trained, embed)?;
             segments.push(back);
-            x = Some(y);
+            x = y;
         }
-        let mut x = needed(x)?;
         for block in &self.blocks {
             let pass = pass.clone();
-            let (y, back) = segment(block, Some(x.clone()), full, move |block, x| {
-                block.forward(needed(x)?, &pass)
+            let (y, back) = segment(block, x, full, trained, move |block, x| {
+                Ok(vec![block.forward(one(x)?, &pass)?.into()])
             })?;
             segments.push(back);
             x = y;
         }
-        let Some(head) = &self.head else {
-            let tape = Tape {
-                segments,
-                loss: None,
-                losses: None,
-            };
-            return Ok(Forward {
-                output: Output::Activation(x),
-                tape,
-            });
+        let output = match &self.head {
+            None => Output::Activations(x),
+            Some(head) => {
+                let targets = batch.targets.clone();
+                let (losses, back) = segment(head, x, false, trained, move |head, x| {
+                    Ok(vec![head.loss(one(x)?, &targets)?.into()])
+                })?;
+                segments.push(back);
+                Output::Losses(needed(losses.into_iter().next())?.tensor()?)
+            }
         };
-        let targets = batch.targets.clone();
-        let (losses, back) = segment(head, Some(x), false, move |head, x| {
-            head.loss(needed(x)?, &targets)
-        })?;
-        let tape = Tape {
-            segments,
-            loss: Some(back),
-            losses: Some(batch.targets.len()),
-        };
-        Ok(Forward {
-            output: Output::Losses(losses),
-            tape,
-        })
-    }
-
-    fn activation_shape(&self, batch: &MicroBatch) -> [usize; 3] {
-        let tokens = batch.sequence() / self.sequence_split;
-        [batch.batch, tokens, self.hidden]
+        let tape = Tape(segments);
+        Ok(Forward { output, tape })
     }
 }

@@ -92,8 +92,8 @@ impl GptConfig {
         let parts = blocks
             .map(|blocks| self.init_part(blocks, context))
             .collect();
-        let (device, dtype) = (context.device.clone(), context.dtype);
-        Pipeline::new(parts, kind, groups.clone(), device, dtype)
+        let pipeline = Pipeline::new(parts, kind, groups.clone(), context.device.clone())?;
+        Ok(pipeline.with_tied(self.tied_parameter(groups)))
     }
 
     /// The parameter that first and last stage share, if they are two and the head is tied.

@@ -2,20 +2,10 @@
 
 use burn::tensor::Tensor;
 
-use super::{AttentionOptions, check, checked};
+use super::{AttentionOptions, Sequences, check, checked};
 use crate::error::Result;
 use crate::ops::backends;
 use crate::ops::gradient::with_gradient;
-use crate::ops::kernels;
-
-/// Sequences that lie one after the other in tensors of batch 1: where each begins, and at last where all end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sequences {
-    /// In the queries; one number more than there are sequences, none below the one before.
-    pub queries: Vec<u32>,
-    /// In the keys and values, as many.
-    pub keys: Vec<u32>,
-}
 
 /// [`super::attention`] of each of several sequences by itself, without padding. The dropout's `samples` are one a sequence.
 /// Queries of a sequence without keys give zeros; keys of one without queries have gradients of zero.
@@ -34,7 +24,8 @@ pub fn packed_attention(
 ) -> Result<Tensor<4>> {
     check::packed([&query, &key, &value], sequences, options)?;
     let [q, k, v] = [&query, &key, &value].map(|x| x.clone().without_autodiff());
-    let fused = backends::attention([&q, &k, &v], &[None, None], Some(sequences), options);
+    let backend = backends::of(&q.device());
+    let fused = backend.attention([&q, &k, &v], &[None, None], Some(sequences), options);
     if let Some((output, fused)) = fused {
         let inputs = [
             query.into_dispatch(),
@@ -49,7 +40,7 @@ pub fn packed_attention(
             gradients.map(|x| Some(x.into_dispatch()))
         }));
     }
-    kernels::check()?;
+    backend.refusal()?;
     Ok(one_by_one([query, key, value], sequences, options))
 }
 

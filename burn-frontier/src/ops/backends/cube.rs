@@ -3,6 +3,7 @@
 mod adamw;
 mod attention;
 mod bridge;
+mod buffer;
 mod cross_entropy;
 mod dropout;
 mod gemm;
@@ -13,196 +14,156 @@ mod rotary;
 mod testing;
 mod tuning;
 
-pub(crate) use adamw::{adamw, sum_of_squares};
-pub(crate) use attention::{attention, fuses_attention};
-pub(crate) use cross_entropy::cross_entropy;
-pub(crate) use dropout::dropout;
-pub(crate) use gemm::{feed_forward, linear};
-pub(crate) use norm::{add_norm, norm};
-pub(crate) use refusal::{refusal, require};
-pub(crate) use rotary::rotary;
-pub(crate) use tuning::{tune, tuning};
+use std::ops::Range;
+use std::path::Path;
 
-use burn::backend::TensorMetadata;
-use burn::tensor::{DType, Shape, Tensor};
-use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::tensor::CubeTensor;
-use bytemuck::NoUninit;
-use cubecl::client::Client;
-use cubecl::prelude::BufferArg;
-use frontier_kernels::device;
-use frontier_kernels::error::Result;
-use frontier_kernels::matrix::instruction::{Element, Target};
+use buffer::{Buffer, element, number};
+use burn::backend::DispatchDevice;
+use burn::tensor::{DType, Device, Tensor};
+use frontier_kernels::error::Result as Launched;
 use refusal::refused;
 
-/// A float tensor of a CubeCL device.
-#[derive(Debug, Clone)]
-pub(crate) struct Buffer(CubeTensor);
+use super::{
+    AdamWOutcome, AddNorm, AttentionBackward, CrossEntropyBackward, FeedForwardBackward, Fused,
+    LinearBackward, NormBackward, TokenStatistics,
+};
+use crate::error::Result;
+use crate::ops::problem::adamw::{AdamWState, AdamWStep};
+use crate::ops::problem::attention::{AttentionOptions, Biases, Sequences};
+use crate::ops::problem::dropout::Dropout;
+use crate::ops::problem::gradient_sum::LinearSums;
+use crate::ops::problem::layers::{FeedForward, NormParameters};
+use crate::ops::problem::rotary::RotaryTable;
 
-impl Buffer {
-    /// The tensor without autodiff, contiguous; `None` where it lives on another backend.
-    pub fn of<const D: usize>(x: &Tensor<D>) -> Option<Self> {
-        Self::take(x.clone())
+/// Burn's backend of CubeCL's devices.
+pub(super) struct Cube;
+
+impl Fused for Cube {
+    fn has(&self, device: &Device) -> bool {
+        matches!(device.as_dispatch(), DispatchDevice::Cube(_))
     }
 
-    /// As [`Self::of`], of a tensor that is given up: if nobody else holds its memory, the buffer is the only one that does.
-    pub fn take<const D: usize>(x: Tensor<D>) -> Option<Self> {
-        bridge::open(x).map(into_contiguous).map(Self)
+    fn attention(
+        &self,
+        inputs: [&Tensor<4>; 3],
+        biases: &Biases,
+        sequences: Option<&Sequences>,
+        options: &AttentionOptions,
+    ) -> Option<(Tensor<4>, AttentionBackward)> {
+        attention::attention(inputs, biases, sequences, options)
     }
 
-    /// The tensor without autodiff, if it is contiguous already.
-    pub fn of_contiguous<const D: usize>(x: &Tensor<D>) -> Option<Self> {
-        bridge::open(x.clone())
-            .filter(CubeTensor::is_contiguous)
-            .map(Self)
+    fn fuses_attention(
+        &self,
+        device: &Device,
+        dtype: DType,
+        queries: [usize; 4],
+        kv_heads: usize,
+    ) -> bool {
+        attention::fuses_attention(device, dtype, queries, kv_heads)
     }
 
-    /// The tensor without autodiff, in its own strides if its last dimension is contiguous.
-    pub fn with_rows<const D: usize>(x: &Tensor<D>) -> Option<Self> {
-        let primitive = bridge::open(x.clone())?;
-        let rows = primitive.meta.strides().last() == Some(&1) && !primitive.meta.is_tiled();
-        Some(Self(if rows {
-            primitive
-        } else {
-            into_contiguous(primitive)
-        }))
+    fn linear(
+        &self,
+        x: &Tensor<3>,
+        weight: &Tensor<2>,
+        bias: Option<&Tensor<1>>,
+        sums: (&LinearSums, bool),
+    ) -> Option<(Tensor<3>, LinearBackward)> {
+        gemm::linear(x, weight, bias, sums)
     }
 
-    /// Its shape.
-    pub fn shape(&self) -> Shape {
-        self.0.shape()
+    fn feed_forward(
+        &self,
+        x: &Tensor<3>,
+        layers: &FeedForward,
+        sums: &[LinearSums; 2],
+    ) -> Option<(Tensor<3>, FeedForwardBackward)> {
+        gemm::feed_forward(x, layers, sums)
     }
 
-    /// Its four sizes, as the kernels of an operation count.
-    pub fn sizes(&self, operation: &'static str) -> Option<[u32; 4]> {
-        numbers(operation, self.0.shape().as_slice())
+    fn norm(
+        &self,
+        x: &Tensor<3>,
+        parameters: &NormParameters,
+    ) -> Option<(Tensor<3>, NormBackward)> {
+        norm::norm(x, parameters)
     }
 
-    /// Its four strides in elements, as the kernels of an operation count.
-    pub fn strides(&self, operation: &'static str) -> Option<[u32; 4]> {
-        numbers(operation, self.0.meta.strides())
+    fn add_norm(
+        &self,
+        inputs: [&Tensor<3>; 2],
+        site: Option<&Dropout>,
+        parameters: &NormParameters,
+    ) -> Option<AddNorm> {
+        norm::add_norm(inputs, site, parameters)
     }
 
-    /// An uninitialised contiguous one on the same device.
-    pub fn beside(&self, shape: impl Into<Shape>, dtype: DType) -> Self {
-        let shape = shape.into();
-        let (client, device) = (self.0.client.clone(), self.0.device.clone());
-        let handle = client.empty(shape.num_elements() * dtype.size());
-        Self(CubeTensor::new_contiguous(
-            client, device, shape, handle, dtype,
-        ))
+    fn dropout(
+        &self,
+        x: &Tensor<3>,
+        residual: Option<&Tensor<3>>,
+        site: &Dropout,
+    ) -> Option<Tensor<3>> {
+        dropout::dropout(x, residual, site)
     }
 
-    /// One of the given values on the same device.
-    pub fn with_values<T: NoUninit>(&self, values: &[T], dtype: DType) -> Self {
-        let (client, device) = (self.0.client.clone(), self.0.device.clone());
-        let handle = client.create_from_slice(bytemuck::cast_slice(values));
-        Self(CubeTensor::new_contiguous(
-            client,
-            device,
-            Shape::from([values.len()]),
-            handle,
-            dtype,
-        ))
+    fn rotary(&self, x: &Tensor<4>, table: &RotaryTable, inverse: bool) -> Option<Tensor<4>> {
+        rotary::rotary(x, table, inverse)
     }
 
-    /// Itself if nobody else holds its memory, else a copy: a kernel may write to it.
-    pub fn own(self) -> Self {
-        if self.0.can_mut() {
-            self
-        } else {
-            Self(self.0.copy())
+    fn cross_entropy(
+        &self,
+        logits: &Tensor<2>,
+        targets: &[i64],
+        ids: &Range<usize>,
+    ) -> Option<(TokenStatistics, CrossEntropyBackward)> {
+        cross_entropy::cross_entropy(logits, targets, ids)
+    }
+
+    fn adamw(
+        &self,
+        state: AdamWState,
+        gradient: Tensor<1>,
+        step: &AdamWStep,
+        weights: DType,
+    ) -> AdamWOutcome {
+        adamw::adamw(state, gradient, step, weights)
+    }
+
+    fn sum_of_squares(&self, x: &Tensor<1>) -> Option<Result<f64>> {
+        adamw::sum_of_squares(x)
+    }
+
+    /// In memory of its own: CubeCL lets another thread's stream wait for what stood in this thread's when a memory was
+    /// allocated, not for what has been written to it in place since.
+    fn for_another_thread(&self, x: Tensor<1>) -> Tensor<1> {
+        match bridge::open(x.clone()) {
+            Some(here) => bridge::close(here.copy()),
+            None => x,
         }
     }
 
-    /// Where its kernels are launched.
-    pub fn client(&self) -> &Client {
-        &self.0.client
+    fn require(&self) -> bool {
+        refusal::require();
+        true
     }
 
-    /// The type of its elements.
-    pub fn dtype(&self) -> DType {
-        self.0.dtype
+    fn refusal(&self) -> Result<()> {
+        refusal::refusal()
     }
 
-    /// As a kernel's argument: from its first element to its last.
-    pub fn argument(&self) -> BufferArg {
-        let (shape, strides) = (self.0.shape(), self.0.meta.strides());
-        let last = shape
-            .iter()
-            .zip(strides.iter())
-            .map(|(&n, &stride)| (n.max(1) - 1) * stride);
-        let length = if shape.num_elements() == 0 {
-            0
-        } else {
-            last.sum::<usize>() + 1
-        };
-        // SAFETY: the tensor's elements lie in its handle.
-        unsafe { BufferArg::from_raw_parts(self.0.handle.clone(), length) }
+    fn tune(&self, folder: &Path) -> Option<Result<()>> {
+        Some(tuning::tune(folder))
     }
 
-    /// The tensor.
-    pub fn tensor<const D: usize>(self) -> Tensor<D> {
-        bridge::close(self.0)
-    }
-
-    /// What its device's kernels are generated for.
-    pub fn target(&self) -> Target {
-        device::choose(&self.0.client).target
-    }
-
-    /// Its element type, as the kernels of an operation know it; `None` for one that they do not take.
-    pub fn element(&self, operation: &'static str) -> Option<Element> {
-        match element(self.0.dtype) {
-            Some(element) => Some(element),
-            None => refused(operation, &format!("there are none for {:?}", self.0.dtype)),
-        }
-    }
-}
-
-/// A type of elements, as the kernels know it; `None` for one that they do not take.
-const fn element(dtype: DType) -> Option<Element> {
-    match dtype {
-        DType::F32 => Some(Element::F32),
-        DType::F16 => Some(Element::F16),
-        DType::BF16 => Some(Element::Bf16),
-        _ => None,
-    }
-}
-
-fn numbers(operation: &'static str, of: &[usize]) -> Option<[u32; 4]> {
-    let numbers: Option<Vec<u32>> = of.iter().map(|&n| u32::try_from(n).ok()).collect();
-    match numbers.and_then(|numbers| numbers.try_into().ok()) {
-        Some(numbers) => Some(numbers),
-        None => refused(
-            operation,
-            &format!("{of:?} are not four numbers of 32 bits"),
-        ),
-    }
-}
-
-/// A number as the kernels of an operation count.
-fn number<T: Copy + std::fmt::Display + TryInto<u32>>(
-    operation: &'static str,
-    n: T,
-) -> Option<u32> {
-    match n.try_into() {
-        Ok(n) => Some(n),
-        Err(_) => refused(operation, &format!("{n} does not fit 32 bits")),
-    }
-}
-
-/// The tensor in memory of its own. CubeCL lets another thread's stream wait for what stood in this thread's when a memory was
-/// allocated, not for what has been written to it in place since.
-pub(crate) fn for_another_thread(x: Tensor<1>) -> Tensor<1> {
-    match bridge::open(x.clone()) {
-        Some(here) => bridge::close(here.copy()),
-        None => x,
+    fn tuning(&self) -> Option<String> {
+        tuning::tuning()
     }
 }
 
 /// What a launch gave. One that refuses its arguments leaves the operation to Burn's own kernels.
-pub(crate) fn accepted<T>(operation: &'static str, result: Result<T>) -> Option<T> {
+fn accepted<T>(operation: &'static str, result: Launched<T>) -> Option<T> {
     match result {
         Ok(done) => Some(done),
         Err(error) => refused(operation, &error.to_string()),
@@ -210,6 +171,6 @@ pub(crate) fn accepted<T>(operation: &'static str, result: Result<T>) -> Option<
 }
 
 /// Says that kernels of frontier-kernels compute an operation, as an event of `tracing`.
-pub(crate) fn taken(operation: &str) {
+fn taken(operation: &str) {
     tracing::trace!(operation, "kernels of frontier-kernels are used");
 }

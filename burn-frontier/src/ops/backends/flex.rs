@@ -3,23 +3,99 @@
 //! Results are the same on every x86-64 CPU: loops are compiled for several instruction sets, but none fuses or reorders.
 
 mod activation;
+mod adamw;
 mod cross_entropy;
 mod math;
 mod norm;
 mod softmax;
+mod sum_of_squares;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use activation::{gelu, gelu_gradient, swiglu, swiglu_gradient};
-pub(crate) use cross_entropy::cross_entropy;
-pub(crate) use norm::norm;
-pub(crate) use softmax::{softmax, softmax_gradient};
+use std::ops::Range;
 
-use burn::backend::Flex;
-use burn::tensor::{DType, Shape, Tensor, TensorData};
+use burn::backend::{DispatchDevice, DispatchTensor, Flex as Backend};
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use burn_flex::FlexTensor;
 use pulp::Arch;
 use rayon::prelude::*;
+
+use super::{AdamWOutcome, CrossEntropyBackward, Fused, NormBackward, TokenStatistics};
+use crate::error::Result;
+use crate::ops::problem::adamw::{AdamWState, AdamWStep};
+use crate::ops::problem::layers::NormParameters;
+
+/// Burn's flex backend.
+pub(super) struct Flex;
+
+impl Fused for Flex {
+    fn has(&self, device: &Device) -> bool {
+        matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+    }
+
+    fn gelu(&self, x: DispatchTensor) -> Option<DispatchTensor> {
+        activation::gelu(x)
+    }
+
+    fn gelu_gradient(
+        &self,
+        x: DispatchTensor,
+        g: DispatchTensor,
+    ) -> Result<DispatchTensor, Box<DispatchTensor>> {
+        activation::gelu_gradient(x, g)
+    }
+
+    fn swiglu(&self, x: &Tensor<3>) -> Option<Tensor<3>> {
+        activation::swiglu(x)
+    }
+
+    fn swiglu_gradient(&self, x: &Tensor<3>, g: &Tensor<3>) -> Option<Tensor<3>> {
+        activation::swiglu_gradient(x, g)
+    }
+
+    fn softmax(&self, scores: Tensor<4>, causal: bool) -> Result<Tensor<4>, Box<Tensor<4>>> {
+        softmax::softmax(scores, causal)
+    }
+
+    fn softmax_gradient(
+        &self,
+        p: &Tensor<4>,
+        gradient: Tensor<4>,
+    ) -> Result<Tensor<4>, Box<Tensor<4>>> {
+        softmax::softmax_gradient(p, gradient)
+    }
+
+    fn norm(
+        &self,
+        x: &Tensor<3>,
+        parameters: &NormParameters,
+    ) -> Option<(Tensor<3>, NormBackward)> {
+        norm::norm(x, parameters)
+    }
+
+    fn cross_entropy(
+        &self,
+        logits: &Tensor<2>,
+        targets: &[i64],
+        ids: &Range<usize>,
+    ) -> Option<(TokenStatistics, CrossEntropyBackward)> {
+        cross_entropy::cross_entropy(logits, targets, ids)
+    }
+
+    fn adamw(
+        &self,
+        state: AdamWState,
+        gradient: Tensor<1>,
+        step: &AdamWStep,
+        weights: DType,
+    ) -> AdamWOutcome {
+        adamw::adamw(state, gradient, step, weights)
+    }
+
+    fn sum_of_squares(&self, x: &Tensor<1>) -> Option<Result<f64>> {
+        sum_of_squares::sum_of_squares(x).map(Ok)
+    }
+}
 
 /// Elements that are worth another thread.
 const PARALLEL: usize = 1 << 17;
@@ -29,7 +105,7 @@ fn open<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
     if x.dtype() != DType::F32 {
         return None;
     }
-    let x = x.clone().try_into_primitive::<Flex>().ok()?;
+    let x = x.clone().try_into_primitive::<Backend>().ok()?;
     let x = match x.as_slice::<f32>() {
         Some(_) => x,
         None => x.to_contiguous(),
@@ -45,7 +121,7 @@ fn elements(x: &FlexTensor) -> &[f32] {
 /// A tensor of these elements.
 fn close<const D: usize>(elements: Vec<f32>, shape: impl Into<Shape>) -> Tensor<D> {
     let data = TensorData::new(elements, shape.into());
-    Tensor::from_primitive::<Flex>(FlexTensor::from_data(data))
+    Tensor::from_primitive::<Backend>(FlexTensor::from_data(data))
 }
 
 /// Lets `change` overwrite the elements, in place if nobody else holds them; the tensor where [`open`] gives `None`.
@@ -56,13 +132,13 @@ fn overwrite<const D: usize>(
     if x.dtype() != DType::F32 {
         return Err(Box::new(x));
     }
-    let Ok(primitive) = x.clone().try_into_primitive::<Flex>() else {
+    let Ok(primitive) = x.clone().try_into_primitive::<Backend>() else {
         return Err(Box::new(x));
     };
     drop(x);
     let mut data = primitive.into_data();
     let changed = data.as_mut_slice::<f32>().map(change).is_ok();
-    let x = Tensor::from_primitive::<Flex>(FlexTensor::from_data(data));
+    let x = Tensor::from_primitive::<Backend>(FlexTensor::from_data(data));
     if changed { Ok(x) } else { Err(Box::new(x)) }
 }
 

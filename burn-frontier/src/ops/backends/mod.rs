@@ -1,119 +1,232 @@
 //! Faster ways that a device has for an operation, which the operation's file asks for first.
 //!
-//! Each function gives `None` where its kernels do not apply, and a way back that may do so too.
+//! A backend is a folder, and implements [`Fused`]; it knows what operations are asked for ([`super::problem`]), and none of
+//! their files.
 
-#[cfg_attr(
-    not(any(feature = "wgpu", feature = "cuda", feature = "rocm")),
-    path = "no_cube.rs"
-)]
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 mod cube;
-#[cfg_attr(not(feature = "flex"), path = "no_flex.rs")]
+#[cfg(feature = "flex")]
 mod flex;
-
-pub(crate) use cube::{
-    adamw, add_norm, attention, dropout, feed_forward, for_another_thread, fuses_attention, linear,
-    refusal, require, rotary, sum_of_squares, tune, tuning,
-};
-pub(crate) use flex::{gelu, gelu_gradient, softmax, softmax_gradient, swiglu, swiglu_gradient};
+mod results;
 
 use std::ops::Range;
+use std::path::Path;
 
-use burn::tensor::Tensor;
+use burn::backend::DispatchTensor;
+use burn::tensor::{DType, Device, Tensor};
 
-use super::adamw::AdamWState;
-use super::norm::NormParameters;
+pub(crate) use results::*;
 
-/// The statistics of logits `[tokens, columns]`, whose columns stand for the tokens `ids`; those beyond are padding.
-pub(crate) fn cross_entropy(
-    logits: &Tensor<2>,
-    targets: &[i64],
-    ids: &Range<usize>,
-) -> Option<(TokenStatistics, CrossEntropyBackward)> {
-    cube::cross_entropy(logits, targets, ids).or_else(|| flex::cross_entropy(logits, targets, ids))
+use super::problem::adamw::{AdamWState, AdamWStep};
+use super::problem::attention::{AttentionOptions, Biases, Sequences};
+use super::problem::dropout::Dropout;
+use super::problem::gradient_sum::LinearSums;
+use super::problem::layers::{FeedForward, NormParameters};
+use super::problem::rotary::RotaryTable;
+use crate::error::Result;
+
+/// Those that are compiled in.
+const ALL: &[&dyn Fused] = &[
+    #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+    &cube::Cube,
+    #[cfg(feature = "flex")]
+    &flex::Flex,
+];
+
+/// The faster ways of a device.
+pub(crate) fn of(device: &Device) -> &'static dyn Fused {
+    let device = device.clone().without_autodiff();
+    let found = ALL.iter().find(|backend| backend.has(&device));
+    found.copied().unwrap_or(&Plain)
 }
 
-/// The layer norm (with a bias) or RMS norm (without) of x `[batch, seq, hidden]`.
-pub(crate) fn norm(
-    x: &Tensor<3>,
-    parameters: &NormParameters,
-) -> Option<(Tensor<3>, NormBackward)> {
-    cube::norm(x, parameters).or_else(|| flex::norm(x, parameters))
+/// All faster ways that are compiled in.
+pub(crate) fn all() -> impl Iterator<Item = &'static dyn Fused> {
+    ALL.iter().copied()
 }
 
-/// A norm's gradients: of x, weight, and bias if it has one.
-pub(crate) struct NormGradients {
-    /// Of x `[batch, seq, hidden]`.
-    pub x: Tensor<3>,
-    /// Of the weight `[hidden]`.
-    pub weight: Tensor<1>,
-    /// Of the bias `[hidden]`.
-    pub bias: Option<Tensor<1>>,
+/// A device that has none.
+struct Plain;
+
+impl Fused for Plain {
+    fn has(&self, _device: &Device) -> bool {
+        true
+    }
 }
 
-/// From a norm's output gradient to its gradients.
-pub(crate) type NormBackward = Box<dyn FnOnce(Tensor<3>) -> Option<NormGradients> + Send>;
+/// Faster ways of a backend's devices, for tensors without autodiff that lie there.
+///
+/// Each gives `None`, or what it was given, where it does not apply, and a way back may do so too. What a backend does not have,
+/// it leaves out.
+pub(crate) trait Fused: Sync {
+    /// Whether the device, which is without autodiff, is one of the backend's.
+    fn has(&self, device: &Device) -> bool;
 
-/// A residual sum and its norm, `[batch, seq, hidden]` each, and their way back.
-pub(crate) type AddNorm = ([Tensor<3>; 2], AddNormBackward);
+    /// GELU of each element of a tensor of any rank.
+    fn gelu(&self, _x: DispatchTensor) -> Option<DispatchTensor> {
+        None
+    }
 
-/// From the gradients of a norm and, if it has one, of the sum that it is of, to those of the residual and, as in a norm, of
-/// what was added to it.
-pub(crate) type AddNormBackward =
-    Box<dyn FnOnce(Tensor<3>, Option<Tensor<3>>) -> Option<(Tensor<3>, NormGradients)> + Send>;
+    /// The gradient of GELU's argument x from that of its value.
+    fn gelu_gradient(
+        &self,
+        _x: DispatchTensor,
+        g: DispatchTensor,
+    ) -> Result<DispatchTensor, Box<DispatchTensor>> {
+        Err(Box::new(g))
+    }
 
-/// Attention's gradients.
-pub(crate) struct AttentionGradients {
-    /// Of query, key and value.
-    pub inputs: [Tensor<4>; 3],
-    /// Of the biases that there are.
-    pub biases: [Option<Tensor<4>>; 2],
+    /// SwiGLU of x `[batch, seq, 2 * ffn]`, gate and up side by side.
+    fn swiglu(&self, _x: &Tensor<3>) -> Option<Tensor<3>> {
+        None
+    }
+
+    /// The gradient of SwiGLU's argument x from that of its value.
+    fn swiglu_gradient(&self, _x: &Tensor<3>, _g: &Tensor<3>) -> Option<Tensor<3>> {
+        None
+    }
+
+    /// The softmax of each row of scores `[batch, heads, seq, keys]`; zeros where all of a row is -inf. With `causal`, the last
+    /// query sees all keys, and each one before it one less.
+    fn softmax(&self, scores: Tensor<4>, _causal: bool) -> Result<Tensor<4>, Box<Tensor<4>>> {
+        Err(Box::new(scores))
+    }
+
+    /// The gradient of the scores from that of the probabilities `p`.
+    fn softmax_gradient(
+        &self,
+        _p: &Tensor<4>,
+        gradient: Tensor<4>,
+    ) -> Result<Tensor<4>, Box<Tensor<4>>> {
+        Err(Box::new(gradient))
+    }
+
+    /// Attention of query `[batch, heads, seq, head_dim]`, key and value `[batch, kv_heads, keys, head_dim]`; of `sequences`,
+    /// if given, that lie one after the other in a batch of 1.
+    fn attention(
+        &self,
+        _inputs: [&Tensor<4>; 3],
+        _biases: &Biases,
+        _sequences: Option<&Sequences>,
+        _options: &AttentionOptions,
+    ) -> Option<(Tensor<4>, AttentionBackward)> {
+        None
+    }
+
+    /// Whether [`Self::attention`] applies to queries `[batch, heads, seq, head_dim]` and as many keys, in both directions.
+    fn fuses_attention(
+        &self,
+        _device: &Device,
+        _dtype: DType,
+        _queries: [usize; 4],
+        _kv_heads: usize,
+    ) -> bool {
+        false
+    }
+
+    /// `x W + b` of x `[batch, seq, in]`. The sums are those of `W^T` if they are transposed, as the second of `sums` says.
+    fn linear(
+        &self,
+        _x: &Tensor<3>,
+        _weight: &Tensor<2>,
+        _bias: Option<&Tensor<1>>,
+        _sums: (&LinearSums, bool),
+    ) -> Option<(Tensor<3>, LinearBackward)> {
+        None
+    }
+
+    /// The feed-forward block of x `[batch, seq, hidden]`.
+    fn feed_forward(
+        &self,
+        _x: &Tensor<3>,
+        _layers: &FeedForward,
+        _sums: &[LinearSums; 2],
+    ) -> Option<(Tensor<3>, FeedForwardBackward)> {
+        None
+    }
+
+    /// The layer norm (with a bias) or RMS norm (without) of x `[batch, seq, hidden]`.
+    fn norm(
+        &self,
+        _x: &Tensor<3>,
+        _parameters: &NormParameters,
+    ) -> Option<(Tensor<3>, NormBackward)> {
+        None
+    }
+
+    /// `sum = dropout(x) + residual` and its norm, of x and residual `[batch, seq, hidden]`.
+    fn add_norm(
+        &self,
+        _inputs: [&Tensor<3>; 2],
+        _site: Option<&Dropout>,
+        _parameters: &NormParameters,
+    ) -> Option<AddNorm> {
+        None
+    }
+
+    /// `dropout(x) + residual` of x and residual `[batch, seq, hidden]`.
+    fn dropout(
+        &self,
+        _x: &Tensor<3>,
+        _residual: Option<&Tensor<3>>,
+        _site: &Dropout,
+    ) -> Option<Tensor<3>> {
+        None
+    }
+
+    /// x `[batch, heads, seq, head_dim]`, rotated by a table of as many positions, or back.
+    fn rotary(&self, _x: &Tensor<4>, _table: &RotaryTable, _inverse: bool) -> Option<Tensor<4>> {
+        None
+    }
+
+    /// The statistics of logits `[tokens, columns]`, whose columns stand for the tokens `ids`; those beyond are padding.
+    fn cross_entropy(
+        &self,
+        _logits: &Tensor<2>,
+        _targets: &[i64],
+        _ids: &Range<usize>,
+    ) -> Option<(TokenStatistics, CrossEntropyBackward)> {
+        None
+    }
+
+    /// One AdamW step, in place where nobody else holds the tensors, which gives the parameters in the type `weights` too.
+    fn adamw(
+        &self,
+        state: AdamWState,
+        gradient: Tensor<1>,
+        _step: &AdamWStep,
+        _weights: DType,
+    ) -> AdamWOutcome {
+        Err(Box::new((state, gradient)))
+    }
+
+    /// The sum of the squares of x, the same to the bit on every run.
+    fn sum_of_squares(&self, _x: &Tensor<1>) -> Option<Result<f64>> {
+        None
+    }
+
+    /// The tensor, ready to be read by another thread.
+    fn for_another_thread(&self, x: Tensor<1>) -> Tensor<1> {
+        x
+    }
+
+    /// Makes what the backend refuses from now on an error; whether it has kernels that can.
+    fn require(&self) -> bool {
+        false
+    }
+
+    /// Fails if kernels are required and refused an operation.
+    fn refusal(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// From now on, times plans of kernels and notes the fastest in the folder; `None` without kernels to tune.
+    fn tune(&self, _folder: &Path) -> Option<Result<()>> {
+        None
+    }
+
+    /// Where the timed choices came from, if there are any.
+    fn tuning(&self) -> Option<String> {
+        None
+    }
 }
-
-/// From attention's output gradient to its gradients.
-pub(crate) type AttentionBackward = Box<dyn FnOnce(Tensor<4>) -> Option<AttentionGradients> + Send>;
-
-/// A linear layer's gradients: of its input, its weight `[in, out]`, and its bias if it has one.
-pub(crate) struct LinearGradients {
-    /// Of x `[batch, seq, in]`.
-    pub x: Tensor<3>,
-    /// Of the parameters.
-    pub parameters: ParameterGradients,
-}
-
-/// Gradients of a weight `[in, out]` and of a bias `[out]`, in the parameters' type; neither where they were added to sums.
-pub(crate) type ParameterGradients = (Option<Tensor<2>>, Option<Tensor<1>>);
-
-/// From a linear layer's output gradient to its gradients.
-pub(crate) type LinearBackward = Box<dyn FnOnce(Tensor<3>) -> Option<LinearGradients> + Send>;
-
-/// A feed-forward block's gradients.
-pub(crate) struct FeedForwardGradients {
-    /// Of x `[batch, seq, hidden]`.
-    pub x: Tensor<3>,
-    /// Of the first layer's parameters.
-    pub up: ParameterGradients,
-    /// Of the second layer's.
-    pub down: ParameterGradients,
-}
-
-/// From a feed-forward block's output gradient to its gradients.
-pub(crate) type FeedForwardBackward =
-    Box<dyn FnOnce(Tensor<3>) -> Option<FeedForwardGradients> + Send>;
-
-/// What a rank knows of the cross entropy of each token, f32 `[tokens]` each.
-pub(crate) struct TokenStatistics {
-    /// The largest logit here.
-    pub largest: Tensor<1>,
-    /// The sum of `exp(logit - largest)` here.
-    pub sum: Tensor<1>,
-    /// The target's logit, 0 where the target is not here.
-    pub target: Tensor<1>,
-}
-
-/// The gradient of the logits, written over them, from the largest logit and the sum of the whole vocabulary and the
-/// gradient of the loss, `[tokens]` each; the logits if no kernel does that.
-pub(crate) type CrossEntropyBackward =
-    Box<dyn FnOnce([Tensor<1>; 3]) -> Result<Tensor<2>, Box<Tensor<2>>> + Send>;
-
-/// What an AdamW step gives, or what it was given if no kernel does it.
-pub(crate) type AdamWOutcome = Result<(AdamWState, Tensor<1>), Box<(AdamWState, Tensor<1>)>>;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::error::{Error, Result};
-use crate::pipeline::schedule::{Instruction, Message, Payload, Schedule};
+use crate::pipeline::schedule::{Instruction, Message, Schedule};
 
 const REMEDY: &str = "correct the list, or make the schedule with `Schedule::new`";
 
@@ -111,58 +111,23 @@ fn missing(
     done: &HashSet<Instruction>,
 ) -> Option<Instruction> {
     let undone = |needed: Instruction| (!done.contains(&needed)).then_some(needed);
+    let input = || schedule.input(stage, instruction).and_then(undone);
     match *instruction {
         Instruction::Receive { .. } => None,
-        Instruction::Forward { micro_batch, chunk } => {
-            input(schedule, stage, Payload::Activation, micro_batch, chunk).and_then(undone)
-        }
+        Instruction::Forward { .. } => input(),
         Instruction::Backward { micro_batch, chunk } => {
-            undone(Instruction::Forward { micro_batch, chunk }).or_else(|| {
-                input(schedule, stage, Payload::Gradient, micro_batch, chunk).and_then(undone)
-            })
+            undone(Instruction::Forward { micro_batch, chunk }).or_else(input)
         }
         Instruction::Send {
             what,
             micro_batch,
             chunk,
-        } => undone(pass_of(what, micro_batch, chunk)),
+        } => undone(what.made_by(micro_batch, chunk)),
         Instruction::Reduce { chunk } => (0..schedule.micro_batches)
             .find_map(|micro_batch| undone(Instruction::Backward { micro_batch, chunk })),
         Instruction::Step => {
             (0..schedule.kind.chunks()).find_map(|chunk| undone(Instruction::Reduce { chunk }))
         }
-    }
-}
-
-/// Where a pass gets its input: from a receive, from the neighbouring chunk when there is only one stage, or, at the
-/// ends of the model, from no instruction.
-fn input(
-    schedule: &Schedule,
-    stage: usize,
-    what: Payload,
-    micro_batch: usize,
-    chunk: usize,
-) -> Option<Instruction> {
-    let receive = Instruction::Receive {
-        what,
-        micro_batch,
-        chunk,
-    };
-    if schedule.stages > 1 {
-        return schedule.message(stage, &receive).map(|_| receive);
-    }
-    let neighbour = match what {
-        Payload::Activation => chunk.checked_sub(1)?,
-        Payload::Gradient => Some(chunk + 1).filter(|&chunk| chunk < schedule.kind.chunks())?,
-    };
-    Some(pass_of(what, micro_batch, neighbour))
-}
-
-/// The pass that makes an activation or a gradient.
-fn pass_of(what: Payload, micro_batch: usize, chunk: usize) -> Instruction {
-    match what {
-        Payload::Activation => Instruction::Forward { micro_batch, chunk },
-        Payload::Gradient => Instruction::Backward { micro_batch, chunk },
     }
 }
 

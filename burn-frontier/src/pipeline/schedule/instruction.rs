@@ -13,6 +13,16 @@ pub enum Payload {
     Gradient,
 }
 
+impl Payload {
+    /// The pass of `chunk` that makes it.
+    pub(crate) const fn made_by(self, micro_batch: usize, chunk: usize) -> Instruction {
+        match self {
+            Self::Activation => Instruction::Forward { micro_batch, chunk },
+            Self::Gradient => Instruction::Backward { micro_batch, chunk },
+        }
+    }
+}
+
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -146,7 +156,7 @@ impl Instruction {
     }
 
     /// What a pass takes and makes, for which micro-batch and chunk.
-    fn pass(&self) -> Option<(Payload, usize, usize)> {
+    pub(super) fn pass(&self) -> Option<(Payload, usize, usize)> {
         match *self {
             Self::Forward { micro_batch, chunk } => Some((Payload::Activation, micro_batch, chunk)),
             Self::Backward { micro_batch, chunk } => Some((Payload::Gradient, micro_batch, chunk)),

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Instruction;
 use crate::error::{Error, Result};
 
 /// How forward and backward passes are ordered. In files and on the command line: `gpipe`, `1f1b`, `interleaved`
@@ -81,7 +82,7 @@ impl Kind {
     }
 
     /// Micro-batch and chunk of a stage's forward (or backward) pass number `k`.
-    pub(crate) const fn place(&self, stages: usize, k: usize, forward: bool) -> (usize, usize) {
+    const fn place(&self, stages: usize, k: usize, forward: bool) -> (usize, usize) {
         let chunks = self.chunks();
         let round = stages * chunks;
         // With one chunk any number of micro-batches is allowed, and this is the identity.
@@ -92,6 +93,35 @@ impl Kind {
         )
     }
 
+    /// Pass number `at` of `stage`, none behind the last: warm-up, one forward and one backward in turn, cool-down.
+    ///
+    /// Chunks take turns after as many micro-batches as there are stages. Every chunk runs the micro-batches in
+    /// ascending order, forward and backward, whatever the kind: gradients are added in one order, bit for bit.
+    pub(crate) fn pass(
+        &self,
+        stages: usize,
+        micro_batches: usize,
+        stage: usize,
+        at: usize,
+    ) -> Option<Instruction> {
+        let total = micro_batches * self.chunks();
+        let warm_up = self.warm_up(stages, stage, micro_batches).min(total);
+        let (forward, k) = match at.checked_sub(warm_up) {
+            None => (true, at),
+            Some(steady) if steady < 2 * (total - warm_up) => match steady.is_multiple_of(2) {
+                true => (true, warm_up + steady / 2),
+                false => (false, steady / 2),
+            },
+            Some(_) if at < 2 * total => (false, at - total),
+            Some(_) => return None,
+        };
+        let (micro_batch, chunk) = self.place(stages, k, forward);
+        Some(match forward {
+            true => Instruction::Forward { micro_batch, chunk },
+            false => Instruction::Backward { micro_batch, chunk },
+        })
+    }
+
     /// Most activations that `stage` keeps for backward passes at one time, in micro-batches x chunks.
     pub fn activations_alive(&self, stages: usize, stage: usize, micro_batches: usize) -> usize {
         let total = micro_batches.saturating_mul(self.chunks());
@@ -99,7 +129,7 @@ impl Kind {
     }
 
     /// Forward passes of a stage before forward and backward passes take turns, as Megatron-LM counts them.
-    pub(crate) fn warm_up(&self, stages: usize, stage: usize, micro_batches: usize) -> usize {
+    fn warm_up(&self, stages: usize, stage: usize, micro_batches: usize) -> usize {
         match self {
             Self::GPipe => micro_batches,
             Self::OneForwardOneBackward => stages - stage - 1,

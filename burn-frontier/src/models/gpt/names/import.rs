@@ -353,4 +353,16 @@ impl TensorSource for Imported {
         }
         Ok(data)
     }
+
+    fn list(&self, prefix: &str) -> Vec<(String, Vec<usize>)> {
+        let tensors = self.tensors.range(prefix.to_owned()..);
+        let found = tensors.take_while(|(name, _)| name.starts_with(prefix));
+        let shape = |(file, key): &Place| {
+            let info = self.files.get(*file)?.info(key).ok()?;
+            Some(info.shape.clone())
+        };
+        found
+            .filter_map(|(name, place)| Some((name.clone(), shape(place)?)))
+            .collect()
+    }
 }

@@ -11,14 +11,14 @@ use super::{Buffer, accepted, taken};
 use crate::comm;
 use crate::comm::tensor::to_buffer;
 use crate::error::{Error, Result};
-use crate::ops::adamw::{AdamWState, AdamWStep};
 use crate::ops::backends::AdamWOutcome;
+use crate::ops::problem::adamw::{AdamWState, AdamWStep};
 
 const ADAMW: &str = "adamw";
 const SQUARES: &str = "sum_of_squares";
 
 /// One step in place, which writes the parameters in the type `weights` too.
-pub(crate) fn adamw(
+pub(super) fn adamw(
     state: AdamWState,
     gradient: Tensor<1>,
     step: &AdamWStep,
@@ -104,7 +104,7 @@ fn launch(
 }
 
 /// The sum of squares of a run, in f32.
-pub(crate) fn sum_of_squares(x: &Tensor<1>) -> Option<Result<f64>> {
+pub(super) fn sum_of_squares(x: &Tensor<1>) -> Option<Result<f64>> {
     let x = Buffer::of(x)?;
     let run = Flat::of(SQUARES, &x)?;
     let square = x.beside([1], DType::F32);

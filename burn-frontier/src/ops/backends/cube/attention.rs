@@ -12,16 +12,16 @@ use frontier_kernels::matrix::instruction::{Element, Target};
 use super::refusal::refused;
 use super::tuning::tuner;
 use super::{Buffer, accepted, element, number, taken};
-use crate::ops::attention::{AttentionOptions, Biases, Sequences};
 use crate::ops::backends::{AttentionBackward, AttentionGradients};
-use crate::ops::dropout::Dropout;
+use crate::ops::problem::attention::{AttentionOptions, Biases, Sequences};
+use crate::ops::problem::dropout::Dropout;
 
 const OPERATION: &str = "attention";
 const BACKWARD: &str = "attention_backward";
 
 /// Attention of query `[batch, heads, seq, head_dim]`, key and value `[batch, kv_heads, keys, head_dim]`; of `sequences`,
 /// if given, that lie one after the other in a batch of 1.
-pub(crate) fn attention(
+pub(super) fn attention(
     [query, key, value]: [&Tensor<4>; 3],
     biases: &Biases,
     sequences: Option<&Sequences>,
@@ -80,7 +80,7 @@ pub(crate) fn attention(
 }
 
 /// Whether there are kernels for attention of queries `[batch, heads, seq, head_dim]` and as many keys, in both directions.
-pub(crate) fn fuses_attention(
+pub(super) fn fuses_attention(
     device: &Device,
     dtype: DType,
     queries: [usize; 4],

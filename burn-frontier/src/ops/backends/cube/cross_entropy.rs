@@ -17,7 +17,7 @@ const OPERATION: &str = "cross_entropy";
 const IGNORE: i32 = -1;
 
 /// The statistics of logits `[tokens, columns]`, whose columns stand for the tokens `ids`; those beyond are padding.
-pub(crate) fn cross_entropy(
+pub(super) fn cross_entropy(
     logits: &Tensor<2>,
     targets: &[i64],
     ids: &Range<usize>,

@@ -6,12 +6,12 @@ use frontier_kernels::dropout::{Dropout as Dropped, Plan};
 
 use super::refusal::refused;
 use super::{Buffer, accepted, number, taken};
-use crate::ops::dropout::Dropout;
+use crate::ops::problem::dropout::Dropout;
 
 const OPERATION: &str = "dropout";
 
 /// `dropout(x) + residual` of x and residual `[batch, seq, hidden]`.
-pub(crate) fn dropout(
+pub(super) fn dropout(
     x: &Tensor<3>,
     residual: Option<&Tensor<3>>,
     site: &Dropout,

@@ -12,15 +12,14 @@ use product::{Product, Ready};
 
 use super::refusal::refused;
 use super::{Buffer, taken};
-use crate::ops::activation;
 use crate::ops::backends::{
     FeedForwardBackward, FeedForwardGradients, LinearBackward, LinearGradients,
 };
-use crate::ops::feed_forward::FeedForward;
-use crate::ops::gradient_sum::LinearSums;
+use crate::ops::problem::gradient_sum::LinearSums;
+use crate::ops::problem::layers::{Activation as Nonlinearity, FeedForward};
 
 /// `x W + b` of x `[batch, seq, in]`. The sums are those of `W^T` if they are `transposed`.
-pub(crate) fn linear(
+pub(super) fn linear(
     x: &Tensor<3>,
     weight: &Tensor<2>,
     bias: Option<&Tensor<1>>,
@@ -46,7 +45,7 @@ pub(crate) fn linear(
 }
 
 /// The feed-forward block of x `[batch, seq, hidden]`. Saved are x, the activation's argument and its value.
-pub(crate) fn feed_forward(
+pub(super) fn feed_forward(
     x: &Tensor<3>,
     layers: &FeedForward,
     sums: &[LinearSums; 2],
@@ -71,8 +70,8 @@ pub(crate) fn feed_forward(
         (&sums[1], false),
     )?;
     let (forward, back) = match layers.activation {
-        activation::Activation::Gelu => (Activation::Gelu, Activation::GeluBackward),
-        activation::Activation::Swiglu => (Activation::SwiGlu, Activation::SwiGluBackward),
+        Nonlinearity::Gelu => (Activation::Gelu, Activation::GeluBackward),
+        Nonlinearity::Swiglu => (Activation::SwiGlu, Activation::SwiGluBackward),
     };
     let argument = x.beside([rows, up.output], x.dtype());
     let value = x.beside([rows, down.input], x.dtype());
@@ -370,7 +369,7 @@ mod tests {
                 for (sum, expected) in found.into_iter().flatten().zip(&expected) {
                     let own = sum.take().expect("a sum");
                     let buffer = Buffer::take(own).unwrap();
-                    assert!(buffer.0.can_mut(), "it was copied, not added to");
+                    assert!(buffer.is_alone(), "it was copied, not added to");
                     // Closer than the parameters' type could be.
                     let own = numbers(buffer.tensor::<1>());
                     assert_close("a sum", DType::F32, &own, expected);
@@ -382,13 +381,13 @@ mod tests {
 
     fn block(
         [_, hidden, ffn]: [usize; 3],
-        activation: activation::Activation,
+        activation: Nonlinearity,
         bias: bool,
         place: &Place,
     ) -> FeedForward {
         let columns = match activation {
-            activation::Activation::Gelu => ffn,
-            activation::Activation::Swiglu => 2 * ffn,
+            Nonlinearity::Gelu => ffn,
+            Nonlinearity::Swiglu => 2 * ffn,
         };
         FeedForward {
             up: place.leaf([hidden, columns], 2),
@@ -402,7 +401,7 @@ mod tests {
     /// Value, and gradients of x and all parameters.
     fn of_block(
         sizes: [usize; 3],
-        activation: activation::Activation,
+        activation: Nonlinearity,
         bias: bool,
         place: &Place,
     ) -> Vec<Vec<f64>> {
@@ -420,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_feed_forward_block_on_a_gpu_is_the_kernels_and_equals_its_layers() {
-        use activation::Activation::{Gelu, Swiglu};
+        use Nonlinearity::{Gelu, Swiglu};
         let Some(gpu) = gpu() else { return };
         for dtype in types(&gpu) {
             let (place, reference) = (Place::new(&gpu, dtype), Place::reference(dtype));
@@ -451,12 +450,7 @@ mod tests {
         let (rows, hidden, ffn) = (5, 12, 20);
         let count = hidden * ffn;
         let step = |sums: &[LinearSums; 2], seed_of: u32| {
-            let layers = block(
-                [rows, hidden, ffn],
-                activation::Activation::Gelu,
-                false,
-                &place,
-            );
+            let layers = block([rows, hidden, ffn], Nonlinearity::Gelu, false, &place);
             let x = place.constant([2, rows, hidden], seed_of).autodiff();
             let y = ops_feed_forward::feed_forward_with_sums(x, layers.clone(), sums).unwrap();
             let g = place.constant([2, rows, hidden], 100 + seed_of);

@@ -8,11 +8,11 @@ use frontier_kernels::norm::{Kind, Plan, Problem};
 use super::dropout::Site;
 use super::{Buffer, accepted, taken};
 use crate::ops::backends::{AddNorm, NormBackward, NormGradients};
-use crate::ops::dropout::Dropout;
-use crate::ops::norm::NormParameters;
+use crate::ops::problem::dropout::Dropout;
+use crate::ops::problem::layers::NormParameters;
 
 /// The norm of x `[batch, seq, hidden]`.
-pub(crate) fn norm(
+pub(super) fn norm(
     x: &Tensor<3>,
     parameters: &NormParameters,
 ) -> Option<(Tensor<3>, NormBackward)> {
@@ -26,7 +26,7 @@ pub(crate) fn norm(
 }
 
 /// `sum = dropout(x) + residual` and its norm, of x and residual `[batch, seq, hidden]`.
-pub(crate) fn add_norm(
+pub(super) fn add_norm(
     [x, residual]: [&Tensor<3>; 2],
     site: Option<&Dropout>,
     parameters: &NormParameters,

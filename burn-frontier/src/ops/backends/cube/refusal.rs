@@ -23,13 +23,12 @@ fn lock() -> MutexGuard<'static, Refusals> {
 }
 
 /// From now on, a refusal is an error.
-pub(crate) fn require() -> Result<()> {
+pub(super) fn require() {
     lock().required = true;
-    Ok(())
 }
 
 /// Fails if the kernels are required and refused an operation.
-pub(crate) fn refusal() -> Result<()> {
+pub(super) fn refusal() -> Result<()> {
     lock().first.clone().map_or(Ok(()), Err)
 }
 

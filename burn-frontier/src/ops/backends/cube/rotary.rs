@@ -5,12 +5,12 @@ use frontier_kernels::rotary::launch::{Buffers, rotate};
 use frontier_kernels::rotary::{Plan, Shape, Strides};
 
 use super::{Buffer, accepted, taken};
-use crate::ops::rotary::RotaryTable;
+use crate::ops::problem::rotary::RotaryTable;
 
 const OPERATION: &str = "rotary";
 
 /// x `[batch, heads, seq, head_dim]`, rotated by a table of as many positions, or back.
-pub(crate) fn rotary(x: &Tensor<4>, table: &RotaryTable, inverse: bool) -> Option<Tensor<4>> {
+pub(super) fn rotary(x: &Tensor<4>, table: &RotaryTable, inverse: bool) -> Option<Tensor<4>> {
     let x = Buffer::with_rows(x)?;
     let [batch, heads, seq, head_dim] = x.sizes(OPERATION)?.map(|n| n as usize);
     let y = x.beside(x.shape(), x.dtype());

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 static TUNER: OnceLock<Tuner> = OnceLock::new();
 
 /// Makes the tuner.
-pub(crate) fn tune(folder: &Path) -> Result<()> {
+pub(super) fn tune(folder: &Path) -> Result<()> {
     let tuner = Tuner::new(folder).map_err(|error| {
         Error::config(
             error.to_string(),
@@ -34,7 +34,7 @@ pub(super) fn tuner() -> Option<&'static Tuner> {
 }
 
 /// Where the choices came from.
-pub(crate) fn tuning() -> Option<String> {
+pub(super) fn tuning() -> Option<String> {
     let tuner = tuner()?;
     let Counts { timed, found, lost } = tuner.counts();
     let folder = tuner.folder().display();

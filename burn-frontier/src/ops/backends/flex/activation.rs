@@ -1,10 +1,11 @@
 //! GELU and SwiGLU.
 
+use burn::backend::DispatchTensor;
 use burn::tensor::Tensor;
 
 use super::math::exp;
 use super::{close, elements, for_rows, open, overwrite};
-use crate::ops::activation::{CUBIC, SCALE};
+use crate::ops::problem::layers::{CUBIC, SCALE};
 
 /// Elements that are taken together.
 const PIECE: usize = 1024;
@@ -20,9 +21,15 @@ fn gate(x: f32) -> f32 {
     sigmoid(2.0 * SCALE as f32 * x * (1.0 + CUBIC as f32 * x * x))
 }
 
+/// A tensor of any rank, which is a label only.
+fn labelled(x: DispatchTensor) -> Tensor<1> {
+    Tensor::from_dispatch(x)
+}
+
 /// GELU of each element.
-pub(crate) fn gelu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
-    let input = open(x)?;
+pub(super) fn gelu(x: DispatchTensor) -> Option<DispatchTensor> {
+    let x = labelled(x);
+    let input = open(&x)?;
     let input = elements(&input);
     let mut y = vec![0.0; input.len()];
     for_rows(
@@ -35,19 +42,19 @@ pub(crate) fn gelu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
             }
         },
     );
-    Some(close(y, x.shape()))
+    Some(close::<1>(y, x.shape()).into_dispatch())
 }
 
 /// The gradient of GELU's argument, written over that of its value.
-pub(crate) fn gelu_gradient<const D: usize>(
-    x: &Tensor<D>,
-    g: Tensor<D>,
-) -> Result<Tensor<D>, Box<Tensor<D>>> {
-    let Some(x) = open(x) else {
+pub(super) fn gelu_gradient(
+    x: DispatchTensor,
+    g: DispatchTensor,
+) -> Result<DispatchTensor, Box<DispatchTensor>> {
+    let Some(x) = open(&labelled(x)) else {
         return Err(Box::new(g));
     };
     let x = elements(&x);
-    overwrite(g, |g| {
+    let done = overwrite(labelled(g), |g| {
         for_rows(
             g,
             PIECE,
@@ -60,11 +67,15 @@ pub(crate) fn gelu_gradient<const D: usize>(
                 }
             },
         );
-    })
+    });
+    match done {
+        Ok(dx) => Ok(dx.into_dispatch()),
+        Err(g) => Err(Box::new(g.into_dispatch())),
+    }
 }
 
 /// SwiGLU of x `[batch, seq, 2 * ffn]`, gate and up side by side.
-pub(crate) fn swiglu(x: &Tensor<3>) -> Option<Tensor<3>> {
+pub(super) fn swiglu(x: &Tensor<3>) -> Option<Tensor<3>> {
     let [batch, seq, width] = x.dims();
     let (input, ffn) = (open(x)?, width / 2);
     let input = elements(&input);
@@ -84,7 +95,7 @@ pub(crate) fn swiglu(x: &Tensor<3>) -> Option<Tensor<3>> {
 }
 
 /// The gradient of SwiGLU's argument from that of its value.
-pub(crate) fn swiglu_gradient(x: &Tensor<3>, g: &Tensor<3>) -> Option<Tensor<3>> {
+pub(super) fn swiglu_gradient(x: &Tensor<3>, g: &Tensor<3>) -> Option<Tensor<3>> {
     let ([_, _, width], shape) = (x.dims(), x.shape());
     let (x, g, ffn) = (open(x)?, open(g)?, width / 2);
     let (x, g) = (elements(&x), elements(&g));

@@ -19,7 +19,7 @@ fn columns_of(targets: &[i64], ids: &Range<usize>) -> Vec<Option<usize>> {
 }
 
 /// The statistics of logits `[tokens, columns]`, whose columns stand for the tokens `ids`; those beyond are padding.
-pub(crate) fn cross_entropy(
+pub(super) fn cross_entropy(
     logits: &Tensor<2>,
     targets: &[i64],
     ids: &Range<usize>,

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use super::math::sum;
 use super::{close, elements, for_rows, open, sum_rows};
 use crate::ops::backends::{NormBackward, NormGradients};
-use crate::ops::norm::NormParameters;
+use crate::ops::problem::layers::NormParameters;
 
 /// What a row is normalised with.
 struct Row {
@@ -45,7 +45,7 @@ fn mean_of<const N: usize>(slices: [&[f32]; N], of: impl Fn([f32; N]) -> f32) ->
 }
 
 /// The layer norm (with a bias) or RMS norm (without) of x `[batch, seq, hidden]`.
-pub(crate) fn norm(
+pub(super) fn norm(
     x: &Tensor<3>,
     parameters: &NormParameters,
 ) -> Option<(Tensor<3>, NormBackward)> {

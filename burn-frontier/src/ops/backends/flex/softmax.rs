@@ -7,7 +7,7 @@ use super::{elements, for_rows, open, overwrite};
 
 /// The softmax of each row of scores `[batch, heads, seq, keys]`, written over them; zeros where all of a row is -inf. With
 /// `causal`, the last query sees all keys, and each one before it one less.
-pub(crate) fn softmax(scores: Tensor<4>, causal: bool) -> Result<Tensor<4>, Box<Tensor<4>>> {
+pub(super) fn softmax(scores: Tensor<4>, causal: bool) -> Result<Tensor<4>, Box<Tensor<4>>> {
     let [_, _, seq, keys] = scores.dims();
     overwrite(scores, |scores| {
         for_rows(
@@ -45,7 +45,7 @@ pub(crate) fn softmax(scores: Tensor<4>, causal: bool) -> Result<Tensor<4>, Box<
 }
 
 /// The gradient of the scores from that of the probabilities `p`, written over it.
-pub(crate) fn softmax_gradient(
+pub(super) fn softmax_gradient(
     p: &Tensor<4>,
     gradient: Tensor<4>,
 ) -> Result<Tensor<4>, Box<Tensor<4>>> {

@@ -129,7 +129,7 @@ fn cross_entropy_equals_its_definition() {
 #[test]
 fn a_number_that_is_none_is_not_lost() {
     let x = Tensor::<4>::from_data([[[[1.0f32, f32::NAN, 0.0]]]], &Device::flex());
-    let p = super::softmax(x.clone(), false).unwrap();
+    let p = super::softmax::softmax(x.clone(), false).unwrap();
     assert!(numbers(p).iter().all(|x| x.is_nan()));
     assert!(numbers(gelu(x))[1].is_nan());
 }

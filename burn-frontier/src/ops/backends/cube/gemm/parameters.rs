@@ -8,7 +8,7 @@ use crate::ops::backends::ParameterGradients;
 use crate::ops::backends::cube::bridge::is_here;
 use crate::ops::backends::cube::refusal::refused;
 use crate::ops::backends::cube::taken;
-use crate::ops::gradient_sum::{GradientSum, LinearSums};
+use crate::ops::problem::gradient_sum::{GradientSum, LinearSums};
 
 /// Launches `before`, then the products of the parameters' gradients of `layers`, each with its input and its output's
 /// gradient; or none of them. What is refused is computed otherwise, all of it: had one been added to a sum, it would be

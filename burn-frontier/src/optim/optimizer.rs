@@ -1,108 +1,87 @@
-//! AdamW whose state lies on the replicas as the ZeRO stage says.
+//! The optimiser of a rank: its state lies on the replicas as the ZeRO stage says.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Tensor};
-use serde::{Deserialize, Serialize};
+use burn::tensor::{DType, Device, Tensor};
 
-use super::partition::{Bucket, Slot};
+use super::group::Update;
+use super::logical;
+use super::update::{Memory, Numbers, Part};
 use crate::comm::groups::Groups;
 use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
-use crate::ops::adamw::{AdamWState, AdamWStep, adamw};
 use crate::ops::exchange::{Exchange, apply};
 use crate::ops::sum_squares::sum_of_squares;
-use crate::parameter::{Module, Parameter, Visitor};
+use crate::parameter::{Module, Parameter, ParameterSpec, Selection, Visitor};
+use crate::zero::partition::{Bucket, Slot};
 
-/// AdamW's constants.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdamWConfig {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled weight decay of matrices and embeddings; vectors do not decay.
-    pub weight_decay: f64,
-}
-
-impl Default for AdamWConfig {
-    fn default() -> Self {
-        Self {
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-        }
-    }
-}
-
-/// Optimiser of one stage. Stage 0 keeps a bucket's whole state on every replica, stage 1 this replica's piece.
+/// Optimiser of one stage's parameters, or of a selection of them. Stage 0 keeps a bucket's whole state on every replica, stage
+/// 1 this replica's piece.
 #[derive(Debug)]
-pub struct ShardedAdamW {
+pub struct Optimizer {
     /// Steps done.
     pub steps: u64,
-    pub(super) config: AdamWConfig,
+    pub(super) updates: Vec<Update>,
+    pub(super) selection: Selection,
     pub(super) slots: Arc<Vec<Slot>>,
     pub(super) buckets: Arc<Vec<Bucket>>,
-    pub(super) states: Vec<Moments>,
+    /// Of each bucket; none after a step that failed half-way.
+    pub(super) memory: Vec<Option<Memory>>,
     pub(super) groups: Groups,
     pub(super) sharded: bool,
+    /// Where the buckets' gradients are, and their type.
+    kinds: Vec<(Device, DType)>,
     by_name: HashMap<String, usize>,
 }
 
-/// What a bucket's optimiser remembers. `master` only if the parameters are in half precision.
-#[derive(Debug, Clone)]
-pub(super) struct Moments {
-    pub first: Tensor<1>,
-    pub second: Tensor<1>,
-    pub master: Option<Tensor<1>>,
-}
-
-impl ShardedAdamW {
+impl Optimizer {
     /// Makes the optimiser of a stage's parameters: moments zero, master weights from the parameters.
-    ///
-    /// # Errors
-    /// Parameters that are not those of `slots`.
-    pub fn new<M: Module>(
-        config: AdamWConfig,
+    pub(super) fn new<M: Module>(
+        updates: Vec<Update>,
+        selection: Selection,
         chunks: &mut [M],
-        slots: Arc<Vec<Slot>>,
-        buckets: Arc<Vec<Bucket>>,
+        (slots, buckets): (Arc<Vec<Slot>>, Arc<Vec<Bucket>>),
         groups: Groups,
-        zero_stage: u8,
+        sharded: bool,
     ) -> Result<Self> {
-        let by_name = slots
-            .iter()
-            .enumerate()
-            .map(|(i, s)| (s.spec.name.clone(), i))
-            .collect();
+        let named = slots.iter().enumerate();
         let mut optimizer = Self {
             steps: 0,
-            config,
+            updates,
+            selection,
+            by_name: named.map(|(i, s)| (s.spec.name.clone(), i)).collect(),
             slots,
             buckets,
-            states: Vec::new(),
-            sharded: zero_stage > 0 && groups.layout.dp > 1,
+            memory: Vec::new(),
+            sharded,
             groups,
-            by_name,
+            kinds: Vec::new(),
         };
         let values = optimizer.values(chunks)?;
-        for bucket in optimizer.buckets.clone().iter() {
-            let whole = optimizer.flatten(bucket, &values);
-            let half = matches!(whole.dtype(), DType::F16 | DType::BF16);
-            let piece = optimizer.own(bucket, full_precision(whole));
-            let zeros = piece.zeros_like();
-            optimizer.states.push(Moments {
-                first: zeros.clone(),
-                second: zeros,
-                master: half.then_some(piece),
-            });
+        for bucket in optimizer.buckets.iter() {
+            let value = &values[bucket.slots[0].0];
+            let dtype = match value.dtype() {
+                DType::F64 => DType::F64,
+                _ => DType::F32,
+            };
+            optimizer.kinds.push((value.device(), dtype));
+            optimizer
+                .memory
+                .push(Some(optimizer.part(bucket).begin(&values)));
         }
-        Ok(optimizer)
+        optimizer.groups.world.failure().map_or(Ok(optimizer), Err)
+    }
+
+    /// Where the buckets' gradients are, and their type.
+    pub(super) fn gradient_kinds(&self) -> Vec<(Device, DType)> {
+        self.kinds.clone()
+    }
+
+    /// Global names of this stage's parameters that it updates.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let trained = self.slots.iter().filter(|slot| !slot.frozen);
+        trained.map(|slot| slot.spec.name.as_str())
     }
 
     /// Euclidean norm of all gradients, each element counted once whatever its placement.
@@ -154,53 +133,19 @@ impl ShardedAdamW {
         self.check(&reduced)?;
         let mut values = self.values(chunks)?;
         self.steps += 1;
+        let numbers = Numbers {
+            rate: learning_rate,
+            gradient_scale,
+            step: self.steps,
+        };
         for (i, gradient) in reduced.into_iter().enumerate() {
             let bucket = self.buckets[i].clone();
-            let step = AdamWStep {
-                learning_rate,
-                weight_decay: if bucket.class.decay {
-                    self.config.weight_decay
-                } else {
-                    0.0
-                },
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                epsilon: self.config.epsilon,
-                step: self.steps,
-                gradient_scale,
-            };
-            let dtype = values[bucket.slots[0].0].dtype();
-            let state = &self.states[i];
-            let parameters = match &state.master {
-                Some(master) => master.clone(),
-                None => self.own(&bucket, self.flatten(&bucket, &values)),
-            };
-            let (first, second) = (state.first.clone(), state.second.clone());
-            // The state's own handles are given up, so that the update can work in place.
-            let device = first.device();
-            let empty = Tensor::<1>::zeros([1], (&device, first.dtype()));
-            self.states[i] = Moments {
-                first: empty.clone(),
-                second: empty,
-                master: None,
-            };
-            let master = matches!(dtype, DType::F16 | DType::BF16);
-            let (new, weights) = adamw(
-                AdamWState {
-                    parameters,
-                    first,
-                    second,
-                },
-                gradient,
-                &step,
-                dtype,
-            )?;
-            self.states[i] = Moments {
-                first: new.first,
-                second: new.second,
-                master: master.then_some(new.parameters),
-            };
-            let whole = self.gather(weights);
+            // Nobody else holds the memory's tensors, so that the update can work in place.
+            let memory = self.memory[i].take().ok_or_else(failed_before)?;
+            let part = self.part(&bucket);
+            let (memory, piece) = part.step(memory, &values, gradient, numbers)?;
+            self.memory[i] = Some(memory);
+            let whole = self.gather(piece);
             for &(slot, offset) in &bucket.slots {
                 values[slot] = whole.clone().narrow(0, offset, self.slots[slot].count);
             }
@@ -209,9 +154,49 @@ impl ShardedAdamW {
         self.groups.world.failure().map_or(Ok(()), Err)
     }
 
+    /// The gradients of some of this stage's parameters, each with what is true of the parameter and whole in its logical shape,
+    /// flat: `[elements]`. They are as the reducer gave them: times the loss scale, and not clipped. Every rank calls it with the
+    /// same selection.
+    ///
+    /// # Communication
+    /// With ZeRO 1 an all-gather over dp of every bucket that has one of them; over tp one of each that is split.
+    ///
+    /// # Errors
+    /// Other than one gradient a bucket, or failed communication.
+    pub fn gradients(
+        &self,
+        reduced: &[Tensor<1>],
+        selection: &Selection,
+    ) -> Result<Vec<(Arc<ParameterSpec>, Tensor<1>)>> {
+        self.check(reduced)?;
+        let mut gradients = Vec::new();
+        for (bucket, gradient) in self.buckets.iter().zip(reduced) {
+            let wanted =
+                |(slot, _): &&(usize, usize)| selection.contains(&self.slots[*slot].spec.name);
+            let wanted: Vec<_> = bucket.slots.iter().filter(wanted).collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let whole = self.gather(gradient.clone());
+            for &(slot, offset) in wanted {
+                let Slot { spec, count, .. } = &self.slots[slot];
+                let part = whole.clone().narrow(0, offset, *count);
+                let gradient = logical::gather(part, spec, &self.groups.tp);
+                gradients.push((spec.clone(), gradient));
+            }
+        }
+        self.groups.world.failure().map_or(Ok(gradients), Err)
+    }
+
     /// Fails unless there is a gradient for every bucket, of the length that this replica updates.
     fn check(&self, reduced: &[Tensor<1>]) -> Result<()> {
-        let lengths = self.states.iter().map(|state| state.first.dims()[0]);
+        if self.memory.iter().any(Option::is_none) {
+            return Err(failed_before());
+        }
+        let lengths = self
+            .buckets
+            .iter()
+            .map(|bucket| self.piece_of(bucket).len());
         if lengths.eq(reduced.iter().map(|gradient| gradient.dims()[0])) {
             return Ok(());
         }
@@ -220,13 +205,22 @@ impl ShardedAdamW {
         ))
     }
 
-    /// This replica's part of a whole bucket: all of it at stage 0.
-    pub(super) fn own(&self, bucket: &Bucket, whole: Tensor<1>) -> Tensor<1> {
-        if !self.sharded {
-            return whole;
+    /// What this replica has of a bucket: all of it at stage 0.
+    pub(super) fn part<'a>(&'a self, bucket: &'a Bucket) -> Part<'a> {
+        Part {
+            bucket,
+            slots: &self.slots,
+            update: &self.updates[bucket.class.group],
+            groups: &self.groups,
+            piece: self.piece_of(bucket),
         }
-        let piece = bucket.piece(self.groups.at.dp, self.groups.layout.dp);
-        whole.narrow(0, piece.start, piece.len())
+    }
+
+    fn piece_of(&self, bucket: &Bucket) -> std::ops::Range<usize> {
+        if !self.sharded {
+            return 0..bucket.len;
+        }
+        bucket.piece(self.groups.at.dp, self.groups.layout.dp)
     }
 
     /// The whole bucket from every replica's part.
@@ -244,6 +238,7 @@ impl ShardedAdamW {
     /// Other parameters than those of the slots.
     pub(super) fn values<M: Module>(&self, chunks: &mut [M]) -> Result<Vec<Tensor<1>>> {
         struct Collect<'a> {
+            selection: &'a Selection,
             by_name: &'a HashMap<String, usize>,
             values: Vec<Option<Tensor<1>>>,
             unknown: Option<String>,
@@ -254,11 +249,15 @@ impl ShardedAdamW {
                     Some(&slot) => {
                         self.values[slot] = Some(p.value.clone().reshape([p.count()]));
                     }
-                    None => self.unknown = Some(p.spec.name.clone()),
+                    None if self.selection.contains(&p.spec.name) => {
+                        self.unknown = Some(p.spec.name.clone());
+                    }
+                    None => {} // Another optimiser's.
                 }
             }
         }
         let mut collect = Collect {
+            selection: &self.selection,
             by_name: &self.by_name,
             values: vec![None; self.slots.len()],
             unknown: None,
@@ -290,28 +289,11 @@ impl ShardedAdamW {
         let mut set = Set(&self.by_name, values);
         chunks.iter_mut().for_each(|chunk| chunk.visit(&mut set));
     }
-
-    /// A bucket as one run, padded with zeros.
-    pub(super) fn flatten(&self, bucket: &Bucket, values: &[Tensor<1>]) -> Tensor<1> {
-        let slots = bucket.slots.iter();
-        let mut runs: Vec<Tensor<1>> = slots.map(|&(slot, _)| values[slot].clone()).collect();
-        let used: usize = runs.iter().map(|run| run.dims()[0]).sum();
-        if let (Some(first), true) = (runs.first(), used < bucket.len) {
-            runs.push(Tensor::zeros(
-                [bucket.len - used],
-                (&first.device(), first.dtype()),
-            ));
-        }
-        match runs.len() {
-            1 => runs.remove(0),
-            _ => Tensor::cat(runs, 0),
-        }
-    }
 }
 
-pub(super) fn full_precision(x: Tensor<1>) -> Tensor<1> {
-    match x.dtype() {
-        DType::F64 | DType::F32 => x,
-        _ => x.cast(DType::F32),
-    }
+pub(super) fn failed_before() -> Error {
+    Error::config(
+        "a step of the optimiser failed half-way, and its state is gone",
+        "restore a checkpoint",
+    )
 }

@@ -1,0 +1,77 @@
+//! AdamW (arXiv 1711.05101), fused.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::update::{full_precision, is_half};
+use crate::error::Result;
+use crate::ops::adamw::{AdamWState, AdamWStep, adamw};
+
+/// AdamW's constants.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay of matrices and embeddings; vectors do not decay.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+        }
+    }
+}
+
+/// What AdamW remembers of a flat piece of a bucket. `master` only if the parameters are in half precision.
+#[derive(Debug)]
+pub(super) struct Moments {
+    pub first: Tensor<1>,
+    pub second: Tensor<1>,
+    pub master: Option<Tensor<1>>,
+}
+
+impl Moments {
+    /// Of parameters that were never updated.
+    pub fn new(piece: Tensor<1>) -> Self {
+        let half = is_half(&piece);
+        let piece = full_precision(piece);
+        let zeros = piece.zeros_like();
+        Self {
+            first: zeros.clone(),
+            second: zeros,
+            master: half.then_some(piece),
+        }
+    }
+
+    /// One step, in place where nobody else holds the tensors. `piece`: the parameters; gives the new ones.
+    pub fn step(
+        self,
+        piece: Tensor<1>,
+        gradient: Tensor<1>,
+        step: &AdamWStep,
+    ) -> Result<(Self, Tensor<1>)> {
+        let (dtype, half) = (piece.dtype(), self.master.is_some());
+        let before = AdamWState {
+            parameters: self.master.unwrap_or(piece),
+            first: self.first,
+            second: self.second,
+        };
+        let (after, weights) = adamw(before, gradient, step, dtype)?;
+        let moments = Self {
+            first: after.first,
+            second: after.second,
+            master: half.then_some(after.parameters),
+        };
+        Ok((moments, weights))
+    }
+}

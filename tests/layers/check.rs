@@ -1,0 +1,155 @@
+//! Layers that would not give one rank's answer are found before training, by their paths.
+
+use std::fmt;
+
+use burn::module::Module;
+use burn::nn::activation::RReluConfig;
+use burn::nn::transformer::{TransformerEncoder, TransformerEncoderConfig};
+use burn::nn::{
+    BatchNorm, BatchNormConfig, Dropout, DropoutConfig, GaussianNoise, GaussianNoiseConfig,
+};
+use burn::tensor::Device;
+use burn_frontier::comm::local::single;
+use burn_frontier::layers::{self, SyncBatchNorm, SyncBatchNormConfig, check, synchronises};
+
+#[derive(Module, Debug)]
+struct Network<L: Module> {
+    blocks: Vec<L>,
+    last: Option<L>,
+}
+
+/// Each layer twice in a network.
+fn network<L: Module>(layer: impl Fn() -> L) -> Network<L> {
+    Network {
+        blocks: vec![layer()],
+        last: Some(layer()),
+    }
+}
+
+fn refusal<M: Module>(module: &M, replicas: usize) -> String {
+    check(module, replicas).unwrap_err().to_string()
+}
+
+fn dropout(probability: f64) -> Dropout {
+    DropoutConfig::new(probability).init()
+}
+
+fn noise(std: f64) -> GaussianNoise {
+    GaussianNoiseConfig::new(std).init()
+}
+
+fn encoder(dropout: f64) -> TransformerEncoder {
+    let config = TransformerEncoderConfig::new(8, 8, 2, 2).with_dropout(dropout);
+    config.init(&Device::flex())
+}
+
+#[test]
+fn burns_layers_that_draw_are_named_by_their_paths() {
+    let message = refusal(&network(|| dropout(0.25)), 1);
+    for part in [
+        "blocks.0 (burn's Dropout, prob: 0.25)",
+        "last (",
+        "layers::Dropout",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    let message = refusal(&network(|| noise(0.5)), 1);
+    assert!(
+        message.contains("blocks.0 (burn's GaussianNoise, std: 0.5)"),
+        "{message}"
+    );
+    let message = refusal(&network(|| RReluConfig::new().init()), 1);
+    assert!(
+        message.contains("last (burn's RRelu, lower: 0.125"),
+        "{message}"
+    );
+    let message = refusal(&dropout(0.25), 1);
+    assert!(
+        message.contains("the model itself (burn's Dropout"),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_dropout_inside_of_burns_transformer_is_found() {
+    let message = refusal(&encoder(0.1), 1);
+    for path in [
+        "layers.0.mha.dropout",
+        "layers.1.pwff.dropout",
+        "layers.1.dropout",
+    ] {
+        assert!(
+            message.contains(&format!("{path} (burn's Dropout, prob: 0.1)")),
+            "{message}"
+        );
+    }
+    check(&encoder(0.0), 4).unwrap();
+}
+
+#[test]
+fn layers_that_draw_nothing_may_stay() {
+    check(&network(|| dropout(0.0)), 4).unwrap();
+    check(&network(|| noise(0.0)), 4).unwrap();
+    check(&network(|| dropout(0.5)).freeze(), 4).unwrap();
+    check(&network(|| dropout(0.5)).valid(), 4).unwrap();
+}
+
+#[test]
+fn a_dropout_whose_probability_cannot_be_seen_counts_as_one() {
+    #[derive(Module)]
+    struct Hidden {
+        dropout: Dropout,
+    }
+    impl fmt::Debug for Hidden {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Hidden")
+        }
+    }
+    let hidden = Hidden {
+        dropout: dropout(0.0),
+    };
+    let message = refusal(&hidden, 1);
+    assert!(
+        message.contains("dropout (burn's Dropout; how strong"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_batch_norm_of_each_replicas_own_is_refused_on_many() {
+    let norm = || -> BatchNorm { BatchNormConfig::new(4).init(&Device::flex()) };
+    let model = network(norm);
+    check(&model, 1).unwrap();
+    let message = refusal(&model, 2);
+    for part in ["2 replicas: blocks.0, last", "layers::SyncBatchNorm"] {
+        assert!(message.contains(part), "{message}");
+    }
+    check(&model.freeze(), 2).unwrap();
+}
+
+#[test]
+fn a_synchronised_batch_norm_is_known_to_meet_the_others() {
+    let norm = || -> SyncBatchNorm {
+        SyncBatchNormConfig::new(4)
+            .init(&Device::flex(), &single())
+            .unwrap()
+    };
+    let model = network(norm);
+    check(&model, 4).unwrap();
+    assert!(synchronises(&model));
+    assert!(!synchronises(&model.freeze()));
+    assert!(!synchronises(&network(|| dropout(0.5))));
+}
+
+#[test]
+fn layers_of_this_library_pass_unless_two_have_one_name() {
+    let layer = |name: &str| layers::DropoutConfig::new(0.5).init(name).unwrap();
+    let noise = |name: &str| layers::GaussianNoiseConfig::new(0.5).init(name).unwrap();
+    check(&vec![(layer("a"), noise("b")), (layer("c"), noise("d"))], 4).unwrap();
+    for odd in ["a", "a \"b\", c"] {
+        let message = refusal(&vec![(layer("c"), noise(odd)), (layer(odd), noise("e"))], 1);
+        for part in ["0.1 and 1.0 draw", &format!("{odd:?}")] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
