@@ -8,3 +8,5 @@ mod check;
 mod draws;
 #[path = "layers/initialize.rs"]
 mod initialize;
+#[path = "layers/network.rs"]
+mod network;

@@ -120,7 +120,7 @@ impl Model for Net {
 
 fn state() -> TrainState<BurnModule<Net>> {
     let groups = Groups::new(Layout::single(), local::single()).unwrap();
-    let chunks = vec![BurnModule::new(Net::new()).unwrap()];
+    let chunks = vec![BurnModule::new(Net::new(), 1).unwrap()];
     let pipeline = Pipeline::new(chunks, Kind::default(), groups, Device::flex()).unwrap();
     TrainState::new(pipeline, &[OptimizerConfig::new(0, false)], 1).unwrap()
 }
@@ -148,7 +148,7 @@ fn values(state: &TrainState<BurnModule<Net>>) -> Vec<(String, Buffer)> {
 
 #[test]
 fn parameters_have_their_paths_and_the_rest_is_state() {
-    let mut module = BurnModule::new(Net::new()).unwrap();
+    let mut module = BurnModule::new(Net::new(), 1).unwrap();
     assert_eq!(
         module.names(),
         [
@@ -179,7 +179,9 @@ fn parameters_have_their_paths_and_the_rest_is_state() {
     ];
     let expected = expected.map(|(name, shape)| (name.to_string(), shape));
     assert_eq!(states.collect::<Vec<_>>(), expected);
-    let twice = BurnModule::with_names(Net::new(), |path| path.rsplit('.').next().unwrap().into());
+    let twice = BurnModule::with_names(Net::new(), 1, |path| {
+        path.rsplit('.').next().unwrap().into()
+    });
     assert!(
         twice
             .unwrap_err()
@@ -246,7 +248,7 @@ fn a_run_that_is_continued_is_the_run_that_was_not_stopped() {
 
 #[test]
 fn only_what_is_selected_is_trained() {
-    let module = BurnModule::new(Net::new()).unwrap();
+    let module = BurnModule::new(Net::new(), 1).unwrap();
     let leaves = module.leaves(&Selection::within("output"));
     let weight = |linear: &Linear| linear.weight.val().is_require_grad();
     assert!(weight(&leaves.module().output));

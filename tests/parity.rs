@@ -1,5 +1,7 @@
 //! Every layout gives one rank's answer.
 
+#[path = "parity/by_hand.rs"]
+mod by_hand;
 mod harness;
 
 use burn::tensor::DType;

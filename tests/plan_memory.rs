@@ -97,7 +97,7 @@ fn base() -> Job {
     }
 }
 
-/// What the README says of these jobs.
+/// What docs/planner.md says of these jobs.
 const MOST: f64 = 0.032;
 
 /// Compares the rank of every stage that needs most: ranks of one process may use a buffer that another has made.

@@ -45,7 +45,13 @@ pub use placement::Placement;
 pub use precision::Precision;
 pub use recompute::Recompute;
 
-/// The README's example is compiled and run as a test.
+/// The examples of the documents are compiled and run as tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-pub struct Readme;
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    pub struct Readme;
+    #[doc = include_str!("../../docs/add-a-model.md")]
+    pub struct AddAModel;
+    #[doc = include_str!("../../docs/add-a-kernel.md")]
+    pub struct AddAKernel;
+}

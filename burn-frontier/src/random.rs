@@ -9,7 +9,7 @@ mod philox;
 
 pub use draws::Draws;
 pub use generator::GeneratorWatch;
-pub use initialize::{check_replicas, initialize};
+pub use initialize::{check_replicas, initialize, initialize_as};
 pub use philox::Philox;
 
 use rand_chacha::ChaCha8Rng;

@@ -1,8 +1,8 @@
 //! GPU kernels written once in Rust, over a matrix-core layer of our own.
 //!
-//! [`matrix`] has the matrix instructions as data, their register maps, and the operations that CubeCL lacks: MFMA on CDNA,
-//! `mma.sync` on NVIDIA, `exp2`, scheduling hints. [`hip`] writes kernels as HIP C++ or CUDA C++ and proves what can be proved
-//! without such a GPU.
+//! [`matrix`] has the matrix instructions as data, their register maps, and operations of our own: MFMA on CDNA, where CubeCL has
+//! rocWMMA's fragments only, `mma.sync` on NVIDIA with its operands exchanged, `exp2`, scheduling hints. [`hip`] writes kernels as
+//! HIP C++ or CUDA C++ and proves what can be proved without such a GPU.
 
 // `#[cube]` functions are Rust, but not all of Rust: what clippy proposes instead does not expand.
 #![allow(

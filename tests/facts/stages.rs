@@ -302,3 +302,36 @@ fn what_fails_in_one_rank_half_way_reaches_every_rank() {
         assert!(error.contains("a bad token"), "{error}");
     }
 }
+
+#[test]
+fn a_model_whose_last_stage_alone_does_not_give_losses_is_refused() {
+    let layout = Layout {
+        pp: 2,
+        ..Layout::single()
+    };
+    let cases = [
+        (false, "the last stage of the model gives activations"),
+        (true, "part 0 of a model in 2 parts gives losses"),
+    ];
+    for ((losses, part), train) in cases.into_iter().flat_map(|c| [(c, false), (c, true)]) {
+        let failed = local::run(2, &LocalOptions::default(), |world| {
+            let groups = Groups::new(layout, world)?;
+            let scale = Scale::new(&format!("layer{}", groups.at.pp), losses, &groups);
+            let kind = Kind::GPipe;
+            let mut pipeline = Pipeline::new(vec![scale], kind, groups.clone(), Device::flex())?;
+            let (mut reducer, _) =
+                OptimizerConfig::new(0, false).init(&mut pipeline.chunks, None, &groups)?;
+            let mut spans = SpanRecorder::new(Instant::now(), 0, 0, false);
+            let (batches, context) = ([batch(&[(1, 0)])], StepContext::default());
+            let pass = match train {
+                true => {
+                    pipeline.forward_backward(&batches, &context, 1.0, &mut reducer, &mut spans)
+                }
+                false => pipeline.evaluate(&batches, &context),
+            };
+            pass.map(drop)
+        });
+        let error = failed.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}

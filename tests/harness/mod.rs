@@ -15,10 +15,10 @@ use burn_frontier::comm::{Buffer, Communicator};
 use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::batch::TokenBatch;
-use burn_frontier::optim::OptimizerConfig;
+use burn_frontier::optim::{AdamWConfig, OptimizerConfig, ParameterGroup, Rule};
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::micro_batches::micro_batches;
-use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::pipeline::schedule::{Kind, Schedule};
 use burn_frontier::placement::for_each_run_of;
 use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Layout, Result};
@@ -29,6 +29,8 @@ pub struct Run {
     pub config: GptConfig,
     pub layout: Layout,
     pub kind: Kind,
+    /// In place of that of the kind.
+    pub schedule: Option<Schedule>,
     pub zero: u8,
     pub overlap: bool,
     pub sequence_parallel: bool,
@@ -39,6 +41,10 @@ pub struct Run {
     pub dtype: DType,
     pub device: Device,
     pub seed: u64,
+    /// How parameters are updated.
+    pub rule: Rule,
+    /// Parameters that are updated otherwise.
+    pub groups: Vec<ParameterGroup>,
     /// Tokens a sample, at most the model's.
     pub length: usize,
     /// Whether a target counts, by number of the sample and place of the token.
@@ -66,6 +72,7 @@ impl Run {
             config,
             layout: Layout::single(),
             kind: Kind::OneForwardOneBackward,
+            schedule: None,
             zero: 0,
             overlap: false,
             sequence_parallel: false,
@@ -76,6 +83,8 @@ impl Run {
             dtype: DType::F32,
             device: Device::flex(),
             seed: 42,
+            rule: AdamWConfig::default().into(),
+            groups: Vec::new(),
             save: None,
             resume: None,
         }
@@ -105,9 +114,13 @@ impl Run {
             sequence_parallel: self.sequence_parallel,
             ..ParameterContext::new(self.seed, &groups, self.device.clone())
         };
-        let pipeline = self.config.init(self.kind, &groups, &context)?;
+        let mut pipeline = self.config.init(self.kind, &groups, &context)?;
+        if let Some(schedule) = &self.schedule {
+            pipeline = pipeline.with_schedule(schedule.clone())?;
+        }
         let mut zero = OptimizerConfig::new(self.zero, self.overlap);
         zero.bucket_elements = 5000; // Several buckets, also for a small model.
+        (zero.rule, zero.groups) = (self.rule.clone(), self.groups.clone());
         let mut state = TrainState::new(pipeline, &[zero], self.seed)?;
         if let Some(folder) = &self.resume {
             let checkpoint = Checkpoint::newest(folder)?.expect("a checkpoint to resume from");
@@ -178,13 +191,15 @@ impl Run {
     }
 }
 
-fn assemble(parameters: &mut BTreeMap<String, Vec<f64>>, piece: Piece) {
+/// Puts the elements of a piece where they belong in the logical tensor; what no piece gives is NaN.
+pub fn assemble(parameters: &mut BTreeMap<String, Vec<f64>>, piece: Piece) {
     let data: Vec<f64> = match piece.data {
         Buffer::F32(v) => v.into_iter().map(f64::from).collect(),
         Buffer::F64(v) => v,
         Buffer::BF16(v) => v.into_iter().map(f64::from).collect(),
         Buffer::F16(v) => v.into_iter().map(f64::from).collect(),
-        other => panic!("a piece of {}", other.dtype()),
+        Buffer::I64(v) => v.into_iter().map(|x| x as f64).collect(),
+        Buffer::U8(v) => v.into_iter().map(f64::from).collect(),
     };
     let count = piece.shape.iter().product();
     let whole = parameters

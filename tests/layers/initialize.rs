@@ -9,7 +9,7 @@ use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, Ls
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_frontier::Result;
 use burn_frontier::comm::local::{LocalOptions, run};
-use burn_frontier::random::{GeneratorWatch, check_replicas, initialize};
+use burn_frontier::random::{GeneratorWatch, check_replicas, initialize, initialize_as};
 
 /// The process's generator, which one test at a time may use.
 fn generator() -> MutexGuard<'static, ()> {
@@ -114,6 +114,9 @@ fn a_value_depends_on_seed_and_path_alone() {
         bits(&all.second),
         "without the layers before it"
     );
+    let stage = LinearConfig::new(4, 6).init(&device);
+    let stage = initialize_as(stage, 3, |path| format!("second.{path}")).unwrap();
+    assert_eq!(bits(&stage), bits(&all.second), "as a part of the model");
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn tflops(machine: &str, job: &Job) -> f64 {
     speed.hfu.unwrap() * machine.peak(job.precision) / 1e12
 }
 
-/// What the README says of these rows.
+/// What docs/planner.md says of these rows.
 const MOST: f64 = 0.08;
 
 fn is_reproduced(machine: &str, job: &Job, published: f64) {

@@ -26,8 +26,13 @@ struct Arguments {
 enum Task {
     /// What the gate runs after `cargo test`: structure, dependencies, tests of the other members, hip, doc, smoke.
     Ci,
+<<<<<<< HEAD
     /// Check the rules of the source: file length, machine paths, pinned dependencies, forgotten targets, and, where cargo-deny is
     /// installed, licences and sources of the dependencies.
+=======
+    /// Check the rules of the source: file length, `unsafe`, machine paths, pinned dependencies, forgotten targets,
+    /// links and paths of documents.
+>>>>>>> main
     Structure,
     /// Format every file.
     Fmt {

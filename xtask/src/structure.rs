@@ -1,5 +1,6 @@
 //! The rules of the source that neither rustfmt, clippy nor cargo-deny checks.
 
+mod documents;
 mod files;
 mod manifests;
 mod paths;
@@ -52,6 +53,7 @@ pub fn check(root: &Path) -> Result<()> {
         findings.extend(paths::machine_paths(file));
     }
     findings.extend(manifests::check(&files)?);
+    findings.extend(documents::check(&files));
     if findings.is_empty() {
         eprintln!("structure: {} files, nothing to report", files.len());
         return Ok(());

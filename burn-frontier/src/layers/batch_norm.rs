@@ -5,8 +5,7 @@ use burn::module::{Flag, Module, Param, RunningState};
 use burn::nn::Initializer;
 use burn::tensor::{DType, Device, Tensor, TensorData, module::batch_norm};
 
-use crate::comm::Buffer;
-use crate::comm::Group;
+use crate::comm::{Buffer, Group};
 use crate::error::{Error, Result};
 use crate::ops::exchange::{Exchange, apply};
 use crate::ops::gradient::with_gradient;

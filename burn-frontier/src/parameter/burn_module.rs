@@ -12,6 +12,7 @@ use crate::comm::tensor::{from_buffer, to_buffer};
 use crate::error::{Error, Result};
 use crate::ops::gradient_sum::GradientSum;
 use crate::placement::Placement;
+use crate::random::initialize_as;
 
 /// A Burn module whose parameters are visited as [`Parameter`]s. Every rank holds it whole.
 ///
@@ -36,20 +37,21 @@ struct Trained {
 }
 
 impl<M: burn::module::Module> BurnModule<M> {
-    /// Takes a module whose values are what it begins with.
+    /// Takes a module. What has no value yet gets one as [`initialize`](crate::random::initialize) says: a function of (seed, path, index).
     ///
     /// # Errors
-    /// Two parameters of one name.
-    pub fn new(module: M) -> Result<Self> {
-        Self::with_names(module, str::to_string)
+    /// Two parameters of one name, or an initialiser that fails.
+    pub fn new(module: M, seed: u64) -> Result<Self> {
+        Self::with_names(module, seed, str::to_string)
     }
 
     /// Takes a module whose parameters are called `name(path)`: a pipeline stage whose list begins at block 4 calls its
-    /// `blocks.0` `blocks.4`, so that a checkpoint fits any number of stages.
+    /// `blocks.0` `blocks.4`, so that a checkpoint fits any number of stages, and first values are the same.
     ///
     /// # Errors
-    /// Two parameters of one name.
-    pub fn with_names(module: M, name: impl Fn(&str) -> String) -> Result<Self> {
+    /// Two parameters of one name, or an initialiser that fails.
+    pub fn with_names(module: M, seed: u64, name: impl Fn(&str) -> String) -> Result<Self> {
+        let module = initialize_as(module, seed, &name)?;
         let mut list = List {
             path: Path::default(),
             name: &name,

@@ -3,9 +3,11 @@
 use super::activation::Activation;
 use super::segment::{BackwardFn, SegmentGradients, segment};
 use super::stage::{Batch, Forward, Output, Stage, StepContext, Tape};
+use crate::comm::groups::Groups;
 use crate::error::{Error, Result};
+use crate::layers;
 use crate::parameter::{BurnModule, Module, State};
-use crate::random::Draws;
+use crate::random::{Draws, check_replicas};
 use crate::recompute::Recompute;
 
 /// What a forward pass over one micro-batch is done for.
@@ -27,6 +29,7 @@ pub struct Pass {
 /// use burn_frontier::pipeline::model::{Model, Pass};
 /// use burn_frontier::pipeline::stage::{Batch, Output};
 ///
+/// #[derive(Clone)]
 /// struct Samples { x: Tensor<2>, y: Tensor<2>, at: Vec<u64> }
 ///
 /// impl Batch for Samples {
@@ -78,6 +81,20 @@ impl<M: Model> Stage for BurnModule<M> {
             ));
         }
         self.module().check(batch)
+    }
+
+    fn check_training(&self, groups: &Groups) -> Result<()> {
+        // All replicas find the same, so that none waits for another.
+        layers::check(self.module(), groups.layout.dp)?;
+        check_replicas(self.module(), &groups.dp)
+    }
+
+    fn may_draw(&self) -> bool {
+        true
+    }
+
+    fn synchronises(&self) -> bool {
+        layers::synchronises(self.module())
     }
 
     fn forward(

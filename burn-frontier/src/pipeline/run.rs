@@ -1,19 +1,23 @@
-//! Runs one stage's instructions.
+//! Runs one stage of a model on micro-batches.
 
-use std::collections::HashMap;
-use std::time::Instant;
+use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Shape, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
-use super::activation::{self, Activation};
-use super::schedule::{Instruction, Kind, Payload, Schedule};
-use super::stage::{Batch, Output, Stage, StepContext, Tape};
+use super::activation;
+use super::check::{Costs, check};
+use super::schedule::{Kind, Schedule};
+use super::stage::{Batch, Output, Stage, StepContext};
 use crate::comm::groups::Groups;
 use crate::comm::tensor::to_buffer;
 use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
-use crate::observe::trace::{Category, SpanRecorder};
+use crate::observe::trace::SpanRecorder;
 use crate::zero::reducer::GradientReducer;
+
+mod pass;
+
+use pass::Work;
 
 /// One rank's stage of a pipeline.
 #[derive(Debug)]
@@ -21,6 +25,10 @@ pub struct Pipeline<S> {
     /// This stage, by chunk.
     pub chunks: Vec<S>,
     kind: Kind,
+    /// The lists of the last step, which the next has too if it has as many micro-batches.
+    schedule: Option<Arc<Schedule>>,
+    /// Whether they were given, so that a step can have no others.
+    given: bool,
     tied: Option<&'static str>,
     groups: Groups,
     device: Device,
@@ -33,34 +41,6 @@ pub struct PassResult {
     pub loss_sum: f64,
     /// Count of the global batch: that of all replicas' micro-batches. The same on all ranks.
     pub counted: u64,
-}
-
-/// What one pass goes over.
-struct Work<'a, B> {
-    schedule: Schedule,
-    batches: &'a [B],
-    context: &'a StepContext,
-    loss_gradient: f64,
-}
-
-type Key = (Payload, usize, usize);
-
-/// What is under way between instructions.
-#[derive(Default)]
-struct State {
-    received: HashMap<Key, Vec<Activation>>,
-    produced: HashMap<Key, Vec<Activation>>,
-    tapes: HashMap<(usize, usize), UnderWay>,
-    loss_sum: f64,
-}
-
-/// A micro-batch between its forward and its backward pass.
-struct UnderWay {
-    tape: Tape,
-    /// Shapes of the activations that it gave, and so of the gradients that it gets.
-    shapes: Vec<Shape>,
-    /// Number and type of the losses that it gave.
-    losses: Option<(usize, DType)>,
 }
 
 impl<S: Stage> Pipeline<S> {
@@ -78,10 +58,67 @@ impl<S: Stage> Pipeline<S> {
         Ok(Self {
             chunks,
             kind,
+            schedule: None,
+            given: false,
             tied: None,
             groups,
             device,
         })
+    }
+
+    /// With the lists of `schedule` for every step, in place of those of the kind: any order that [`check`] proves. Every rank
+    /// calls it.
+    ///
+    /// # Communication
+    /// Over the world an all-reduce of two integers.
+    ///
+    /// # Errors
+    /// What [`check`] refuses; a schedule of other stages or chunks, or that is not the same on all ranks.
+    pub fn with_schedule(mut self, schedule: Schedule) -> Result<Self> {
+        let (stages, chunks) = (self.groups.layout.pp, self.chunks.len());
+        if (schedule.stages, schedule.kind.chunks()) != (stages, chunks) {
+            return Err(self.failed(Error::config(
+                format!(
+                    "a schedule of {} stages of {} chunks for a pipeline of {stages} stages of {chunks}",
+                    schedule.stages,
+                    schedule.kind.chunks()
+                ),
+                "give one that is made for as many",
+            )));
+        }
+        if let Err(error) = check(&schedule, &Costs::uniform(&schedule, 0.0, 0.0)) {
+            return Err(self.failed(error));
+        }
+        let text = serde_json::to_vec(&schedule).map_err(|e| Error::Internal(e.to_string()))?;
+        let sum = i64::from(crc32fast::hash(&text));
+        let range = Buffer::I64(vec![sum, -sum]);
+        let range = self.groups.world.all_reduce(range, Reduction::Max)?;
+        if range.into_i64()? != [sum, -sum] {
+            return Err(Error::config(
+                "ranks are given different schedules",
+                "give every rank the same, with the lists of all stages",
+            ));
+        }
+        (self.schedule, self.given) = (Some(Arc::new(schedule)), true);
+        Ok(self)
+    }
+
+    /// The lists for a step of so many micro-batches.
+    fn schedule(&mut self, micro_batches: usize) -> Result<Arc<Schedule>> {
+        match &self.schedule {
+            Some(schedule) if schedule.micro_batches == micro_batches => Ok(schedule.clone()),
+            Some(schedule) if self.given => Err(Error::config(
+                format!(
+                    "{micro_batches} micro-batches under a schedule of {}",
+                    schedule.micro_batches
+                ),
+                "give every replica as many as the schedule has",
+            )),
+            _ => {
+                let schedule = Schedule::new(self.kind, self.groups.layout.pp, micro_batches)?;
+                Ok(self.schedule.insert(Arc::new(schedule)).clone())
+            }
+        }
     }
 
     /// With a parameter that first and last stage share: its gradient is the sum of both's.
@@ -94,6 +131,11 @@ impl<S: Stage> Pipeline<S> {
     /// The parameter that first and last stage share, if any.
     pub fn tied(&self) -> Option<&'static str> {
         self.tied
+    }
+
+    /// Its device, without autodiff.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The groups of this rank.
@@ -121,7 +163,7 @@ impl<S: Stage> Pipeline<S> {
         reducer: &mut GradientReducer,
         spans: &mut SpanRecorder,
     ) -> Result<PassResult> {
-        let schedule = Schedule::new(self.kind, self.groups.layout.pp, batches.len());
+        let schedule = self.schedule(batches.len());
         let (schedule, counted) = self.agree(batches, context, schedule)?;
         if counted == 0 {
             return Err(Error::config(
@@ -182,7 +224,9 @@ impl<S: Stage> Pipeline<S> {
                 } else {
                     activation::receive(&*self.groups.pp, before, &self.device)?
                 };
-                match chunk.forward(input, batch, context)?.output {
+                let output = chunk.forward(input, batch, context)?.output;
+                self.check_output(i, &output)?;
+                match output {
                     Output::Losses(losses) => loss_sum += host_sum(losses)?,
                     Output::Activations(x) => activation::send(&x, &*self.groups.pp, behind)?,
                 }
@@ -190,6 +234,25 @@ impl<S: Stage> Pipeline<S> {
             self.groups.world.failure().map_or(Ok(()), Err)?;
         }
         Ok(loss_sum)
+    }
+
+    /// Fails unless the last part of the model gives losses, and every other one activations.
+    fn check_output(&self, chunk: usize, output: &Output) -> Result<()> {
+        let (stage, stages) = (self.groups.at.pp, self.groups.layout.pp);
+        let (part, parts) = (chunk * stages + stage, self.chunks.len() * stages);
+        match (output, part + 1 == parts) {
+            (Output::Losses(_), true) | (Output::Activations(_), false) => Ok(()),
+            (Output::Activations(_), true) => Err(Error::config(
+                "the last stage of the model gives activations",
+                "let its forward pass end in Output::Losses",
+            )),
+            (Output::Losses(_), false) => Err(Error::config(
+                format!(
+                    "part {part} of a model in {parts} parts gives losses, and is not the last"
+                ),
+                "let its forward pass end in Output::Activations, and only that of the last stage in losses",
+            )),
+        }
     }
 
     /// `found`, and the count of the global batch, once no replica has anything against its own micro-batches. A replica that
@@ -238,201 +301,6 @@ impl<S: Stage> Pipeline<S> {
             "every replica needs some that it can run",
         ))
     }
-
-    /// Does all instructions. Gives the sum of the losses.
-    fn run(
-        &self,
-        work: &Work<'_, S::Batch>,
-        reducer: &mut GradientReducer,
-        spans: &mut SpanRecorder,
-    ) -> Result<f64> {
-        let mut state = State::default();
-        for instruction in &work.schedule.orders[self.groups.at.pp] {
-            let start = Instant::now();
-            if let Some((category, micro_batch, chunk)) =
-                self.execute(work, instruction, &mut state, reducer)?
-            {
-                spans.record(category, micro_batch, chunk, start);
-            }
-            self.groups.world.failure().map_or(Ok(()), Err)?;
-        }
-        Ok(state.loss_sum)
-    }
-
-    /// Does one instruction. Gives what it is in a trace: kind, micro-batch, chunk.
-    fn execute(
-        &self,
-        work: &Work<'_, S::Batch>,
-        instruction: &Instruction,
-        state: &mut State,
-        reducer: &mut GradientReducer,
-    ) -> Result<Option<(Category, Option<usize>, usize)>> {
-        Ok(match *instruction {
-            Instruction::Receive {
-                what,
-                micro_batch,
-                chunk,
-            } => {
-                self.receive(work, instruction, (what, micro_batch, chunk), state)?;
-                Some((Category::Receive, Some(micro_batch), chunk))
-            }
-            Instruction::Send {
-                what,
-                micro_batch,
-                chunk,
-            } => {
-                self.send(work, instruction, (what, micro_batch, chunk), state)?;
-                Some((Category::Send, Some(micro_batch), chunk))
-            }
-            Instruction::Forward { micro_batch, chunk } => {
-                self.forward(work, micro_batch, chunk, state)?;
-                Some((Category::Forward, Some(micro_batch), chunk))
-            }
-            Instruction::Backward { micro_batch, chunk } => {
-                self.backward(work, micro_batch, chunk, state, reducer)?;
-                Some((Category::Backward, Some(micro_batch), chunk))
-            }
-            Instruction::Reduce { chunk } => {
-                reducer.finish_chunk(chunk)?;
-                Some((Category::Reduce, None, chunk))
-            }
-            // The optimiser's step needs the global gradient norm, so it is the training loop's.
-            Instruction::Step => None,
-        })
-    }
-
-    fn receive(
-        &self,
-        work: &Work<'_, S::Batch>,
-        instruction: &Instruction,
-        key: Key,
-        state: &mut State,
-    ) -> Result<()> {
-        let from = message(&work.schedule, self.groups.at.pp, instruction)?.from;
-        let (what, micro_batch, chunk) = key;
-        let received = match what {
-            Payload::Activation => activation::receive(&*self.groups.pp, from, &self.device)?,
-            Payload::Gradient => {
-                let under_way = state.tapes.get(&(micro_batch, chunk));
-                let shapes = &under_way.ok_or_else(|| missing(&key))?.shapes;
-                activation::receive_values(shapes, &*self.groups.pp, from, &self.device)?
-            }
-        };
-        state.received.insert(key, received);
-        Ok(())
-    }
-
-    fn send(
-        &self,
-        work: &Work<'_, S::Batch>,
-        instruction: &Instruction,
-        key: Key,
-        state: &mut State,
-    ) -> Result<()> {
-        let to = message(&work.schedule, self.groups.at.pp, instruction)?.to;
-        let x = state.produced.remove(&key).ok_or_else(|| missing(&key))?;
-        match key.0 {
-            Payload::Activation => activation::send(&x, &*self.groups.pp, to),
-            Payload::Gradient => activation::send_values(&x, &*self.groups.pp, to),
-        }
-    }
-
-    fn forward(
-        &self,
-        work: &Work<'_, S::Batch>,
-        micro_batch: usize,
-        chunk: usize,
-        state: &mut State,
-    ) -> Result<()> {
-        let key = (Payload::Activation, micro_batch, chunk);
-        let first = chunk == 0 && self.groups.is_first_stage();
-        let input = match self.input(key, state) {
-            Some(x) => x,
-            None if first => Vec::new(),
-            None => return Err(missing(&key)),
-        };
-        let batch = &work.batches[micro_batch];
-        let forward = self.chunks[chunk].forward(input, batch, work.context)?;
-        let mut under_way = UnderWay {
-            tape: forward.tape,
-            shapes: Vec::new(),
-            losses: None,
-        };
-        match forward.output {
-            Output::Activations(x) => {
-                under_way.shapes = x.iter().map(Activation::shape).collect();
-                state.produced.insert(key, x);
-            }
-            Output::Losses(losses) => {
-                under_way.losses = Some((losses.dims()[0], losses.dtype()));
-                state.loss_sum += host_sum(losses)?;
-            }
-        }
-        state.tapes.insert((micro_batch, chunk), under_way);
-        Ok(())
-    }
-
-    fn backward(
-        &self,
-        work: &Work<'_, S::Batch>,
-        micro_batch: usize,
-        chunk: usize,
-        state: &mut State,
-        reducer: &mut GradientReducer,
-    ) -> Result<()> {
-        let key = (Payload::Gradient, micro_batch, chunk);
-        let under_way = state
-            .tapes
-            .remove(&(micro_batch, chunk))
-            .ok_or_else(|| missing(&key))?;
-        let gradients = if let Some((losses, dtype)) = under_way.losses {
-            let gradient = work.loss_gradient;
-            vec![Tensor::<1>::full([losses], gradient, (&self.device, dtype)).into()]
-        } else {
-            self.input(key, state).ok_or_else(|| missing(&key))?
-        };
-        let last = micro_batch + 1 == work.batches.len();
-        let gradients = under_way
-            .tape
-            .backward(gradients, &mut |gradients| reducer.add(gradients, last))?;
-        if !gradients.is_empty() {
-            state.produced.insert(key, gradients);
-        }
-        Ok(())
-    }
-
-    /// What a part needs: received from a neighbour, or left by the neighbouring chunk of this only stage.
-    fn input(&self, key: Key, state: &mut State) -> Option<Vec<Activation>> {
-        if let Some(x) = state.received.remove(&key) {
-            return Some(x);
-        }
-        let (what, micro_batch, chunk) = key;
-        let neighbour = match what {
-            Payload::Activation => chunk.checked_sub(1)?,
-            Payload::Gradient => chunk + 1,
-        };
-        if self.groups.layout.pp > 1 {
-            return None;
-        }
-        state.produced.remove(&(what, micro_batch, neighbour))
-    }
-}
-
-fn message(
-    schedule: &Schedule,
-    stage: usize,
-    instruction: &Instruction,
-) -> Result<super::schedule::Message> {
-    schedule
-        .message(stage, instruction)
-        .ok_or_else(|| Error::Internal(format!("{instruction} of stage {stage} has no partner")))
-}
-
-fn missing(key: &Key) -> Error {
-    let (what, micro_batch, chunk) = key;
-    Error::Internal(format!(
-        "{what:?} of micro-batch {micro_batch}, chunk {chunk} is not there"
-    ))
 }
 
 /// Sum in f64, so that it does not depend on how tokens are divided.

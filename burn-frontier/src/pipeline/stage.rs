@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 
 use super::activation::Activation;
 use super::segment::BackwardFn;
+use crate::comm::groups::Groups;
 use crate::error::{Error, Result};
 use crate::parameter::{Module, ParameterGradient, Selection};
 use crate::recompute::Recompute;
@@ -50,6 +51,22 @@ pub trait Stage: Module {
     /// What the model cannot take.
     fn check(&self, _batch: &Self::Batch, _context: &StepContext) -> Result<()> {
         Ok(())
+    }
+
+    /// Fails unless training this stage gives one rank's answer in any layout. Asked once, on every rank, before training.
+    ///
+    /// # Communication
+    /// What the check needs, over the replicas.
+    ///
+    /// # Errors
+    /// What does not, by name, with what to use in its place.
+    fn check_training(&self, _groups: &Groups) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether it is a user's code, which may draw from the process's random generator.
+    fn may_draw(&self) -> bool {
+        false
     }
 
     /// Whether a forward pass communicates over the replicas, which then need as many micro-batches each.

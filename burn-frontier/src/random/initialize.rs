@@ -6,11 +6,10 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, Parameter};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use super::generator::{alone, seed_of};
-use crate::comm::Buffer;
-use crate::comm::Group;
+use crate::comm::{Buffer, Group};
 use crate::error::{Error, Result, panic_message};
 
-/// Gives a module's parameters their first values as a function of (seed, path, index), by the initialiser that each was
+/// Gives a module's parameters their first values as a function of (seed, path in the module, index), by the initialiser that each was
 /// configured with: Burn's distributions, from a generator that is seeded for each parameter.
 ///
 /// Threads may do it at the same time. Numbers are drawn on the CPU where Burn's flex backend is compiled in, and then moved, so
@@ -21,10 +20,20 @@ use crate::error::{Error, Result, panic_message};
 /// # Errors
 /// An initialiser that fails, as one of Burn's does that is not for such a shape.
 pub fn initialize<M: Module>(module: M, seed: u64) -> Result<M> {
+    initialize_as(module, seed, str::to_string)
+}
+
+/// [`initialize`] of a module whose parameters are called `name(path)` in the model that it is a part of, such as a pipeline
+/// stage: their values are those of the whole model's.
+///
+/// # Errors
+/// As of [`initialize`].
+pub fn initialize_as<M: Module>(module: M, seed: u64, name: impl Fn(&str) -> String) -> Result<M> {
     let _alone = alone();
     let devices = module.devices();
     let mut initialize = Initialize {
         seed,
+        name: &name,
         path: Vec::new(),
     };
     // Burn's initialisers panic; nothing that they may leave half done is looked at again.
@@ -33,9 +42,9 @@ pub fn initialize<M: Module>(module: M, seed: u64) -> Result<M> {
         device.seed(seed_of(seed, ""));
     }
     result.map_err(|panic| {
-        let (path, reason) = (initialize.path.join("."), panic_message(panic.as_ref()));
+        let (name, reason) = (initialize.name(), panic_message(panic.as_ref()));
         Error::config(
-            format!("the initialiser of {path} failed: {reason}"),
+            format!("the initialiser of {name} failed: {reason}"),
             "give the layer one that suits its shape",
         )
     })
@@ -82,12 +91,18 @@ fn drawing_device() -> Option<Device> {
     None
 }
 
-struct Initialize {
+struct Initialize<'a> {
     seed: u64,
+    name: &'a dyn Fn(&str) -> String,
     path: Vec<String>,
 }
 
-impl Initialize {
+impl Initialize<'_> {
+    /// The name of the parameter that the walk is at.
+    fn name(&self) -> String {
+        (self.name)(&self.path.join("."))
+    }
+
     /// The parameter with a value.
     fn draw<T: Parameter>(&self, parameter: Param<T>) -> Param<T>
     where
@@ -97,7 +112,7 @@ impl Initialize {
             return parameter;
         }
         let home = parameter.lazy_device();
-        let seed = seed_of(self.seed, &self.path.join("."));
+        let seed = seed_of(self.seed, &self.name());
         home.seed(seed);
         let Some(place) = drawing_device().filter(|place| *place != home) else {
             parameter.val();
@@ -111,7 +126,7 @@ impl Initialize {
     }
 }
 
-impl ModuleMapper for Initialize {
+impl ModuleMapper for Initialize<'_> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.into());
     }

@@ -33,6 +33,8 @@ pub struct TrainState<S> {
     seed: u64,
     groups: Groups,
     optimizers: Vec<Trained>,
+    /// Whether a step has been watched for draws from the process's random generator.
+    watched: bool,
 }
 
 /// An optimiser, and the gradients of what it trains.
@@ -48,18 +50,25 @@ impl<S: Stage> TrainState<S> {
     /// the parameters that its config selects. Every rank calls it.
     ///
     /// # Errors
-    /// An optimiser that cannot train its parameters, or groups that cannot be formed.
+    /// An optimiser that cannot train its parameters, a parameter that has none or two, or groups that cannot be formed.
     pub fn new(
         mut pipeline: Pipeline<S>,
         optimizers: &[OptimizerConfig],
         seed: u64,
     ) -> Result<Self> {
         let (tied, groups) = (pipeline.tied(), pipeline.groups().clone());
+        let found = check(&mut pipeline, optimizers);
+        if let Err(error) = &found
+            && groups.world.size() > 1
+        {
+            // Stages that wait for this one get its error.
+            groups.world.fail(error.clone());
+        }
+        found?;
         let trained = optimizers.iter().map(|config| {
             let (reducer, optimizer) = config.init(&mut pipeline.chunks, tied, &groups)?;
-            let selection = Selection::all();
             Ok(Trained {
-                selection,
+                selection: config.trained(),
                 reducer,
                 optimizer,
             })
@@ -73,6 +82,7 @@ impl<S: Stage> TrainState<S> {
             seed,
             groups,
             optimizers,
+            watched: false,
         })
     }
 
@@ -99,4 +109,21 @@ impl<S: Stage> TrainState<S> {
             )
         })
     }
+}
+
+/// Fails unless the stage can be trained, and every parameter has an optimiser.
+fn check<S: Stage>(pipeline: &mut Pipeline<S>, optimizers: &[OptimizerConfig]) -> Result<()> {
+    let groups = pipeline.groups().clone();
+    for chunk in &mut pipeline.chunks {
+        chunk.check_training(&groups)?;
+        let mut names = chunk.names().into_iter();
+        let left_out = names.find(|name| optimizers.iter().all(|o| !o.selection.contains(name)));
+        if let Some(name) = left_out {
+            return Err(Error::config(
+                format!("{name} has no optimiser"),
+                "select it for one; a frozen parameter group keeps its value",
+            ));
+        }
+    }
+    Ok(())
 }

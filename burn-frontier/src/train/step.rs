@@ -1,5 +1,6 @@
 //! One step: forward and backward passes of the micro-batches, reduction, norm, scale, clipping, update.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
@@ -9,8 +10,10 @@ use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
 use crate::observe::trace::Category;
 use crate::optim::clip_factor;
+use crate::parameter::{ParameterSpec, Selection};
 use crate::pipeline::run::PassResult;
 use crate::pipeline::stage::{Stage, StepContext};
+use crate::random::GeneratorWatch;
 use crate::recompute::Recompute;
 
 /// What a step is done with.
@@ -92,6 +95,7 @@ impl<S: Stage> TrainState<S> {
     /// # Errors
     /// Micro-batches that cannot be run, failed communication, what fails in the model.
     pub fn gradients(&mut self, batches: &[S::Batch], options: &StepOptions) -> Result<Gradients> {
+        let watch = self.begin_watch()?;
         let (step, seed, scale) = (self.steps + 1, self.seed, self.scaler.scale);
         let number = options.optimizer;
         let context = StepContext {
@@ -109,6 +113,8 @@ impl<S: Stage> TrainState<S> {
             &mut self.spans,
         )?;
         let reduced = trained.reducer.finish()?;
+        self.end_watch(watch)?;
+        let trained = &self.optimizers[number];
         let norm = trained.optimizer.gradient_norm(&reduced)? / scale;
         Ok(Gradients {
             optimizer: number,
@@ -117,6 +123,54 @@ impl<S: Stage> TrainState<S> {
             scale,
             norm,
         })
+    }
+
+    /// In the first step of a model that a user wrote: watches for draws from the process's random generator. All ranks of the
+    /// process share it, so one of them does, and the others do not begin before.
+    fn begin_watch(&mut self) -> Result<Option<GeneratorWatch>> {
+        let chunks = &self.pipeline.chunks;
+        if std::mem::replace(&mut self.watched, true) || !chunks.iter().any(Stage::may_draw) {
+            return Ok(None);
+        }
+        let world = &self.groups.world;
+        world.barrier()?;
+        let watch = GeneratorWatch::begin(self.pipeline.device(), self.seed);
+        world.barrier()?;
+        Ok(Some(watch))
+    }
+
+    fn end_watch(&self, watch: Option<GeneratorWatch>) -> Result<()> {
+        let Some(watch) = watch else {
+            return Ok(());
+        };
+        self.groups.world.barrier()?;
+        if self.groups.world.rank() == 0 {
+            watch.end()?;
+        }
+        Ok(())
+    }
+
+    /// The gradients of some of this stage's parameters, each with what is true of its parameter: whole in the parameter's logical
+    /// shape, flat `[elements]`, without the loss scale. Every rank calls it with the same selection.
+    ///
+    /// # Communication
+    /// With ZeRO 1 an all-gather over dp of every bucket that has one of them; over tp one of each that is split.
+    ///
+    /// # Errors
+    /// Failed communication.
+    pub fn gradients_by_name(
+        &self,
+        gradients: &Gradients,
+        selection: &Selection,
+    ) -> Result<Vec<(Arc<ParameterSpec>, Tensor<1>)>> {
+        let optimizer = &self.optimizers[gradients.optimizer].optimizer;
+        let mut found = optimizer.gradients(&gradients.reduced, selection)?;
+        if gradients.scale != 1.0 {
+            for (_, gradient) in &mut found {
+                *gradient = gradient.clone().div_scalar(gradients.scale);
+            }
+        }
+        Ok(found)
     }
 
     /// The second half of a step: clips the gradients, and updates the parameters unless fp16 has overflowed.

@@ -139,7 +139,8 @@ pub fn share_sums<M: Module>(chunks: &mut [M], slots: &[Slot]) -> Result<()> {
             let Some(&sum) = self.sums.get(p.spec.name.as_str()) else {
                 return;
             };
-            if p.sum.is_some() {
+            // A parameter that two places of a module share is seen twice.
+            if p.sum.as_ref().is_some_and(|own| !own.is(sum)) {
                 self.owned = Some(p.spec.name.clone());
             } else {
                 p.sum = Some(sum.clone());

@@ -18,7 +18,7 @@ use half::{bf16, f16};
 
 pub const ELEMENTS: [Element; 3] = [Element::F32, Element::F16, Element::Bf16];
 
-/// The largest relative l2 error of a result of this type: what the README says of the kernels.
+/// The largest relative l2 error of a result of this type: what docs/kernels.md says.
 pub fn limit(element: Element) -> f64 {
     match element {
         Element::F16 => 1e-3,

@@ -22,6 +22,11 @@ impl GradientSum {
         });
     }
 
+    /// Whether both are the same sum.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Takes the sum, if anything was added since it was taken last.
     pub fn take(&self) -> Option<Tensor<1>> {
         self.lock().take()

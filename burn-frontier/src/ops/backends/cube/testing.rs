@@ -110,7 +110,7 @@ pub fn assert_close(what: &str, dtype: DType, own: &[f64], expected: &[f64]) {
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     let difference = norm(&mut own.iter().zip(expected).map(|(a, b)| a - b));
     let error = difference / norm(&mut expected.iter().copied()).max(1e-30);
-    // What the README says of the kernels.
+    // What docs/kernels.md says of the kernels.
     let limit = match dtype {
         DType::F16 => 1e-3,
         DType::BF16 => 8e-3,
