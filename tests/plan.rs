@@ -24,7 +24,11 @@ use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::plan::Job;
 
 /// A published kind of job: GPT with dropout, fp16, ZeRO 1, full recompute, reduction after the backward pass.
-pub fn job(shape: (usize, usize, usize), layout: (usize, usize, usize), batch: (u64, u64)) -> Job {
+pub fn job(
+    shape: (usize, usize, usize),
+    layout: (usize, usize, usize),
+    batch: (u64, u64),
+) -> Job<GptConfig> {
     let (layers, hidden, heads) = shape;
     let (tp, pp, dp) = layout;
     let model = GptConfig::new(layers, hidden, heads, 50257, 2048).with_dropout(0.1);

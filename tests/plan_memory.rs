@@ -26,14 +26,14 @@ use burn_frontier::{Layout, Result};
 static ALLOCATOR: allocator::Counting = allocator::Counting;
 
 /// Most bytes of every rank in the second step, when all that stays has been allocated, less what was there before.
-fn measured(job: &Job) -> Vec<f64> {
+fn measured(job: &Job<GptConfig>) -> Vec<f64> {
     let peaks = local::run(job.layout.world(), &LocalOptions::default(), |world| {
         rank(job, world)
     });
     peaks.unwrap()
 }
 
-fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<f64> {
+fn rank(job: &Job<GptConfig>, world: Arc<dyn Communicator>) -> Result<f64> {
     let me = world.rank();
     allocator::own(me);
     let before = allocator::reset(me);
@@ -78,13 +78,13 @@ fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<f64> {
 }
 
 /// The planned peak of every stage, without what only an allocator with blocks wastes.
-fn planned(job: &Job) -> Vec<StageMemory> {
+fn planned(job: &Job<GptConfig>) -> Vec<StageMemory> {
     let mut machine = Machine::load("laptop").unwrap();
     machine.device.allocator_overhead = 0.0;
     memory::stages(job, &machine).unwrap()
 }
 
-fn base() -> Job {
+fn base() -> Job<GptConfig> {
     let model = GptConfig::new(4, 128, 4, 512, 256);
     Job {
         micro_batch: 4,
@@ -101,7 +101,7 @@ fn base() -> Job {
 const MOST: f64 = 0.032;
 
 /// Compares the rank of every stage that needs most: ranks of one process may use a buffer that another has made.
-fn agrees(name: &str, job: &Job) {
+fn agrees(name: &str, job: &Job<GptConfig>) {
     let measured = measured(job);
     for (stage, planned) in planned(job).into_iter().enumerate() {
         let ranks = measured.iter().enumerate();
@@ -240,7 +240,7 @@ fn an_absurd_job_is_refused_without_taking_memory() {
     const OWNER: usize = 15; // No rank of the other test.
     let good = base();
     let machine = Machine::load("frontier").unwrap();
-    type Change = fn(&mut Job, usize);
+    type Change = fn(&mut Job<GptConfig>, usize);
     let changes: [(&str, Change); 12] = [
         ("layers", |job, n| job.model.layers = n),
         ("hidden", |job, n| job.model.hidden = n),

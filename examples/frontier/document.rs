@@ -4,13 +4,16 @@ use std::fmt::Write;
 
 use burn_frontier::Recompute;
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::plan::report::flags;
 use burn_frontier::plan::search::{Candidate, judge, search};
 use burn_frontier::plan::{Job, Machine, time};
 use burn_frontier::{Layout, Result};
 
+#[path = "../common/flags.rs"]
+mod flags;
 #[path = "what_if.rs"]
 mod what_if;
+
+use flags::flags;
 
 /// A published run of arXiv 2312.12705.
 struct Headline {
@@ -50,7 +53,12 @@ const HEADLINES: [Headline; 3] = [
 ];
 
 /// Megatron-DeepSpeed as published: fp16, ZeRO 1, full recompute, dropout, gradients reduced after the backward pass.
-fn published(preset: &str, [tp, pp, dp]: [usize; 3], batch: u64, micro_batch: u64) -> Result<Job> {
+fn published(
+    preset: &str,
+    [tp, pp, dp]: [usize; 3],
+    batch: u64,
+    micro_batch: u64,
+) -> Result<Job<GptConfig>> {
     let model = GptConfig::preset(preset, None)?.with_dropout(0.1);
     Ok(Job {
         global_batch: batch,
@@ -69,7 +77,7 @@ struct Row {
     fits: bool,
 }
 
-fn row(job: &Job, machine: &Machine) -> Result<Row> {
+fn row(job: &Job<GptConfig>, machine: &Machine) -> Result<Row> {
     let judged = judge(job, machine)?;
     let speed = time::throughput(job, machine, judged.time.seconds())?;
     Ok(Row {
@@ -167,7 +175,7 @@ fn experiment(
     text: &mut String,
     machine: &Machine,
     (title, finding, column): (&str, &str, &str),
-    rows: Vec<(String, Job)>,
+    rows: Vec<(String, Job<GptConfig>)>,
 ) -> Result<()> {
     *text += &format!("### {title}\n\nPublished: {finding}\n\n");
     table(
@@ -193,8 +201,8 @@ fn experiment(
 fn effects(text: &mut String, machine: &Machine) -> Result<()> {
     *text += "## What the layout does (22B)\n\n";
     let many = |layouts: &[([usize; 3], u64)],
-                name: &dyn Fn(&Job) -> String|
-     -> Result<Vec<(String, Job)>> {
+                name: &dyn Fn(&Job<GptConfig>) -> String|
+     -> Result<Vec<(String, Job<GptConfig>)>> {
         layouts
             .iter()
             .map(|&(layout, batch)| {
@@ -317,9 +325,9 @@ fn scaling(text: &mut String, machine: &Machine) -> Result<()> {
 }
 
 /// Steps from the published job to a faster one, each on top of the one before.
-fn steps(job: &Job) -> Vec<(&'static str, Job)> {
+fn steps(job: &Job<GptConfig>) -> Vec<(&'static str, Job<GptConfig>)> {
     let mut all = vec![("as published", job.clone())];
-    let mut add = |name, set: &dyn Fn(&mut Job)| {
+    let mut add = |name, set: &dyn Fn(&mut Job<GptConfig>)| {
         let mut next = all[all.len() - 1].1.clone();
         set(&mut next);
         if next != all[all.len() - 1].1 {
@@ -361,7 +369,7 @@ fn better(text: &mut String, machine: &Machine) -> Result<()> {
         );
         let start = published(headline.preset, headline.layout, headline.global_batch, 1)?;
         let first = row(&start, machine)?.tokens;
-        let mut rows: Vec<(String, Job)> = steps(&start)
+        let mut rows: Vec<(String, Job<GptConfig>)> = steps(&start)
             .into_iter()
             .map(|(name, job)| (name.to_string(), job))
             .collect();
@@ -399,7 +407,7 @@ fn better(text: &mut String, machine: &Machine) -> Result<()> {
 }
 
 /// Where the published job's time goes, and where the best plan's.
-fn why(start: &Job, machine: &Machine) -> Result<String> {
+fn why(start: &Job<GptConfig>, machine: &Machine) -> Result<String> {
     let like = Job {
         fused_attention: true,
         ..start.clone()

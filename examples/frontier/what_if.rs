@@ -1,16 +1,17 @@
 //! What the runtime lacks and would gain, on Frontier.
 
+use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::plan::outlook::{MARK, Possible, outlook_of};
-use burn_frontier::plan::report::flags;
 use burn_frontier::plan::search::search;
 use burn_frontier::plan::what_if::Lack;
 use burn_frontier::plan::{Job, Machine};
 use burn_frontier::{Layout, Result};
 
+use super::flags::flags;
 use super::{HEADLINES, line, published, table};
 
 /// As the runtime would run it: attention in one kernel, gradients reduced beside the backward pass.
-fn ours(job: Job) -> Job {
+fn ours(job: Job<GptConfig>) -> Job<GptConfig> {
     Job {
         fused_attention: true,
         overlap: true,
@@ -23,7 +24,7 @@ fn gib(bytes: f64) -> String {
 }
 
 /// Name, layout, speed, gain and memory of something that is not there.
-fn cells(name: String, gain: Option<f64>, possible: &Possible) -> Vec<String> {
+fn cells(name: String, gain: Option<f64>, possible: &Possible<GptConfig>) -> Vec<String> {
     let gain = match gain {
         Some(gain) => format!("{:+.1} %", 100.0 * gain),
         None => "fits".into(),
@@ -37,7 +38,7 @@ fn cells(name: String, gain: Option<f64>, possible: &Possible) -> Vec<String> {
     ]
 }
 
-fn share(seconds: f64, possible: &Possible) -> String {
+fn share(seconds: f64, possible: &Possible<GptConfig>) -> String {
     format!("{:.1} %", 100.0 * seconds / possible.time.seconds())
 }
 

@@ -10,6 +10,8 @@ mod command;
 mod corpus;
 mod default_corpus;
 mod finish;
+#[path = "../common/flags.rs"]
+mod flags;
 mod folder;
 mod memory;
 mod model;
@@ -18,6 +20,7 @@ mod plan;
 mod report;
 mod saved;
 mod settings;
+mod shard;
 mod signals;
 
 use std::process::ExitCode;

@@ -5,15 +5,16 @@ use burn_frontier::Recompute;
 use burn_frontier::device::Choice;
 use burn_frontier::device::memory::{self as host, Room};
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::plan::report::flags;
 use burn_frontier::plan::{Job, Machine, memory, search};
+
+use crate::flags::flags;
 
 /// Bytes of a token of a step, and of the one that it is to predict, which every rank reads beforehand.
 const TOKEN: f64 = 16.0;
 
 /// Refuses what would run out of the memory of the devices that are used, or of the host's. Gives what is needed of what there
 /// is, for the user.
-pub fn refuse_what_does_not_fit(job: &Job, device: &Choice) -> Result<String> {
+pub fn refuse_what_does_not_fit(job: &Job<GptConfig>, device: &Choice) -> Result<String> {
     let mut machine = Machine::load("laptop")?;
     let needs = needs(job, &machine, device)?;
     let on_host = samples(job);
@@ -80,7 +81,11 @@ fn parameters(model: &GptConfig) -> String {
 }
 
 /// Bytes that the ranks of every device need together at their peak.
-fn needs(job: &Job, machine: &Machine, device: &Choice) -> burn_frontier::Result<Vec<f64>> {
+fn needs(
+    job: &Job<GptConfig>,
+    machine: &Machine,
+    device: &Choice,
+) -> burn_frontier::Result<Vec<f64>> {
     let stages = memory::stages(job, machine)?;
     let mut needs = vec![0.0; device.count().min(job.layout.world())];
     for rank in 0..job.layout.world() {
@@ -91,13 +96,13 @@ fn needs(job: &Job, machine: &Machine, device: &Choice) -> burn_frontier::Result
 }
 
 /// Bytes of the samples that all ranks together hold of a step: each those of its replica.
-fn samples(job: &Job) -> f64 {
+fn samples(job: &Job<GptConfig>) -> f64 {
     let replicas = (job.layout.tp * job.layout.pp) as f64;
     replicas * job.tokens() * TOKEN
 }
 
 /// The largest preset that fits into most of a device.
-fn smaller_model(job: &Job, machine: &Machine, device: &Choice, room: Room) -> String {
+fn smaller_model(job: &Job<GptConfig>, machine: &Machine, device: &Choice, room: Room) -> String {
     let fits = GptConfig::PRESETS.into_iter().rev().find(|name| {
         GptConfig::preset(name, Some(job.model.vocabulary)).is_ok_and(|model| {
             let job = Job {

@@ -8,7 +8,7 @@ use burn_frontier::device;
 use burn_frontier::mesh::MAX_RANKS;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::plan::search::{self, Candidate};
-use burn_frontier::plan::{Job, Machine, Report, shard, time};
+use burn_frontier::plan::{Job, Machine, Report, time};
 use burn_frontier::run_folder;
 use burn_frontier::zero::reducer::MAX_ZERO_STAGE;
 
@@ -16,6 +16,7 @@ use crate::console;
 use crate::memory::gib;
 use crate::options::Options;
 use crate::settings::attention_of;
+use crate::{flags, shard};
 
 /// Samples a rank and step when a batch is not given for a number of nodes.
 const SAMPLES_PER_RANK: u64 = 4;
@@ -34,7 +35,7 @@ pub fn plan(options: &Options, model: GptConfig) -> Result<()> {
 }
 
 /// The plan.
-pub fn report(options: &Options, model: GptConfig) -> Result<Report> {
+pub fn report(options: &Options, model: GptConfig) -> Result<Report<GptConfig>> {
     let machine = Machine::load(options.machine.as_deref().unwrap_or("laptop"))?;
     let settings = options.settings()?;
     let mut like = settings.job(&model);
@@ -49,14 +50,19 @@ pub fn report(options: &Options, model: GptConfig) -> Result<Report> {
         true => with_measured_shard(options, &job, &machine)?,
         false => machine,
     };
-    Ok(match options.what_if {
+    let report = match options.what_if {
         true => Report::with_what_if(&job, &machine)?,
         false => Report::new(&job, &machine)?,
-    })
+    };
+    Ok(report.with_words(flags::flags))
 }
 
 /// `machine` with the present device's time of a layer's slice.
-fn with_measured_shard(options: &Options, job: &Job, machine: &Machine) -> Result<Machine> {
+fn with_measured_shard(
+    options: &Options,
+    job: &Job<GptConfig>,
+    machine: &Machine,
+) -> Result<Machine> {
     let device = device::choose(options.device.as_deref())?;
     let here = attention_of(job.clone(), &device);
     let need = shard::layer_bytes(&here, &Machine::load("laptop")?)?;
@@ -86,7 +92,12 @@ fn with_measured_shard(options: &Options, job: &Job, machine: &Machine) -> Resul
 }
 
 /// The fastest job on so many nodes that agrees with the flags that were given.
-fn on_nodes(options: &Options, mut like: Job, machine: &Machine, nodes: usize) -> Result<Job> {
+fn on_nodes(
+    options: &Options,
+    mut like: Job<GptConfig>,
+    machine: &Machine,
+    nodes: usize,
+) -> Result<Job<GptConfig>> {
     let per_node = machine.links.ranks_per_node;
     let Some(ranks) = nodes.checked_mul(per_node).filter(|n| *n <= MAX_RANKS) else {
         bail!(
@@ -98,7 +109,7 @@ fn on_nodes(options: &Options, mut like: Job, machine: &Machine, nodes: usize) -
         like.global_batch = SAMPLES_PER_RANK * ranks as u64;
     }
     let found = search::search(&like, machine, ranks)?;
-    let wanted = |candidate: &&Candidate| agrees(options, &like, &candidate.job);
+    let wanted = |candidate: &&Candidate<GptConfig>| agrees(options, &like, &candidate.job);
     if let Some(best) = found.ranked.iter().find(wanted) {
         return Ok(best.job.clone());
     }
@@ -110,7 +121,7 @@ fn on_nodes(options: &Options, mut like: Job, machine: &Machine, nodes: usize) -
 }
 
 /// The very layout of the flags, refused as the trainer refuses it; what is left open is 1, and dp what remains.
-fn as_asked(options: &Options, like: Job, ranks: usize) -> Result<Job> {
+fn as_asked(options: &Options, like: Job<GptConfig>, ranks: usize) -> Result<Job<GptConfig>> {
     let [tp, pp] = [options.tp, options.pp].map(|n| n.unwrap_or(1));
     let dp = options.dp.unwrap_or((ranks / tp / pp).max(1));
     let job = Job {
@@ -129,7 +140,7 @@ fn as_asked(options: &Options, like: Job, ranks: usize) -> Result<Job> {
 }
 
 /// Whether a job has what the flags ask for.
-fn agrees(options: &Options, like: &Job, job: &Job) -> bool {
+fn agrees(options: &Options, like: &Job<GptConfig>, job: &Job<GptConfig>) -> bool {
     let layout = job.layout;
     options.tp.is_none_or(|tp| tp == layout.tp)
         && options.pp.is_none_or(|pp| pp == layout.pp)
@@ -152,7 +163,12 @@ fn agrees(options: &Options, like: &Job, job: &Job) -> bool {
 }
 
 /// Of the layouts that agree with the flags, the one that needs least memory.
-fn smallest(options: &Options, like: &Job, machine: &Machine, ranks: usize) -> Option<Job> {
+fn smallest(
+    options: &Options,
+    like: &Job<GptConfig>,
+    machine: &Machine,
+    ranks: usize,
+) -> Option<Job<GptConfig>> {
     let mut roomy = machine.clone();
     roomy.device.memory_gib = 1e9;
     let found = search::search(like, &roomy, ranks).ok()?;

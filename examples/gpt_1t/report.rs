@@ -163,8 +163,7 @@ impl Reporter {
         self.peak = self.peak.max(self.device.held_bytes());
         // Without a known peak, utilisation stays empty.
         let speed = Throughput::measure(
-            &shape,
-            self.settings.recompute,
+            shape.flops(self.settings.recompute),
             tokens,
             measured.seconds,
             ranks,

@@ -98,7 +98,7 @@ impl Settings {
     }
 
     /// What the planner needs to know; scores are written to memory.
-    pub fn job(&self, model: &GptConfig) -> Job {
+    pub fn job(&self, model: &GptConfig) -> Job<GptConfig> {
         Job {
             model: model.clone(),
             layout: self.layout,
@@ -115,7 +115,7 @@ impl Settings {
     }
 
     /// [`Self::job`] with the attention that `device` takes.
-    pub fn job_on(&self, model: &GptConfig, device: &Choice) -> Job {
+    pub fn job_on(&self, model: &GptConfig, device: &Choice) -> Job<GptConfig> {
         attention_of(self.job(model), device)
     }
 
@@ -142,7 +142,7 @@ impl Settings {
 }
 
 /// `job` with the attention that `device` takes, which decides whether its scores are in memory.
-pub fn attention_of(mut job: Job, device: &Choice) -> Job {
+pub fn attention_of(mut job: Job<GptConfig>, device: &Choice) -> Job<GptConfig> {
     let (model, tp) = (&job.model, job.layout.tp);
     let queries = [
         job.micro_batch as usize,

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use burn_frontier::models::gpt::{GptConfig, runs};
 use burn_frontier::observe::progress::Screen;
 use burn_frontier::plan::Machine;
+use burn_frontier::plan::fit::Run;
 use burn_frontier::plan::fit::{self, Prediction};
-use burn_frontier::plan::runs::{self, Run};
 use clap::Parser;
 
 /// Writes and calibrates machine files for the planner.
@@ -108,7 +109,7 @@ const CHECKED: [([usize; 3], [usize; 3], [u64; 2]); 12] = [
     ([6, 256, 128], [2, 2, 1], [16, 4]),
 ];
 
-fn steps_of(jobs: &[([usize; 3], [usize; 3], [u64; 2])]) -> Result<Vec<Run>> {
+fn steps_of(jobs: &[([usize; 3], [usize; 3], [u64; 2])]) -> Result<Vec<Run<GptConfig>>> {
     jobs.iter()
         .map(|&(model, layout, batch)| Ok(steps::run(steps::job(model, layout, batch)?)?))
         .collect()
@@ -141,7 +142,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn table(runs: &[Run], predictions: &[Prediction]) -> String {
+fn table(runs: &[Run<GptConfig>], predictions: &[Prediction]) -> String {
     let mut text = String::from(
         "global batch,micro batch,hidden,layers,tp,dp,pp,measured ms,predicted ms,error %\n",
     );

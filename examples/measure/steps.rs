@@ -15,7 +15,7 @@ use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::ParameterContext;
 use burn_frontier::pipeline::micro_batches::micro_batches;
 use burn_frontier::plan::Job;
-use burn_frontier::plan::runs::Run;
+use burn_frontier::plan::fit::Run;
 use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Layout, Result};
 
@@ -27,7 +27,7 @@ pub fn job(
     [layers, hidden, sequence]: [usize; 3],
     [tp, pp, dp]: [usize; 3],
     [global_batch, micro_batch]: [u64; 2],
-) -> Result<Job> {
+) -> Result<Job<GptConfig>> {
     let model = GptConfig::new(layers, hidden, hidden / 32, 512, sequence);
     Ok(Job {
         global_batch,
@@ -39,7 +39,7 @@ pub fn job(
 }
 
 /// Runs a few steps of `job` and takes the median.
-pub fn run(job: Job) -> Result<Run> {
+pub fn run(job: Job<GptConfig>) -> Result<Run<GptConfig>> {
     let options = LocalOptions::default();
     let times = local::run(job.layout.world(), &options, |world| rank(&job, world))?;
     let mut slowest = [0.0f64; TIMED];
@@ -55,7 +55,7 @@ pub fn run(job: Job) -> Result<Run> {
     })
 }
 
-fn rank(job: &Job, world: Arc<dyn Communicator>) -> Result<Vec<f64>> {
+fn rank(job: &Job<GptConfig>, world: Arc<dyn Communicator>) -> Result<Vec<f64>> {
     let groups = Groups::new(job.layout, world.clone())?;
     let context = ParameterContext {
         sequence_parallel: job.sequence_parallel,

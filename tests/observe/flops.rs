@@ -113,11 +113,12 @@ fn more_than_the_peak_is_refused() {
 #[test]
 fn throughput_has_all_names_and_hfu_is_above_mfu_with_recompute() {
     let (shape, ..) = published()[0];
-    let speed = |peak| Throughput::measure(&shape, Recompute::Full, 4096, 2.0, 8, peak).unwrap();
+    let speed =
+        |peak| Throughput::measure(shape.flops(Recompute::Full), 4096, 2.0, 8, peak).unwrap();
     assert_eq!(speed(None).tokens_per_second, 2048.0);
     assert_eq!(speed(None).tokens_per_second_per_rank, 256.0);
     assert_eq!((speed(None).mfu, speed(None).hfu), (None, None));
     let with_peak = speed(Some(GCD_PEAK));
     assert!(with_peak.hfu.unwrap() > 1.3 * with_peak.mfu.unwrap());
-    assert!(Throughput::measure(&shape, Recompute::None, 1, 0.0, 1, None).is_err());
+    assert!(Throughput::measure(shape.flops(Recompute::None), 1, 0.0, 1, None).is_err());
 }

@@ -8,6 +8,8 @@ use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::parameter::{Module, Parameter, ParameterContext, ParameterSpec, Visitor};
 use burn_frontier::pipeline::check::{Costs, check};
 use burn_frontier::pipeline::schedule::{Kind, Schedule};
+use burn_frontier::placement::Placement;
+use burn_frontier::plan::Planned;
 use burn_frontier::plan::makespan::{PassCosts, makespan};
 use proptest::prelude::*;
 
@@ -146,5 +148,39 @@ fn the_parameters_planned_are_those_allocated() {
             Ok(())
         })
         .unwrap();
+    }
+}
+
+#[test]
+fn the_layers_that_the_planner_takes_to_be_alike_are() {
+    let gradient = Placement::Replicated;
+    let gpt = GptConfig::new(7, 32, 4, 300, 16);
+    for model in [gpt.clone(), gpt.modern()] {
+        for part in [0..1, 0..2, 0..7, 2..5, 3..7, 6..7] {
+            let mut planned = Vec::new();
+            if part.start == 0 {
+                planned.extend(model.first_specs(&gradient));
+            }
+            for _ in part.clone() {
+                planned.extend(model.layer_specs(&gradient));
+            }
+            if part.end == model.layers {
+                planned.extend(model.last_specs(&gradient));
+            }
+            let shown = |spec: &ParameterSpec| ParameterSpec {
+                name: match model.tied() == Some(spec.name.as_str()) {
+                    true => "the tied table".into(),
+                    false => "another".into(),
+                },
+                ..spec.clone()
+            };
+            let planned: Vec<_> = planned.iter().map(shown).collect();
+            let all = model.part_specs(part.clone(), &gradient);
+            assert_eq!(
+                planned,
+                all.iter().map(shown).collect::<Vec<_>>(),
+                "{part:?}"
+            );
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Calibration finds a machine from its runs, and says honestly how well.
 
 use super::job;
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::plan::fit::Run;
 use burn_frontier::plan::fit::{errors, fit, predict};
-use burn_frontier::plan::runs::Run;
 use burn_frontier::plan::{Job, Machine, time};
 
 /// Runs of a machine that differs from `a100`, in a grid of layouts and shapes.
-fn runs(machine: &Machine) -> Vec<Run> {
+fn runs(machine: &Machine) -> Vec<Run<GptConfig>> {
     let mut runs = Vec::new();
     for hidden in [1024, 2048, 4096] {
         for (tp, pp, dp) in [
@@ -77,7 +78,7 @@ fn one_odd_run_does_not_bend_the_rest() {
 
 #[test]
 fn no_run_is_refused() {
-    let error = fit(&Machine::load("a100").unwrap(), &[])
+    let error = fit::<GptConfig>(&Machine::load("a100").unwrap(), &[])
         .unwrap_err()
         .to_string();
     assert!(error.contains("no run"), "{error}");

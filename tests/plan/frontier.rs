@@ -1,10 +1,11 @@
 //! The five published rows that the machine files of Frontier are calibrated with.
 
 use super::job;
+use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::plan::{Job, Machine, time};
 
 /// TFLOP/s per GCD that the plan gives, as arXiv 2312.12705 counts them: with full recompute.
-fn tflops(machine: &str, job: &Job) -> f64 {
+fn tflops(machine: &str, job: &Job<GptConfig>) -> f64 {
     let machine = Machine::load(machine).unwrap();
     let seconds = time::step(job, &machine).unwrap().seconds();
     let speed = time::throughput(job, &machine, seconds).unwrap();
@@ -14,7 +15,7 @@ fn tflops(machine: &str, job: &Job) -> f64 {
 /// What docs/planner.md says of these rows.
 const MOST: f64 = 0.08;
 
-fn is_reproduced(machine: &str, job: &Job, published: f64) {
+fn is_reproduced(machine: &str, job: &Job<GptConfig>, published: f64) {
     let planned = tflops(machine, job);
     let error = planned / published - 1.0;
     assert!(

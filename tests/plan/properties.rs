@@ -2,12 +2,13 @@
 
 use super::job;
 use burn_frontier::Recompute;
+use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::plan::memory::{self, StageMemory};
 use burn_frontier::plan::{Job, Machine, time};
 use proptest::prelude::*;
 
-pub fn jobs() -> impl Strategy<Value = Job> {
+pub fn jobs() -> impl Strategy<Value = Job<GptConfig>> {
     let model = (
         1usize..5,
         prop_oneof![Just(1024usize), Just(2048), Just(6144), Just(12288)],
@@ -41,12 +42,12 @@ pub fn machines() -> impl Strategy<Value = Machine> {
     (0..names.len()).prop_map(move |i| Machine::load(names[i]).unwrap())
 }
 
-fn peak(job: &Job, machine: &Machine) -> f64 {
+fn peak(job: &Job<GptConfig>, machine: &Machine) -> f64 {
     let stages = memory::stages(job, machine).unwrap();
     stages.iter().map(StageMemory::bytes).fold(0.0, f64::max)
 }
 
-fn seconds(job: &Job, machine: &Machine) -> f64 {
+fn seconds(job: &Job<GptConfig>, machine: &Machine) -> f64 {
     time::step(job, machine).unwrap().seconds()
 }
 
@@ -101,19 +102,19 @@ proptest! {
 
     #[test]
     fn what_saves_memory_does(job in jobs(), machine in machines()) {
-        let with = |change: &dyn Fn(&mut Job)| {
+        let with = |change: &dyn Fn(&mut Job<GptConfig>)| {
             let mut other = job.clone();
             change(&mut other);
             peak(&other, &machine)
         };
-        let recompute = |recompute| with(&|job: &mut Job| job.recompute = recompute);
+        let recompute = |recompute| with(&|job: &mut Job<GptConfig>| job.recompute = recompute);
         prop_assert!(recompute(Recompute::Selective) <= recompute(Recompute::None) * (1.0 + 1e-12));
         prop_assert!(recompute(Recompute::Full) <= recompute(Recompute::None) * (1.0 + 1e-12));
-        let zero = |zero| with(&|job: &mut Job| job.zero = zero);
+        let zero = |zero| with(&|job: &mut Job<GptConfig>| job.zero = zero);
         prop_assert!(zero(1) <= zero(0) * (1.0 + 1e-6));
-        let larger = with(&|job: &mut Job| { job.micro_batch *= 2; job.global_batch *= 2; });
+        let larger = with(&|job: &mut Job<GptConfig>| { job.micro_batch *= 2; job.global_batch *= 2; });
         prop_assert!(larger >= peak(&job, &machine) * (1.0 - 1e-12));
-        let gpipe = with(&|job: &mut Job| job.schedule = Kind::GPipe);
+        let gpipe = with(&|job: &mut Job<GptConfig>| job.schedule = Kind::GPipe);
         prop_assert!(gpipe >= peak(&job, &machine));
     }
 }

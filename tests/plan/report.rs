@@ -3,9 +3,10 @@
 use std::process::Command;
 
 use super::job;
+use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::plan::{Job, Machine, Report};
 
-fn report() -> Report {
+fn report() -> Report<GptConfig> {
     let machine = Machine::load("frontier").unwrap();
     Report::new(&job((96, 12288, 96), (4, 16, 4), (2560, 1)), &machine).unwrap()
 }
@@ -31,9 +32,17 @@ fn the_page_is_read_in_a_minute() {
 fn what_does_not_fit_is_said_with_the_nearest_layout_that_does() {
     let machine = Machine::load("frontier").unwrap();
     let large = job((96, 12288, 96), (4, 4, 4), (64, 1));
-    let page = Report::new(&large, &machine).unwrap().page();
+    let report = Report::new(&large, &machine).unwrap();
+    let page = report.page();
     assert!(
-        page.contains("DOES NOT FIT") && page.contains("nearest that fits: --tp"),
+        page.contains("DOES NOT FIT") && page.contains("nearest that fits: tp"),
+        "{page}"
+    );
+    let page = report
+        .with_words(|job| format!("-dp {}", job.layout.dp))
+        .page();
+    assert!(
+        page.contains("nearest that fits: -dp") && page.contains("layout    -dp 4\n"),
         "{page}"
     );
 }
@@ -45,7 +54,7 @@ fn the_files_are_self_contained_and_can_be_read_back() {
     report.write(folder.path()).unwrap();
     let json = std::fs::read_to_string(folder.path().join("plan.json")).unwrap();
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let job: Job = serde_json::from_value(value["job"].clone()).unwrap();
+    let job: Job<GptConfig> = serde_json::from_value(value["job"].clone()).unwrap();
     assert_eq!(job, report.job);
     assert_eq!(value["stages"].as_array().unwrap().len(), 16);
     let html = std::fs::read_to_string(folder.path().join("plan.html")).unwrap();

@@ -3,6 +3,7 @@
 use super::job;
 use super::properties::{jobs, machines};
 use burn_frontier::Layout;
+use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::plan::outlook::{MARK, judge, outlook};
 use burn_frontier::plan::search::search;
@@ -11,7 +12,7 @@ use burn_frontier::plan::{Job, Machine, Report, WhatIf, memory, search as layout
 use proptest::prelude::*;
 
 /// What-ifs that are valid, most with something that is lacking.
-fn what_ifs() -> impl Strategy<Value = WhatIf> {
+fn what_ifs() -> impl Strategy<Value = WhatIf<GptConfig>> {
     let switches = (0u32..4, any::<bool>(), 0u8..4, any::<bool>());
     (jobs(), switches).prop_map(|(mut job, (context, ulysses, zero, zero_bubble))| {
         let (tp, pp) = (job.layout.tp, job.layout.pp);
@@ -31,7 +32,7 @@ fn what_ifs() -> impl Strategy<Value = WhatIf> {
     })
 }
 
-fn peak(what_if: &WhatIf, machine: &Machine) -> f64 {
+fn peak(what_if: &WhatIf<GptConfig>, machine: &Machine) -> f64 {
     let stages = what_if.memory(machine).unwrap();
     stages
         .iter()
@@ -39,11 +40,14 @@ fn peak(what_if: &WhatIf, machine: &Machine) -> f64 {
         .fold(0.0, f64::max)
 }
 
-fn seconds(what_if: &WhatIf, machine: &Machine) -> f64 {
+fn seconds(what_if: &WhatIf<GptConfig>, machine: &Machine) -> f64 {
     what_if.step(machine).unwrap().seconds()
 }
 
-fn with(what_if: &WhatIf, change: impl FnOnce(&mut WhatIf)) -> WhatIf {
+fn with(
+    what_if: &WhatIf<GptConfig>,
+    change: impl FnOnce(&mut WhatIf<GptConfig>),
+) -> WhatIf<GptConfig> {
     let mut other = what_if.clone();
     change(&mut other);
     other
@@ -135,7 +139,7 @@ proptest! {
     }
 }
 
-fn of_175b(layout: (usize, usize, usize), batch: (u64, u64)) -> WhatIf {
+fn of_175b(layout: (usize, usize, usize), batch: (u64, u64)) -> WhatIf<GptConfig> {
     let job = job((96, 12288, 96), layout, batch);
     WhatIf::from(Job {
         fused_attention: true,
@@ -230,7 +234,7 @@ fn the_trainer_and_the_planner_refuse_what_is_not_there_in_the_same_words() {
         for error in refusals {
             let text = error.to_string();
             assert!(
-                text.contains(&format!("--zero {zero} is not there")),
+                text.contains(&format!("ZeRO {zero} is not there")),
                 "{text}"
             );
             assert!(text.contains("use 0 to 1"), "{text}");
@@ -243,7 +247,7 @@ fn the_trainer_and_the_planner_refuse_what_is_not_there_in_the_same_words() {
 #[test]
 fn what_could_not_run_either_way_is_refused_with_what_would() {
     let good = of_175b((8, 4, 2), (64, 1));
-    let refused = |change: fn(&mut WhatIf), words: [&str; 2]| {
+    let refused = |change: fn(&mut WhatIf<GptConfig>), words: [&str; 2]| {
         let error = with(&good, change).validate().unwrap_err().to_string();
         for word in words {
             assert!(error.contains(word), "{error}");
@@ -305,7 +309,7 @@ fn the_outlook_beats_what_runs_where_it_says_so_and_the_search_stays_as_it_is() 
 fn a_report_speaks_of_it_only_when_asked_and_after_what_runs() {
     let machine = Machine::load("frontier").unwrap();
     let job = of_175b((4, 16, 2), (256, 1)).job;
-    let texts = |report: &Report| {
+    let texts = |report: &Report<GptConfig>| {
         let folder = tempfile::tempdir().unwrap();
         report.write(folder.path()).unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
@@ -354,7 +358,10 @@ fn a_what_if_is_read_back_from_its_text() {
         };
     });
     let text = serde_json::to_string(&what_if).unwrap();
-    assert_eq!(serde_json::from_str::<WhatIf>(&text).unwrap(), what_if);
+    assert_eq!(
+        serde_json::from_str::<WhatIf<GptConfig>>(&text).unwrap(),
+        what_if
+    );
     let words = what_if.to_string();
     assert!(
         words.contains("cp 2 (Ulysses)") && words.contains("ZeRO 3"),

@@ -1,7 +1,7 @@
 //! Batch norm over the samples that all replicas have at the same time.
 
 use burn::config::Config;
-use burn::module::{Flag, Module, Param, RunningState};
+use burn::module::{Content, DisplaySettings, Flag, Module, ModuleDisplay, Param, RunningState};
 use burn::nn::Initializer;
 use burn::tensor::{DType, Device, Tensor, TensorData, module::batch_norm};
 
@@ -62,6 +62,7 @@ impl SyncBatchNormConfig {
 /// As `burn::nn::BatchNorm`, whose fields and records it has. The running statistics follow the common ones, so they are equal
 /// on all replicas. Every replica makes its own layer, since clones share running statistics, and goes through it as often.
 #[derive(Module, Debug)]
+#[module(custom_display)]
 pub struct SyncBatchNorm {
     /// Scale `[features]`.
     pub gamma: Param<Tensor<1>>,
@@ -167,6 +168,23 @@ impl SyncBatchNorm {
             [Some(x.reshape(shape).into_dispatch()), of_scale, of_shift]
         };
         Ok(with_gradient(inputs, y.reshape(shape), back))
+    }
+}
+
+impl ModuleDisplay for SyncBatchNorm {
+    fn custom_settings(&self) -> Option<DisplaySettings> {
+        DisplaySettings::new()
+            .with_new_line_after_attribute(false)
+            .optional()
+    }
+
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        let [features] = self.gamma.lazy_shape().dims();
+        content
+            .add("num_features", &features)
+            .add("momentum", &self.momentum)
+            .add("epsilon", &self.epsilon)
+            .optional()
     }
 }
 

@@ -76,6 +76,14 @@ impl ModelShape {
             sequence,
         }
     }
+
+    /// Operations of a token.
+    pub fn flops(&self, recompute: Recompute) -> Flops {
+        Flops {
+            model: model_flops_per_token(self),
+            hardware: hardware_flops_per_token(self, recompute),
+        }
+    }
 }
 
 /// Operations of one step on `batch` sequences by the formula of the papers,
@@ -126,6 +134,15 @@ pub fn hardware_flops_per_token(shape: &ModelShape, recompute: Recompute) -> f64
         Recompute::Full => layer_weights_forward(shape) + attention_core_forward(shape),
     };
     model_flops_per_token(shape) + shape.layers as f64 * again
+}
+
+/// Operations of one token, or of one sample of a model that knows no tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Flops {
+    /// What the mathematics of a step needs.
+    pub model: f64,
+    /// What the hardware executes.
+    pub hardware: f64,
 }
 
 /// Refuses a time or a number of ranks that no speed can be computed from.
@@ -181,14 +198,13 @@ pub struct Throughput {
 }
 
 impl Throughput {
-    /// The speed of a step that took `tokens` tokens through the model in `seconds` on `ranks` ranks, each with a peak
+    /// The speed of a step that took `tokens` tokens of `flops` each through the model in `seconds` on `ranks` ranks, each with a peak
     /// of `peak` FLOP/s if that is known.
     ///
     /// # Errors
     /// As [`utilization`].
     pub fn measure(
-        shape: &ModelShape,
-        recompute: Recompute,
+        flops: Flops,
         tokens: u64,
         seconds: f64,
         ranks: usize,
@@ -203,8 +219,8 @@ impl Throughput {
         Ok(Self {
             tokens_per_second,
             tokens_per_second_per_rank: tokens_per_second / ranks as f64,
-            mfu: share(model_flops_per_token(shape))?,
-            hfu: share(hardware_flops_per_token(shape, recompute))?,
+            mfu: share(flops.model)?,
+            hfu: share(flops.hardware)?,
         })
     }
 }

@@ -99,7 +99,7 @@ impl<M: Model> Stage for BurnModule<M> {
 
     fn check_training(&self, groups: &Groups) -> Result<()> {
         // All replicas find the same, so that none waits for another.
-        layers::check(self.module(), groups.layout.dp)?;
+        layers::check(self.module(), groups)?;
         check_replicas(self.module(), &groups.dp)
     }
 

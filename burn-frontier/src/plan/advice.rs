@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::job::Job;
 use super::machine::Machine;
+use super::model::Planned;
 use super::search::{Candidate, judge};
 use crate::error::Result;
 use crate::mesh::Layout;
@@ -68,7 +69,7 @@ const PROPERTIES: [Property; 7] = [
     },
 ];
 
-fn gain(before: &Candidate, after: &Candidate) -> f64 {
+fn gain<M>(before: &Candidate<M>, after: &Candidate<M>) -> f64 {
     after.tokens_per_second_per_rank / before.tokens_per_second_per_rank - 1.0
 }
 
@@ -76,7 +77,7 @@ fn gain(before: &Candidate, after: &Candidate) -> f64 {
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn better_machine(job: &Job, machine: &Machine) -> Result<Vec<Gain>> {
+pub fn better_machine<M: Planned>(job: &Job<M>, machine: &Machine) -> Result<Vec<Gain>> {
     let now = judge(job, machine)?;
     let mut gains = Vec::new();
     for property in &PROPERTIES {
@@ -96,7 +97,7 @@ pub fn better_machine(job: &Job, machine: &Machine) -> Result<Vec<Gain>> {
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn other_switches(job: &Job, machine: &Machine) -> Result<Vec<Gain>> {
+pub fn other_switches<M: Planned>(job: &Job<M>, machine: &Machine) -> Result<Vec<Gain>> {
     let now = judge(job, machine)?;
     let mut gains = Vec::new();
     for (change, other) in changes(job) {
@@ -113,21 +114,21 @@ pub fn other_switches(job: &Job, machine: &Machine) -> Result<Vec<Gain>> {
     Ok(gains)
 }
 
-fn changes(job: &Job) -> Vec<(String, Job)> {
+fn changes<M: Planned>(job: &Job<M>) -> Vec<(String, Job<M>)> {
     let mut all = Vec::new();
-    let mut add = |change: &str, set: &dyn Fn(&mut Job)| {
+    let mut add = |change: &str, set: &dyn Fn(&mut Job<M>)| {
         let mut other = job.clone();
         set(&mut other);
         if other != *job {
             all.push((change.to_string(), other));
         }
     };
-    add("--recompute none", &|job| job.recompute = Recompute::None);
-    add("--recompute selective", &|job| {
+    add("recompute none", &|job| job.recompute = Recompute::None);
+    add("recompute selective", &|job| {
         job.recompute = Recompute::Selective
     });
-    add("--recompute full", &|job| job.recompute = Recompute::Full);
-    add("--sequence-parallel", &|job| {
+    add("recompute full", &|job| job.recompute = Recompute::Full);
+    add("sequence parallelism", &|job| {
         job.sequence_parallel = job.layout.tp > 1
     });
     add("attention in one fused kernel", &|job| {
@@ -136,7 +137,7 @@ fn changes(job: &Job) -> Vec<(String, Job)> {
     add("gradients reduced beside the backward pass", &|job| {
         job.overlap = true
     });
-    add("--schedule interleaved", &|job| {
+    add("schedule interleaved", &|job| {
         job.schedule = Kind::Interleaved { chunks: 2 }
     });
     add("half the micro-batch", &|job| {
@@ -167,8 +168,8 @@ pub struct ScalingPoint {
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn scaling(
-    job: &Job,
+pub fn scaling<M: Planned>(
+    job: &Job<M>,
     machine: &Machine,
     nodes: &[usize],
     weak: bool,

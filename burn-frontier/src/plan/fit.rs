@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::job::Job;
 use super::machine::{Correction, Machine, Observation};
-use super::runs::Run;
+use super::model::Planned;
 use super::time;
 use crate::error::{Error, Result};
 
@@ -83,6 +84,15 @@ const CONSTANTS: [Constant; 10] = [
     },
 ];
 
+/// A measured run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run<M> {
+    /// What ran.
+    pub job: Job<M>,
+    /// Measured seconds of a step.
+    pub seconds: f64,
+}
+
 /// Prediction beside measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prediction {
@@ -110,7 +120,7 @@ pub fn errors(predictions: &[Prediction]) -> (f64, f64) {
 ///
 /// # Errors
 /// A run that cannot be.
-pub fn predict(machine: &Machine, runs: &[Run]) -> Result<Vec<Prediction>> {
+pub fn predict<M: Planned>(machine: &Machine, runs: &[Run<M>]) -> Result<Vec<Prediction>> {
     runs.iter()
         .map(|run| {
             Ok(Prediction {
@@ -134,7 +144,7 @@ pub struct Fitted {
 ///
 /// # Errors
 /// No run, or one that cannot be.
-pub fn fit(start: &Machine, runs: &[Run]) -> Result<Fitted> {
+pub fn fit<M: Planned>(start: &Machine, runs: &[Run<M>]) -> Result<Fitted> {
     if runs.is_empty() {
         return Err(Error::config(
             "there is no run to calibrate with",
@@ -145,7 +155,7 @@ pub fn fit(start: &Machine, runs: &[Run]) -> Result<Fitted> {
     let folds = FOLDS.min(runs.len());
     let mut held_back = Vec::new();
     for fold in (0..folds).filter(|_| folds > 1) {
-        let part = |held: bool| -> Vec<Run> {
+        let part = |held: bool| -> Vec<Run<M>> {
             let of = runs.iter().enumerate();
             of.filter(|(i, _)| (i % folds == fold) == held)
                 .map(|(_, run)| run.clone())
@@ -160,7 +170,7 @@ pub fn fit(start: &Machine, runs: &[Run]) -> Result<Fitted> {
     Ok(Fitted { machine, held_back })
 }
 
-fn calibrate(start: &Machine, runs: &[Run]) -> Result<Machine> {
+fn calibrate<M: Planned>(start: &Machine, runs: &[Run<M>]) -> Result<Machine> {
     // The surface of the start would hide what its constants lack.
     let mut machine = start.clone();
     machine.correction = Correction::default();
@@ -181,7 +191,7 @@ fn with(machine: &Machine, x: &[f64]) -> Machine {
 }
 
 /// Logarithmic errors of all runs.
-fn residuals(machine: &Machine, runs: &[Run]) -> Result<Vec<f64>> {
+fn residuals<M: Planned>(machine: &Machine, runs: &[Run<M>]) -> Result<Vec<f64>> {
     let predictions = predict(machine, runs)?;
     Ok(predictions
         .iter()
@@ -196,7 +206,7 @@ fn objective(residuals: &[f64], x: &[f64]) -> f64 {
 }
 
 /// Levenberg-Marquardt with reweighting.
-fn least_squares(machine: &Machine, runs: &[Run]) -> Result<Vec<f64>> {
+fn least_squares<M: Planned>(machine: &Machine, runs: &[Run<M>]) -> Result<Vec<f64>> {
     let n = CONSTANTS.len();
     let mut x = vec![0.0; n];
     let mut now = residuals(machine, runs)?;
@@ -260,7 +270,7 @@ fn least_squares(machine: &Machine, runs: &[Run]) -> Result<Vec<f64>> {
 
 /// What the model leaves over, by shape of the layer's passes. Passes are only a part of a step, so that one round does not
 /// remove all of it.
-fn surface(machine: &Machine, runs: &[Run]) -> Result<Correction> {
+fn surface<M: Planned>(machine: &Machine, runs: &[Run<M>]) -> Result<Correction> {
     let mut machine = machine.clone();
     for _ in 0..SURFACE_ROUNDS {
         machine.correction = refined(&machine, runs)?;
@@ -268,13 +278,16 @@ fn surface(machine: &Machine, runs: &[Run]) -> Result<Correction> {
     Ok(machine.correction)
 }
 
-fn refined(machine: &Machine, runs: &[Run]) -> Result<Correction> {
+fn refined<M: Planned>(machine: &Machine, runs: &[Run<M>]) -> Result<Correction> {
     let mut logs: BTreeMap<(usize, usize, usize), Vec<f64>> = BTreeMap::new();
     let errors = residuals(machine, runs)?;
     for (run, error) in runs.iter().zip(errors) {
         let job = &run.job;
-        let shape = (job.micro_batch_tokens(), job.model.hidden, job.layout.tp);
-        logs.entry(shape).or_default().push(-error);
+        // Passes of a model without a width are like none other's.
+        if let Some(width) = job.model.width() {
+            let shape = (job.micro_batch_tokens(), width, job.layout.tp);
+            logs.entry(shape).or_default().push(-error);
+        }
     }
     let observations: Vec<_> = logs
         .into_iter()

@@ -1,10 +1,12 @@
 //! What is to run: model, layout, schedule and switches; and whether it can.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use super::model::Planned;
 use crate::error::{Error, Result};
 use crate::mesh::Layout;
-use crate::models::gpt::GptConfig;
 use crate::pipeline::micro_batches::count_micro_batches;
 use crate::pipeline::schedule::{Kind, MAX_PASSES, Schedule};
 use crate::precision::Precision;
@@ -20,9 +22,9 @@ const MAX_ELEMENTS: u128 = 1 << 60;
 /// A training job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Job {
+pub struct Job<M> {
     /// The model.
-    pub model: GptConfig,
+    pub model: M,
     /// How the ranks share it.
     pub layout: Layout,
     /// Order of the pipeline's passes.
@@ -45,10 +47,34 @@ pub struct Job {
     pub fused_attention: bool,
 }
 
-impl Job {
+/// `tp 4 x pp 8 x dp 16, micro-batch 1, schedule 1f1b, ZeRO 1, recompute none`.
+impl<M> fmt::Display for Job<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.layout)?;
+        self.write_switches(f, &self.schedule)
+    }
+}
+
+impl<M> Job<M> {
+    /// All but the layout, with the name of the schedule.
+    pub(super) fn write_switches(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        schedule: &dyn fmt::Display,
+    ) -> fmt::Result {
+        write!(f, ", micro-batch {}, schedule {schedule}", self.micro_batch)?;
+        write!(f, ", ZeRO {}, recompute {}", self.zero, self.recompute)?;
+        if self.sequence_parallel {
+            write!(f, ", sequence parallel")?;
+        }
+        Ok(())
+    }
+}
+
+impl<M: Planned> Job<M> {
     /// `model` in `layout`: 1F1B, micro-batches of one sample, one for every stage, fp16, ZeRO 1, full recompute,
     /// overlapped reduction; scores are written to memory.
-    pub fn new(model: GptConfig, layout: Layout) -> Self {
+    pub fn new(model: M, layout: Layout) -> Self {
         Self {
             global_batch: (layout.dp * layout.pp) as u64,
             model,
@@ -72,21 +98,12 @@ impl Job {
 
     /// Tokens of a micro-batch.
     pub fn micro_batch_tokens(&self) -> usize {
-        self.micro_batch as usize * self.model.sequence
+        self.micro_batch as usize * self.model.tokens()
     }
 
     /// Tokens of a step.
     pub fn tokens(&self) -> f64 {
-        self.global_batch as f64 * self.model.sequence as f64
-    }
-
-    /// Tensor-parallel ranks between which activations are split along the sequence.
-    pub(super) fn sequence_split(&self) -> f64 {
-        if self.sequence_parallel {
-            self.layout.tp as f64
-        } else {
-            1.0
-        }
+        self.global_batch as f64 * self.model.tokens() as f64
     }
 
     /// Refuses what cannot run, before anything is allocated.
@@ -103,21 +120,22 @@ impl Job {
         model.validate(layout, self.sequence_parallel)?;
         let chunks = schedule.chunks();
         let parts = layout.pp.checked_mul(chunks);
-        if parts.is_none_or(|parts| parts > model.layers) {
+        if parts.is_none_or(|parts| parts > model.layers()) {
             return Err(Error::config(
                 format!(
                     "{} layers cannot fill {} stages of {chunks} chunks",
-                    model.layers, layout.pp
+                    model.layers(),
+                    layout.pp
                 ),
                 format!(
-                    "use --pp {} or less, or --schedule 1f1b",
-                    (model.layers / chunks).max(1)
+                    "use pp {} or less, or the schedule 1f1b",
+                    (model.layers() / chunks).max(1)
                 ),
             ));
         }
         if self.zero > MAX_ZERO_STAGE {
             return Err(Error::config(
-                format!("--zero {} is not there", self.zero),
+                format!("ZeRO {} is not there", self.zero),
                 format!("use 0 to {MAX_ZERO_STAGE}"),
             ));
         }
@@ -140,26 +158,23 @@ impl Job {
                 format!("use a micro-batch of at most {global_batch}"),
             ));
         }
-        let sequence = model.sequence as u64;
+        let tokens = model.tokens() as u64;
         if global_batch
-            .checked_mul(sequence)
+            .checked_mul(tokens)
             .is_none_or(|n| n > MAX_TOKENS)
         {
             return Err(Error::config(
                 format!(
-                    "{global_batch} samples of {sequence} tokens are more than 10^15 tokens a step"
+                    "{global_batch} samples of {tokens} tokens are more than 10^15 tokens a step"
                 ),
                 "use a smaller global batch or sequence",
             ));
         }
-        let scores = model.heads as u128 * u128::from(sequence);
-        let widest = scores
-            .max(2 * model.ffn as u128)
-            .max(model.vocabulary as u128);
-        if u128::from(micro_batch * sequence) * widest > MAX_ELEMENTS {
+        let largest = model.largest_activation();
+        if u128::from(*micro_batch).saturating_mul(largest) > MAX_ELEMENTS {
             return Err(Error::config(
                 format!(
-                    "a micro-batch of {micro_batch} samples of {sequence} tokens has activations of more than 10^18 elements"
+                    "a micro-batch of {micro_batch} samples of {tokens} tokens has activations of more than 10^18 elements"
                 ),
                 "use a smaller micro-batch, sequence or model",
             ));

@@ -2,11 +2,10 @@
 
 use super::job::Job;
 use super::machine::{Collective, Group, Machine, Program};
+use super::model::{Planned, Work};
 use super::pass::{Pass, Passes};
 use super::what_if::{Exchange, WhatIf};
-use crate::models::gpt::Activation;
 use crate::recompute::Recompute;
-use crate::tensor_parallel::embedding::VOCABULARY_MULTIPLE;
 
 /// Side of the output tiles that [`super::machine::Device::half_tiles`] counts.
 const TILE: usize = 128;
@@ -20,31 +19,36 @@ const WEIGHT_KERNELS: f64 = 0.1;
 const SUMMED: f64 = 4.0;
 
 /// Costs of the pieces of a model in one layout.
-pub(super) struct Costs<'a> {
-    what_if: &'a WhatIf,
-    job: &'a Job,
+pub(super) struct Costs<'a, M> {
+    what_if: &'a WhatIf<M>,
+    job: &'a Job<M>,
     machine: &'a Machine,
+    work: Work,
     tokens: f64,
-    tp: f64,
     /// Bytes of an element.
     element: f64,
     bandwidth: f64,
     peak: f64,
 }
 
-impl<'a> Costs<'a> {
-    pub fn new(what_if: &'a WhatIf, machine: &'a Machine) -> Self {
+impl<'a, M: Planned> Costs<'a, M> {
+    pub fn new(what_if: &'a WhatIf<M>, machine: &'a Machine) -> Self {
         let job = &what_if.job;
         Self {
             what_if,
             job,
             machine,
+            work: job.model.work(&what_if.share(machine)),
             tokens: what_if.tokens() as f64,
-            tp: job.layout.tp as f64,
             element: job.precision.bytes(),
             bandwidth: machine.device.memory_gbs * 1e9,
             peak: machine.peak(job.precision),
         }
+    }
+
+    /// Bytes of the activation that a stage hands on, whole.
+    pub fn stream(&self) -> f64 {
+        self.work.stream
     }
 
     /// A product `[m, k] x [k, n]`.
@@ -58,41 +62,30 @@ impl<'a> Costs<'a> {
         (2.0 * m * n * k / (self.peak * share)).max(bytes / self.bandwidth)
     }
 
-    /// Sizes of a layer's weight matrices on one rank, `[in, out]`.
-    fn matrices(&self) -> [(f64, f64); 4] {
-        let model = &self.job.model;
-        let (h, ffn) = (model.hidden as f64, model.ffn as f64);
-        let kv = (model.kv_heads * model.head_dim()) as f64;
-        let up = match model.activation {
-            Activation::Gelu => ffn,
-            Activation::Swiglu => 2.0 * ffn,
-        };
-        let t = self.tp;
-        [
-            (h, (h + 2.0 * kv) / t),
-            (h / t, h),
-            (h, up / t),
-            (ffn / t, h),
-        ]
+    /// Seconds of `flops` operations of which nothing but their number is known.
+    fn unshaped(&self, flops: f64) -> f64 {
+        flops / (self.peak * self.machine.device.gemm_ceiling)
     }
 
-    /// Elements of all score matrices on one rank.
-    fn scores(&self) -> f64 {
-        let model = &self.job.model;
-        self.tokens * model.sequence as f64 * model.heads as f64 / self.tp
+    /// Elements of a layer's weight matrices.
+    fn weights(&self) -> f64 {
+        let matrices = self.work.layer.matrices.iter();
+        matrices.map(|(k, n)| k * n).sum()
     }
 
     /// Scores, softmax and weighted values: `products` pairs of products, `traffic` times the score matrix through memory.
     fn attention(&self, products: f64, traffic: f64) -> f64 {
         let (device, software) = (&self.machine.device, &self.machine.software);
-        let scores = self.scores();
-        let flops = 4.0 * scores * self.job.model.head_dim() as f64 * products;
+        let Some(work) = &self.work.layer.attention else {
+            return 0.0;
+        };
+        let flops = 4.0 * work.scores * work.head_dim * products;
         let rate = self.peak * device.attention_ceiling.min(device.gemm_ceiling);
         let moved = if self.job.fused_attention {
             // Query, key, value and output only, for every block that a ring brings.
-            4.0 * products * self.blocks() * self.tokens * self.job.model.hidden as f64 / self.tp
+            4.0 * products * self.blocks() * work.queries
         } else {
-            traffic * software.attention_traffic * scores
+            traffic * software.attention_traffic * work.scores
         };
         flops / rate + moved * self.element / self.bandwidth
     }
@@ -105,29 +98,27 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// Kernels of a forward pass, relative to those without context parallelism.
+    /// Kernels of a forward pass, in those of a transformer's layer.
     fn kernels(&self) -> f64 {
-        1.0 + (self.blocks() - 1.0) * BLOCK_KERNELS / self.machine.software.kernels
+        let rings = (self.blocks() - 1.0) * BLOCK_KERNELS / self.machine.software.kernels;
+        self.work.layer.kernels + rings
     }
 
     /// What attention that takes `attention` seconds does not hide of its group's exchange: nothing of all-to-alls, of a ring
     /// what takes longer than attention on the block before. A backward pass sends sums of gradients beside keys and values.
     fn exchange(&self, attention: f64, backward: bool) -> f64 {
-        let (model, links) = (&self.job.model, &self.machine.links);
+        let links = &self.machine.links;
         let group = Group {
             ranks: self.what_if.context,
             stride: self.job.layout.tp,
         };
-        if group.ranks == 1 {
+        let Some(work) = self.work.layer.attention.filter(|_| group.ranks > 1) else {
             return 0.0;
-        }
-        let h = model.hidden as f64;
-        let kv = 2.0 * (model.kv_heads * model.head_dim()) as f64;
-        let held = |width: f64| self.tokens * width / self.tp;
+        };
         match self.what_if.exchange {
             Exchange::Ring => {
                 let element = self.element + if backward { SUMMED } else { 0.0 };
-                let one = links.shift(held(kv) * element, group);
+                let one = links.shift(work.key_value * element, group);
                 // On one device there is no time at which nobody computes.
                 let hidden = if self.machine.device.shared {
                     0.0
@@ -138,8 +129,8 @@ impl<'a> Costs<'a> {
             }
             // Queries, keys and values together; then what attention gave.
             Exchange::Ulysses => {
-                links.all_to_all(held(h + kv) * self.element, group)
-                    + links.all_to_all(held(h) * self.element, group)
+                links.all_to_all((work.queries + work.key_value) * self.element, group)
+                    + links.all_to_all(work.queries * self.element, group)
             }
         }
     }
@@ -147,7 +138,7 @@ impl<'a> Costs<'a> {
     /// `times` all-reduces of the activations over tp; under sequence parallelism as many pairs of a gather and a scatter,
     /// which move as much.
     fn tensor(&self, times: f64) -> f64 {
-        let bytes = self.tokens * self.job.model.hidden as f64 * self.element;
+        let bytes = self.work.stream;
         let group = Group {
             ranks: self.job.layout.tp,
             stride: 1,
@@ -163,23 +154,14 @@ impl<'a> Costs<'a> {
     }
 
     fn forward(&self) -> Pass {
-        let model = &self.job.model;
-        let h = model.hidden as f64;
-        let wide = model.ffn as f64 / h;
-        let activation = match model.activation {
-            Activation::Gelu => 2.0 * wide,
-            Activation::Swiglu => 3.0 * wide,
-        };
-        // Elements moved per token and hidden: two norms and two residuals with dropout; activation and transposes.
-        let between = 11.0 / self.job.sequence_split();
-        let inside = (activation + 2.0) / self.tp;
-        let matrices = self.matrices();
-        let products = matrices.iter().map(|&(k, n)| self.gemm(self.tokens, n, k));
+        let layer = &self.work.layer;
+        let matrices = layer.matrices.iter();
+        let products = matrices.map(|&(k, n)| self.gemm(self.tokens, n, k));
         let attention = self.attention(1.0, 6.5);
         Pass {
-            gemm: products.sum(),
+            gemm: products.sum::<f64>() + self.unshaped(layer.flops),
             attention,
-            elementwise: (between + inside) * self.tokens * h * self.element / self.bandwidth,
+            elementwise: layer.forward_bytes / self.bandwidth,
             kernels: 1e-6
                 * self.machine.device.kernel_us
                 * self.machine.software.kernels
@@ -192,33 +174,22 @@ impl<'a> Costs<'a> {
 
     /// Bytes that adding a layer's gradients to the sum of the micro-batches before it moves.
     fn sums(&self) -> f64 {
-        let weights: f64 = self.matrices().iter().map(|(k, n)| k * n).sum();
-        weights * (self.element + 2.0 * self.machine.software.gradient_bytes)
+        self.weights() * (self.element + 2.0 * self.machine.software.gradient_bytes)
     }
 
     fn backward(&self) -> Pass {
-        let model = &self.job.model;
-        let h = model.hidden as f64;
-        let wide = model.ffn as f64 / h;
-        let activation = match model.activation {
-            Activation::Gelu => 3.0 * wide,
-            Activation::Swiglu => 5.0 * wide,
-        };
-        let between = 23.0 / self.job.sequence_split();
-        let inside = (activation + 10.0) / self.tp;
-        let moved = (between + inside) * self.tokens * h * self.element + self.sums();
-        let products = self
-            .matrices()
-            .iter()
-            .map(|&(k, n)| self.gemm(self.tokens, k, n) + self.gemm(k, n, self.tokens))
-            .sum();
+        let layer = &self.work.layer;
+        let moved = layer.backward_bytes + self.sums();
+        let matrices = layer.matrices.iter();
+        let products =
+            matrices.map(|&(k, n)| self.gemm(self.tokens, k, n) + self.gemm(k, n, self.tokens));
         // Megatron gathers the inputs of its column-parallel layers again rather than keep them.
         let again =
             self.job.sequence_parallel && self.machine.software.program == Program::Megatron;
         let products_of_attention = if self.job.fused_attention { 2.5 } else { 2.0 };
         let attention = self.attention(products_of_attention, 9.5);
         Pass {
-            gemm: products,
+            gemm: products.sum::<f64>() + self.unshaped(2.0 * layer.flops),
             attention,
             elementwise: moved / self.bandwidth,
             kernels: 2e-6
@@ -233,16 +204,21 @@ impl<'a> Costs<'a> {
 
     /// What of `backward` gives gradients of weights, on the device.
     fn weight(&self, backward: &Pass) -> f64 {
-        let matrices = self.matrices();
-        let products = matrices.iter().map(|&(k, n)| self.gemm(k, n, self.tokens));
-        products.sum::<f64>() + self.sums() / self.bandwidth + WEIGHT_KERNELS * backward.kernels
+        let matrices = self.work.layer.matrices.iter();
+        let products = matrices.map(|&(k, n)| self.gemm(k, n, self.tokens));
+        products.sum::<f64>()
+            + self.unshaped(self.work.layer.flops)
+            + self.sums() / self.bandwidth
+            + WEIGHT_KERNELS * backward.kernels
     }
 
     fn recompute(&self, forward: &Pass) -> (Pass, f64) {
         match self.job.recompute {
             Recompute::Full => (*forward, 1.0),
             // A fused kernel keeps no scores in the first place.
-            Recompute::Selective if !self.job.fused_attention => {
+            Recompute::Selective
+                if !self.job.fused_attention && self.work.layer.attention.is_some() =>
+            {
                 let pass = Pass {
                     attention: forward.attention,
                     context: forward.context,
@@ -260,19 +236,26 @@ impl<'a> Costs<'a> {
         1e-6 * self.machine.device.launch_us * self.machine.software.kernels * passes
     }
 
+    /// What measured passes of this shape took, over what is modelled.
+    fn factor(&self) -> f64 {
+        let (tokens, tp) = (self.what_if.tokens(), self.job.layout.tp);
+        let correction = &self.machine.correction;
+        let width = self.job.model.width();
+        width.map_or(1.0, |width| correction.factor(tokens, width, tp))
+    }
+
+    /// Seconds of a forward pass's operations at the ceiling: no measurement makes the plan faster.
+    fn least(&self) -> f64 {
+        let layer = &self.work.layer;
+        let attention = layer.attention.map_or(0.0, |a| 4.0 * a.scores * a.head_dim);
+        self.unshaped(2.0 * self.tokens * self.weights() + attention + layer.flops)
+    }
+
     /// One layer.
     pub fn layer(&self) -> Passes {
-        let (job, machine) = (self.job, self.machine);
         let (forward, backward) = (self.forward(), self.backward());
         let (recompute, share) = self.recompute(&forward);
-        let factor =
-            machine
-                .correction
-                .factor(self.what_if.tokens(), job.model.hidden, job.layout.tp);
-        // Operations of the products at the ceiling: no measurement makes the plan faster.
-        let weights: f64 = self.matrices().iter().map(|(k, n)| k * n).sum();
-        let flops = 2.0 * self.tokens * weights + 4.0 * self.scores() * job.model.head_dim() as f64;
-        let least = flops / (self.peak * machine.device.gemm_ceiling);
+        let (factor, least) = (self.factor(), self.least());
         // Backward pass and recompute are one pass to the host.
         let together = backward.plus(&recompute);
         let host = self.host((2.0 + share) * self.kernels());
@@ -282,7 +265,7 @@ impl<'a> Costs<'a> {
             self.weight(&backward),
             WEIGHT_KERNELS * 2.0 / (2.0 + share),
         );
-        let again = match job.recompute {
+        let again = match self.job.recompute {
             Recompute::Full => 1.0,
             Recompute::Selective | Recompute::None => 0.0,
         };
@@ -305,9 +288,11 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// The token embedding.
+    /// The embedding in front of the layers.
     pub fn embedding(&self) -> Passes {
-        let bytes = 6.0 * self.tokens * self.job.model.hidden as f64 * self.element;
+        let Some(bytes) = self.work.embedding else {
+            return Passes::default();
+        };
         let pass = Pass {
             elementwise: bytes / self.bandwidth,
             tensor: self.tensor(0.5),
@@ -323,11 +308,13 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// Final norm, logits and loss. Losses are in fp32.
+    /// What stands behind the layers: final norm, projection and loss.
     pub fn head(&self) -> Passes {
-        let (m, h) = (self.tokens, self.job.model.hidden as f64);
-        let columns = padded_vocabulary(self.job) as f64 / self.tp;
-        let loss = 20.0 * m * columns / self.bandwidth;
+        let Some(work) = self.work.head else {
+            return Passes::default();
+        };
+        let (m, (h, columns)) = (self.tokens, work.matrix);
+        let loss = work.loss_bytes / self.bandwidth;
         let forward = Pass {
             gemm: self.gemm(m, columns, h),
             elementwise: loss,
@@ -347,11 +334,4 @@ impl<'a> Costs<'a> {
             recompute: Pass::default(),
         }
     }
-}
-
-/// Rows of the logits matrix over all tensor-parallel ranks, padding included.
-pub(super) fn padded_vocabulary(job: &Job) -> usize {
-    job.model
-        .vocabulary
-        .next_multiple_of(VOCABULARY_MULTIPLE * job.layout.tp)
 }

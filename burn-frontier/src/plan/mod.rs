@@ -1,9 +1,10 @@
 //! Says before a job what it will need and how fast it will be: does it fit, how long is a step, what limits it, and which
 //! layout is best. Plain arithmetic: nothing is allocated, no device is touched.
 //!
-//! - [`machine`] is what ranks, links and software can do, read from a file; [`job`] what is to run
+//! - [`machine`] is what ranks, links and software can do, read from a file; [`job`] what is to run;
+//!   [`model`] is what the planner asks a model
 //! - [`memory`] gives the bytes of every stage by kind, [`time`] the seconds of a step by term
-//! - [`fit`] calibrates a machine file with measured [`runs`]
+//! - [`fit`] calibrates a machine file with measured runs
 //! - [`search`] ranks the layouts that fit, [`advice`] says what would be faster
 //! - [`what_if`] is a job with what this runtime lacks, [`zero_bubble`] one of its schedules;
 //!   [`outlook`] searches them
@@ -16,13 +17,12 @@ mod layer;
 pub mod machine;
 pub mod makespan;
 pub mod memory;
+pub mod model;
 pub mod outlook;
 mod parameters;
 mod pass;
 pub mod report;
-pub mod runs;
 pub mod search;
-pub mod shard;
 pub mod time;
 mod update;
 pub mod what_if;
@@ -30,5 +30,6 @@ pub mod zero_bubble;
 
 pub use job::Job;
 pub use machine::Machine;
+pub use model::Planned;
 pub use report::Report;
 pub use what_if::WhatIf;

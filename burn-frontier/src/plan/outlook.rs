@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::job::Job;
 use super::machine::Machine;
 use super::memory;
+use super::model::Planned;
 use super::parameters;
 use super::search::{CHUNKS, Candidate, Found, MICRO_BATCHES, layouts, most};
 use super::time::{self, StepTime};
@@ -23,9 +24,9 @@ const FEWEST_TOKENS: usize = 256;
 
 /// A layout that would fit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Possible {
+pub struct Possible<M> {
     /// The job, and what of it is not there.
-    pub what_if: WhatIf,
+    pub what_if: WhatIf<M>,
     /// Bytes of the stage that needs most.
     pub bytes: f64,
     /// The step.
@@ -34,8 +35,8 @@ pub struct Possible {
     pub tokens_per_second_per_rank: f64,
 }
 
-impl Possible {
-    fn new(what_if: WhatIf, bytes: f64, time: StepTime) -> Self {
+impl<M: Planned> Possible<M> {
+    fn new(what_if: WhatIf<M>, bytes: f64, time: StepTime) -> Self {
         let ranks = what_if.world() as f64;
         Self {
             tokens_per_second_per_rank: what_if.job.tokens() / time.seconds() / ranks,
@@ -50,7 +51,7 @@ impl Possible {
 ///
 /// # Errors
 /// As [`WhatIf::validate`].
-pub fn judge(what_if: &WhatIf, machine: &Machine) -> Result<Possible> {
+pub fn judge<M: Planned>(what_if: &WhatIf<M>, machine: &Machine) -> Result<Possible<M>> {
     let bytes = most(&what_if.memory(machine)?);
     let time = what_if.step(machine)?;
     Ok(Possible::new(what_if.clone(), bytes, time))
@@ -58,7 +59,7 @@ pub fn judge(what_if: &WhatIf, machine: &Machine) -> Result<Possible> {
 
 /// What one lacking thing, or all of them, would bring.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Prospect {
+pub struct Prospect<M> {
     /// One thing that the layouts have, or all of which they have any.
     pub lacks: Vec<Lack>,
     /// Layouts that were looked at.
@@ -66,14 +67,14 @@ pub struct Prospect {
     /// How many of them would fit.
     pub fitting: usize,
     /// The fastest of those.
-    pub fastest: Option<Possible>,
+    pub fastest: Option<Possible<M>>,
     /// Its speed over that of the fastest layout that runs, less one; none if one of the two does not fit.
     pub gain: Option<f64>,
     /// Bytes of the fullest stage of the layout that needs least.
     pub least_bytes: f64,
 }
 
-impl Prospect {
+impl<M> Prospect<M> {
     /// What it is about.
     pub fn name(&self) -> String {
         match self.lacks.as_slice() {
@@ -85,13 +86,13 @@ impl Prospect {
 
 /// What the runtime lacks and would gain. Nothing in it can be run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Outlook {
+pub struct Outlook<M> {
     /// "not in this runtime yet".
     pub note: &'static str,
     /// Bytes of the fullest stage of the layout that needs least, of those that run and fit.
     pub runnable_least_bytes: Option<f64>,
     /// One for each lacking thing by itself, then one for all of them.
-    pub prospects: Vec<Prospect>,
+    pub prospects: Vec<Prospect<M>>,
 }
 
 /// Searches layouts of `like`'s model and global batch on `ranks` ranks that have what the runtime lacks, and compares them
@@ -99,8 +100,13 @@ pub struct Outlook {
 ///
 /// # Errors
 /// A schedule that cannot be executed, which is a fault of this library.
-pub fn outlook(like: &Job, machine: &Machine, ranks: usize, runnable: &Found) -> Result<Outlook> {
-    let mut prospects: Vec<Prospect> = Vec::new();
+pub fn outlook<M: Planned>(
+    like: &Job<M>,
+    machine: &Machine,
+    ranks: usize,
+    runnable: &Found<M>,
+) -> Result<Outlook<M>> {
+    let mut prospects: Vec<Prospect<M>> = Vec::new();
     for lack in Lack::ALL {
         prospects.push(prospect(&[lack], like, machine, ranks, runnable, None)?);
     }
@@ -119,25 +125,25 @@ pub fn outlook(like: &Job, machine: &Machine, ranks: usize, runnable: &Found) ->
 ///
 /// # Errors
 /// As [`outlook`].
-pub fn outlook_of(
+pub fn outlook_of<M: Planned>(
     lack: Lack,
-    like: &Job,
+    like: &Job<M>,
     machine: &Machine,
     ranks: usize,
-    runnable: &Found,
-) -> Result<Prospect> {
+    runnable: &Found<M>,
+) -> Result<Prospect<M>> {
     prospect(&[lack], like, machine, ranks, runnable, None)
 }
 
 /// The fastest layout, `known` or faster.
-fn prospect(
+fn prospect<M: Planned>(
     lacks: &[Lack],
-    like: &Job,
+    like: &Job<M>,
     machine: &Machine,
     ranks: usize,
-    runnable: &Found,
-    known: Option<Possible>,
-) -> Result<Prospect> {
+    runnable: &Found<M>,
+    known: Option<Possible<M>>,
+) -> Result<Prospect<M>> {
     let mut search = Search {
         machine,
         space: Space::new(lacks, like, ranks),
@@ -156,13 +162,13 @@ fn prospect(
     Ok(prospect)
 }
 
-fn fastest(prospects: &[Prospect]) -> Option<Possible> {
+fn fastest<M: Planned>(prospects: &[Prospect<M>]) -> Option<Possible<M>> {
     let all = prospects.iter().filter_map(|p| p.fastest.as_ref());
     all.min_by(|a, b| a.time.seconds().total_cmp(&b.time.seconds()))
         .cloned()
 }
 
-fn gain(before: Option<&Candidate>, after: Option<&Possible>) -> Option<f64> {
+fn gain<M>(before: Option<&Candidate<M>>, after: Option<&Possible<M>>) -> Option<f64> {
     let (before, after) = (before?, after?);
     Some(after.tokens_per_second_per_rank / before.tokens_per_second_per_rank - 1.0)
 }
@@ -175,7 +181,7 @@ struct Space {
 }
 
 impl Space {
-    fn new(lacks: &[Lack], like: &Job, ranks: usize) -> Self {
+    fn new<M: Planned>(lacks: &[Lack], like: &Job<M>, ranks: usize) -> Self {
         let none = (1, Exchange::Ring);
         let mut space = Self {
             contexts: vec![none],
@@ -198,22 +204,22 @@ impl Space {
 }
 
 /// Context-parallel groups that could work, of two ranks and more.
-fn contexts(like: &Job, ranks: usize) -> Vec<(usize, Exchange)> {
-    let most = like.model.sequence / FEWEST_TOKENS;
+fn contexts<M: Planned>(like: &Job<M>, ranks: usize) -> Vec<(usize, Exchange)> {
+    let most = like.model.tokens() / FEWEST_TOKENS;
     (2..=most.min(ranks))
         .filter(|context| ranks.is_multiple_of(*context))
         .flat_map(|context| [(context, Exchange::Ring), (context, Exchange::Ulysses)])
         .collect()
 }
 
-struct Search<'a> {
+struct Search<'a, M> {
     machine: &'a Machine,
     space: Space,
-    prospect: Prospect,
+    prospect: Prospect<M>,
 }
 
-impl Search<'_> {
-    fn run(&mut self, like: &Job, ranks: usize) -> Result<()> {
+impl<M: Planned> Search<'_, M> {
+    fn run(&mut self, like: &Job<M>, ranks: usize) -> Result<()> {
         for (context, exchange) in self.space.contexts.clone() {
             for layout in layouts(like, self.machine, ranks / context) {
                 for (schedule, zero_bubble) in self.schedules(layout) {
@@ -254,7 +260,7 @@ impl Search<'_> {
     }
 
     /// All micro-batches, ways to recompute and ZeRO stages.
-    fn sizes(&mut self, like: &WhatIf) -> Result<()> {
+    fn sizes(&mut self, like: &WhatIf<M>) -> Result<()> {
         let mut stages = None;
         let replicas = like.replicas();
         let share = like.job.global_batch.div_ceil(like.job.layout.dp as u64);
@@ -282,7 +288,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    fn one(&mut self, what_if: WhatIf, stages: &[parameters::StageParameters]) -> Result<()> {
+    fn one(&mut self, what_if: WhatIf<M>, stages: &[parameters::StageParameters]) -> Result<()> {
         let (machine, prospect) = (self.machine, &mut self.prospect);
         if what_if.lacks().next().is_none() {
             return Ok(());

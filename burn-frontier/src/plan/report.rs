@@ -8,6 +8,7 @@ use super::advice::{self, Gain, ScalingPoint};
 use super::job::Job;
 use super::machine::Machine;
 use super::memory::{self, StageMemory};
+use super::model::Planned;
 use super::outlook::{self, Outlook};
 use super::search::{self, Candidate};
 use super::time::{self, StagePasses, StepTime};
@@ -17,8 +18,6 @@ mod html;
 mod page;
 mod svg;
 mod what_if;
-
-pub use page::flags;
 
 /// Candidates that are listed.
 const LISTED: usize = 5;
@@ -39,8 +38,8 @@ pub struct Point {
 }
 
 /// A plan.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+#[derive(Debug, Clone, Serialize)]
+pub struct Report<M> {
     /// Name of the machine.
     pub machine: String,
     /// What it is.
@@ -48,7 +47,7 @@ pub struct Report {
     /// Relative error to expect of times.
     pub uncertainty: f64,
     /// The job.
-    pub job: Job,
+    pub job: Job<M>,
     /// Parameters of the model.
     pub parameters: usize,
     /// Nodes.
@@ -78,11 +77,11 @@ pub struct Report {
     /// How many of them fit.
     pub fitting: usize,
     /// The fastest of them.
-    pub best: Vec<Candidate>,
+    pub best: Vec<Candidate<M>>,
     /// All of them, or evenly chosen ones.
     pub points: Vec<Point>,
     /// The layout nearest to the job that fits, if the job does not.
-    pub nearest: Option<Candidate>,
+    pub nearest: Option<Candidate<M>>,
     /// What one switch would bring.
     pub switches: Vec<Gain>,
     /// What a better machine would bring.
@@ -96,17 +95,20 @@ pub struct Report {
         rename = "not_in_this_runtime_yet",
         skip_serializing_if = "Option::is_none"
     )]
-    pub what_if: Option<Outlook>,
+    pub what_if: Option<Outlook<M>>,
     #[serde(skip)]
     passes: StagePasses,
+    /// How the page says a job's layout and switches.
+    #[serde(skip)]
+    words: fn(&Job<M>) -> String,
 }
 
-impl Report {
+impl<M: Planned> Report<M> {
     /// Plans `job` on `machine`, beside all layouts that as many ranks could have.
     ///
     /// # Errors
     /// A job that cannot run.
-    pub fn new(job: &Job, machine: &Machine) -> Result<Self> {
+    pub fn new(job: &Job<M>, machine: &Machine) -> Result<Self> {
         Self::plan(job, machine, false)
     }
 
@@ -114,11 +116,11 @@ impl Report {
     ///
     /// # Errors
     /// A job that cannot run.
-    pub fn with_what_if(job: &Job, machine: &Machine) -> Result<Self> {
+    pub fn with_what_if(job: &Job<M>, machine: &Machine) -> Result<Self> {
         Self::plan(job, machine, true)
     }
 
-    fn plan(job: &Job, machine: &Machine, what_if: bool) -> Result<Self> {
+    fn plan(job: &Job<M>, machine: &Machine, what_if: bool) -> Result<Self> {
         let judged = search::judge(job, machine)?;
         let stages = memory::stages(job, machine)?;
         let seconds = judged.time.seconds();
@@ -164,8 +166,15 @@ impl Report {
                 .then(|| outlook::outlook(job, machine, job.layout.world(), &found))
                 .transpose()?,
             passes: time::passes(job, machine)?,
+            words: Job::to_string,
             job: job.clone(),
         })
+    }
+
+    /// The same report, whose pages say a job's layout and switches in other words: a program's flags, for one.
+    #[must_use]
+    pub fn with_words(self, words: fn(&Job<M>) -> String) -> Self {
+        Self { words, ..self }
     }
 
     /// A page that a person reads in a minute.
@@ -186,7 +195,10 @@ impl Report {
     ///
     /// # Errors
     /// A folder that cannot be written to.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    pub fn write(&self, folder: &Path) -> Result<()>
+    where
+        M: Serialize,
+    {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         let json =
             serde_json::to_string_pretty(self).map_err(|e| Error::Internal(e.to_string()))?;
@@ -199,7 +211,7 @@ impl Report {
 }
 
 /// Numbers of nodes for a scaling curve through the job's: whole replicas, doubled and halved.
-fn nodes_around(job: &Job, machine: &Machine, weak: bool) -> Vec<usize> {
+fn nodes_around<M: Planned>(job: &Job<M>, machine: &Machine, weak: bool) -> Vec<usize> {
     let replica = (job.layout.tp * job.layout.pp) as f64 / machine.links.ranks_per_node as f64;
     let mut replicas: Vec<usize> = (0..10)
         .map(|doubling| 1 << doubling)
@@ -216,7 +228,7 @@ fn nodes_around(job: &Job, machine: &Machine, weak: bool) -> Vec<usize> {
         .collect()
 }
 
-fn points(found: &search::Found) -> Vec<Point> {
+fn points<M>(found: &search::Found<M>) -> Vec<Point> {
     let pareto = found.pareto();
     let every = found.ranked.len().div_ceil(SCATTERED).max(1);
     let kept = found

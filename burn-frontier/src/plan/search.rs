@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::job::Job;
 use super::machine::Machine;
 use super::memory::{self, StageMemory};
+use super::model::Planned;
 use super::parameters;
 use super::time::{self, StepTime};
 use super::what_if::WhatIf;
@@ -25,9 +26,9 @@ pub(super) const CHUNKS: [usize; 3] = [2, 3, 4];
 
 /// A layout that fits, and what the planner says of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Candidate {
+pub struct Candidate<M> {
     /// The job.
-    pub job: Job,
+    pub job: Job<M>,
     /// Bytes of the stage that needs most.
     pub bytes: f64,
     /// The step.
@@ -37,17 +38,17 @@ pub struct Candidate {
 }
 
 /// What a search gave.
-#[derive(Debug, Clone, Default)]
-pub struct Found {
+#[derive(Debug, Clone)]
+pub struct Found<M> {
     /// What fits, fastest first.
-    pub ranked: Vec<Candidate>,
+    pub ranked: Vec<Candidate<M>>,
     /// Layouts that were looked at.
     pub tried: usize,
 }
 
-impl Found {
+impl<M> Found<M> {
     /// The candidates that no other beats in both memory and speed, fastest first.
-    pub fn pareto(&self) -> Vec<&Candidate> {
+    pub fn pareto(&self) -> Vec<&Candidate<M>> {
         let mut least = f64::INFINITY;
         self.ranked
             .iter()
@@ -64,7 +65,7 @@ impl Found {
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn peak_bytes(job: &Job, machine: &Machine) -> Result<f64> {
+pub fn peak_bytes<M: Planned>(job: &Job<M>, machine: &Machine) -> Result<f64> {
     Ok(most(&memory::stages(job, machine)?))
 }
 
@@ -76,7 +77,7 @@ pub(super) fn most(stages: &[StageMemory]) -> f64 {
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn judge(job: &Job, machine: &Machine) -> Result<Candidate> {
+pub fn judge<M: Planned>(job: &Job<M>, machine: &Machine) -> Result<Candidate<M>> {
     job.validate()?;
     let plain = WhatIf::from(job.clone());
     let stages = parameters::stages(&plain)?;
@@ -85,7 +86,7 @@ pub fn judge(job: &Job, machine: &Machine) -> Result<Candidate> {
     Ok(candidate(plain.job, bytes, time))
 }
 
-fn candidate(job: Job, bytes: f64, time: StepTime) -> Candidate {
+fn candidate<M: Planned>(job: Job<M>, bytes: f64, time: StepTime) -> Candidate<M> {
     let ranks = job.layout.world() as f64;
     Candidate {
         tokens_per_second_per_rank: job.tokens() / time.seconds() / ranks,
@@ -100,8 +101,11 @@ fn candidate(job: Job, bytes: f64, time: StepTime) -> Candidate {
 ///
 /// # Errors
 /// No rank, more than [`MAX_RANKS`], or a model that no layout can run.
-pub fn search(like: &Job, machine: &Machine, ranks: usize) -> Result<Found> {
-    let mut found = Found::default();
+pub fn search<M: Planned>(like: &Job<M>, machine: &Machine, ranks: usize) -> Result<Found<M>> {
+    let mut found = Found {
+        ranked: Vec::new(),
+        tried: 0,
+    };
     let mut refusal = None;
     if ranks > MAX_RANKS {
         return Err(Error::config(
@@ -138,12 +142,12 @@ pub fn search(like: &Job, machine: &Machine, ranks: usize) -> Result<Found> {
 }
 
 /// Divisions of the ranks that could work.
-pub(super) fn layouts(like: &Job, machine: &Machine, ranks: usize) -> Vec<Layout> {
+pub(super) fn layouts<M: Planned>(like: &Job<M>, machine: &Machine, ranks: usize) -> Vec<Layout> {
     let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
     let widest = machine.links.ranks_per_node * TENSOR_NODES;
     let mut all = Vec::new();
     for tp in divisors(ranks).take_while(|&tp| tp <= widest) {
-        let deepest = like.model.layers.min(STAGES);
+        let deepest = like.model.layers().min(STAGES);
         for pp in divisors(ranks / tp).take_while(|&pp| pp <= deepest) {
             let dp = ranks / tp / pp;
             if dp as u64 <= like.global_batch {
@@ -155,7 +159,7 @@ pub(super) fn layouts(like: &Job, machine: &Machine, ranks: usize) -> Vec<Layout
 }
 
 /// All switches of one layout.
-fn every(first: &Job, machine: &Machine, found: &mut Found) -> Result<()> {
+fn every<M: Planned>(first: &Job<M>, machine: &Machine, found: &mut Found<M>) -> Result<()> {
     let interleaved = CHUNKS.map(|chunks| Kind::Interleaved { chunks });
     let mut kinds = vec![Kind::OneForwardOneBackward];
     if first.layout.pp > 1 {
@@ -180,7 +184,7 @@ fn every(first: &Job, machine: &Machine, found: &mut Found) -> Result<()> {
     Ok(())
 }
 
-fn of_schedule(like: &Job, machine: &Machine, found: &mut Found) -> Result<()> {
+fn of_schedule<M: Planned>(like: &Job<M>, machine: &Machine, found: &mut Found<M>) -> Result<()> {
     let mut stages = None;
     let share = like.global_batch.div_ceil(like.layout.dp as u64);
     for micro_batch in MICRO_BATCHES.into_iter().take_while(|&size| size <= share) {
@@ -224,9 +228,9 @@ fn of_schedule(like: &Job, machine: &Machine, found: &mut Found) -> Result<()> {
 ///
 /// # Errors
 /// As [`search`].
-pub fn nearest(job: &Job, machine: &Machine) -> Result<Option<Candidate>> {
+pub fn nearest<M: Planned>(job: &Job<M>, machine: &Machine) -> Result<Option<Candidate<M>>> {
     let found = search(job, machine, job.layout.world())?;
-    let distance = |candidate: &Candidate| {
+    let distance = |candidate: &Candidate<M>| {
         let (a, b) = (job, &candidate.job);
         let doublings = |a: usize, b: usize| (a as f64 / b as f64).log2().abs();
         let changed = [

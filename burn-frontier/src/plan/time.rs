@@ -5,16 +5,17 @@
 use serde::{Deserialize, Serialize};
 
 use super::job::Job;
-use super::layer::{Costs, padded_vocabulary};
+use super::layer::Costs;
 use super::machine::{Collective, Correction, Group, Machine};
 use super::makespan::{PassCosts, makespan};
+use super::model::Planned;
 use super::parameters::{self, StageParameters};
 use super::pass::Passes;
 use super::update::{Beside, Tail, Update};
 use super::what_if::WhatIf;
 use super::zero_bubble;
 use crate::error::Result;
-use crate::observe::flops::{ModelShape, Throughput};
+use crate::observe::flops::Throughput;
 
 /// Seconds of a step on its busiest stage, by term; their sum is the step.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -122,7 +123,7 @@ pub struct StagePasses {
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn step(job: &Job, machine: &Machine) -> Result<StepTime> {
+pub fn step<M: Planned>(job: &Job<M>, machine: &Machine) -> Result<StepTime> {
     job.validate()?;
     let plain = WhatIf::from(job.clone());
     step_of(&plain, machine, &parameters::stages(&plain)?)
@@ -132,7 +133,7 @@ pub fn step(job: &Job, machine: &Machine) -> Result<StepTime> {
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn passes(job: &Job, machine: &Machine) -> Result<StagePasses> {
+pub fn passes<M: Planned>(job: &Job<M>, machine: &Machine) -> Result<StagePasses> {
     job.validate()?;
     let plain = WhatIf::from(job.clone());
     let stages = parameters::stages(&plain)?;
@@ -144,7 +145,7 @@ pub fn passes(job: &Job, machine: &Machine) -> Result<StagePasses> {
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn layer_seconds(job: &Job, machine: &Machine) -> Result<f64> {
+pub fn layer_seconds<M: Planned>(job: &Job<M>, machine: &Machine) -> Result<f64> {
     job.validate()?;
     let mut plain = machine.clone();
     plain.correction = Correction::default();
@@ -162,23 +163,18 @@ pub fn layer_seconds(job: &Job, machine: &Machine) -> Result<f64> {
 ///
 /// # Errors
 /// A speed above the machine's peak.
-pub fn throughput(job: &Job, machine: &Machine, seconds: f64) -> Result<Throughput> {
+pub fn throughput<M: Planned>(job: &Job<M>, machine: &Machine, seconds: f64) -> Result<Throughput> {
     throughput_on(job, machine, seconds, job.layout.world())
 }
 
-pub(super) fn throughput_on(
-    job: &Job,
+pub(super) fn throughput_on<M: Planned>(
+    job: &Job<M>,
     machine: &Machine,
     seconds: f64,
     ranks: usize,
 ) -> Result<Throughput> {
-    let shape = ModelShape {
-        vocabulary: padded_vocabulary(job),
-        ..job.model.shape()
-    };
     Throughput::measure(
-        &shape,
-        job.recompute,
+        job.model.flops(job.recompute, job.layout.tp),
         job.tokens() as u64,
         seconds,
         ranks,
@@ -186,8 +182,8 @@ pub(super) fn throughput_on(
     )
 }
 
-pub(super) fn step_of(
-    what_if: &WhatIf,
+pub(super) fn step_of<M: Planned>(
+    what_if: &WhatIf<M>,
     machine: &Machine,
     stages: &[StageParameters],
 ) -> Result<StepTime> {
@@ -210,15 +206,19 @@ pub(super) fn step_of(
 }
 
 /// Seconds of a step that no order of its passes can undercut: those of the busiest stage.
-pub(super) fn at_least(what_if: &WhatIf, machine: &Machine, stages: &[StageParameters]) -> f64 {
+pub(super) fn at_least<M: Planned>(
+    what_if: &WhatIf<M>,
+    machine: &Machine,
+    stages: &[StageParameters],
+) -> f64 {
     let micro_batches = what_if.job.micro_batches() as f64;
     let pipeline = Pipeline::new(what_if, machine, stages);
     pipeline.busiest(micro_batches).seconds()
 }
 
 /// Passes of all parts, and what they consist of.
-struct Pipeline<'a> {
-    what_if: &'a WhatIf,
+struct Pipeline<'a, M> {
+    what_if: &'a WhatIf<M>,
     parts: Vec<Passes>,
     /// What sharding adds to every part's passes.
     beside: Vec<Beside>,
@@ -229,13 +229,13 @@ struct Pipeline<'a> {
     stages: usize,
 }
 
-impl<'a> Pipeline<'a> {
-    fn new(what_if: &'a WhatIf, machine: &Machine, stages: &[StageParameters]) -> Self {
+impl<'a, M: Planned> Pipeline<'a, M> {
+    fn new(what_if: &'a WhatIf<M>, machine: &Machine, stages: &[StageParameters]) -> Self {
         let job = &what_if.job;
         let (pp, chunks) = (job.layout.pp, job.schedule.chunks());
         let costs = Costs::new(what_if, machine);
         let (layer, embedding, head) = (costs.layer(), costs.embedding(), costs.head());
-        let (wait, send) = message(what_if, machine);
+        let (wait, send) = message(what_if, machine, costs.stream());
         let parts: Vec<Passes> = (0..pp * chunks)
             .map(|part| {
                 let layers = stages[part % pp].layers[part / pp] as f64;
@@ -359,7 +359,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// The step when all ranks compute on one device: there is always something to do, and all of it adds up.
-    fn on_one_device(&self, update: &Update<'_>, stages: &[StageParameters]) -> StepTime {
+    fn on_one_device(&self, update: &Update<'_, M>, stages: &[StageParameters]) -> StepTime {
         let (job, layout) = (&self.what_if.job, self.what_if.job.layout);
         let (samples, ranks) = (job.micro_batches() as f64, self.what_if.world() as f64);
         let all = (layout.tp * self.what_if.replicas()) as f64;
@@ -397,7 +397,11 @@ impl<'a> Pipeline<'a> {
 }
 
 /// What sharding adds to the passes of every part: its share of what it adds to its stage's.
-fn beside(update: &Update<'_>, stages: &[StageParameters], parts: &[Passes]) -> Vec<Beside> {
+fn beside<M: Planned>(
+    update: &Update<'_, M>,
+    stages: &[StageParameters],
+    parts: &[Passes],
+) -> Vec<Beside> {
     let mut all = vec![Beside::NOTHING; parts.len()];
     if update.machine.device.shared || update.what_if.job.zero < 2 {
         return all;
@@ -415,16 +419,14 @@ fn beside(update: &Update<'_>, stages: &[StageParameters], parts: &[Passes]) -> 
     all
 }
 
-/// What a message between stages costs its sender, and how long it travels beside the sender's next pass.
-fn message(what_if: &WhatIf, machine: &Machine) -> (f64, f64) {
+/// What a message of a `whole` activation between stages costs its sender, and how long it travels beside the sender's next pass.
+fn message<M: Planned>(what_if: &WhatIf<M>, machine: &Machine, whole: f64) -> (f64, f64) {
     let job = &what_if.job;
     let (layout, links) = (job.layout, &machine.links);
     if layout.pp == 1 {
         return (0.0, 0.0);
     }
-    let element = job.precision.bytes();
-    let whole = what_if.tokens() as f64 * job.model.hidden as f64 * element;
-    let held = whole / job.sequence_split();
+    let held = whole / what_if.share(machine).sequence_split();
     let split = machine.software.split_messages && !job.sequence_parallel && layout.tp > 1;
     let stride = layout.tp * what_if.replicas();
     let seconds = if split {

@@ -2,12 +2,13 @@
 //! micro-batch; and the optimizer's step.
 
 use super::machine::{Collective, Group, Machine, Program};
+use super::model::Planned;
 use super::parameters::StageParameters;
 use super::what_if::WhatIf;
 
 /// What happens once a step, after the pipeline.
-pub(super) struct Update<'a> {
-    pub what_if: &'a WhatIf,
+pub(super) struct Update<'a, M> {
+    pub what_if: &'a WhatIf<M>,
     pub machine: &'a Machine,
 }
 
@@ -57,7 +58,7 @@ impl Beside {
     }
 }
 
-impl Update<'_> {
+impl<M: Planned> Update<'_, M> {
     /// What ZeRO 2 and 3 add to a stage's passes, which compute for `forward` and `backward` seconds.
     ///
     /// No rank keeps a sum of gradients but its own shard's, so every micro-batch's gradients are reduced, bucket by bucket,

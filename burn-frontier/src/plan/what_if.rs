@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::job::Job;
 use super::machine::{Group, Machine};
 use super::memory::{self, StageMemory};
+use super::model::{Planned, Share};
 use super::parameters;
 use super::time::{self, StepTime};
 use crate::error::{Error, Result};
 use crate::mesh::MAX_RANKS;
-use crate::models::gpt::GptConfig;
 use crate::observe::flops::Throughput;
 use crate::pipeline::schedule::Kind;
 use crate::zero::reducer::MAX_ZERO_STAGE;
@@ -72,9 +72,9 @@ impl fmt::Display for Lack {
 /// A job, and what it would use besides what the runtime has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WhatIf {
+pub struct WhatIf<M> {
     /// The job; its ZeRO stage may be 2 or 3.
-    pub job: Job,
+    pub job: Job<M>,
     /// Ranks that share every sequence: neighbours but for tensor parallelism. 1 is none.
     pub context: usize,
     /// How they see each other's keys and values.
@@ -83,8 +83,8 @@ pub struct WhatIf {
     pub zero_bubble: bool,
 }
 
-impl From<Job> for WhatIf {
-    fn from(job: Job) -> Self {
+impl<M> From<Job<M>> for WhatIf<M> {
+    fn from(job: Job<M>) -> Self {
         Self {
             job,
             context: 1,
@@ -94,8 +94,8 @@ impl From<Job> for WhatIf {
     }
 }
 
-/// `tp 4 x pp 8 x dp 16 x cp 2 (ring), micro-batch 1, schedule ZB-H1, ZeRO 2, recompute none`: no flags, for there are none.
-impl fmt::Display for WhatIf {
+/// `tp 4 x pp 8 x dp 16 x cp 2 (ring), micro-batch 1, schedule ZB-H1, ZeRO 2, recompute none`.
+impl<M> fmt::Display for WhatIf<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let job = &self.job;
         write!(f, "{}", job.layout)?;
@@ -106,20 +106,14 @@ impl fmt::Display for WhatIf {
             };
             write!(f, " x cp {} ({name})", self.context)?;
         }
-        write!(f, ", micro-batch {}", job.micro_batch)?;
         match self.zero_bubble {
-            true => write!(f, ", schedule ZB-H1")?,
-            false => write!(f, ", schedule {}", job.schedule)?,
+            true => job.write_switches(f, &"ZB-H1"),
+            false => job.write_switches(f, &job.schedule),
         }
-        write!(f, ", ZeRO {}, recompute {}", job.zero, job.recompute)?;
-        if job.sequence_parallel {
-            write!(f, ", sequence parallel")?;
-        }
-        Ok(())
     }
 }
 
-impl WhatIf {
+impl<M: Planned> WhatIf<M> {
     /// What of it the runtime lacks.
     pub fn lacks(&self) -> impl Iterator<Item = Lack> {
         let used = [
@@ -133,17 +127,17 @@ impl WhatIf {
     }
 
     /// Ranks.
-    pub const fn world(&self) -> usize {
+    pub fn world(&self) -> usize {
         self.job.layout.world() * self.context
     }
 
     /// Ranks that hold the same parameters; gradients are summed over them.
-    pub(super) const fn replicas(&self) -> usize {
+    pub(super) fn replicas(&self) -> usize {
         self.job.layout.dp * self.context
     }
 
     /// The ranks that hold the same parameters.
-    pub(super) const fn replica_group(&self) -> Group {
+    pub(super) fn replica_group(&self) -> Group {
         Group {
             ranks: self.replicas(),
             stride: self.job.layout.tp,
@@ -155,6 +149,22 @@ impl WhatIf {
         self.job.micro_batch_tokens() / self.context
     }
 
+    /// What a model's sizes depend on.
+    pub(super) fn share(&self, machine: &Machine) -> Share {
+        let job = &self.job;
+        Share {
+            tokens: self.tokens(),
+            tp: job.layout.tp,
+            sequence_parallel: job.sequence_parallel,
+            context: self.context,
+            exchange: self.exchange,
+            element: job.precision.bytes(),
+            recompute: job.recompute,
+            fused_attention: job.fused_attention,
+            program: machine.software.program,
+        }
+    }
+
     /// Refuses what could not run if the runtime had what it lacks: what the trainer refuses, with the trainer's words, and
     /// what does not divide.
     ///
@@ -164,12 +174,10 @@ impl WhatIf {
         let Self { job, context, .. } = self;
         job.layout.validated()?;
         self.validate_context()?;
+        let (model, tp) = (&job.model, job.layout.tp);
         let there = Job {
             zero: job.zero.min(MAX_ZERO_STAGE),
-            model: GptConfig {
-                sequence: job.model.sequence / context,
-                ..job.model.clone()
-            },
+            model: model.on_context_rank(*context, tp, self.exchange)?,
             ..job.clone()
         };
         there.validate()?;
@@ -202,7 +210,7 @@ impl WhatIf {
     }
 
     fn validate_context(&self) -> Result<()> {
-        let (model, tp, context) = (&self.job.model, self.job.layout.tp, self.context);
+        let context = self.context;
         if context == 0 {
             return Err(Error::config(
                 "0 context-parallel ranks hold no tokens",
@@ -216,27 +224,6 @@ impl WhatIf {
                     "{context} context-parallel ranks make {ranks} ranks, more than {MAX_RANKS}"
                 ),
                 "use smaller numbers",
-            ));
-        }
-        if context > 1 && !model.sequence.is_multiple_of(2 * context) {
-            return Err(Error::config(
-                format!(
-                    "a sequence of {} cannot be cut into {} equal blocks, two for each of {context} context-parallel ranks",
-                    model.sequence,
-                    2 * context
-                ),
-                format!("use a sequence that is a multiple of {}", 2 * context),
-            ));
-        }
-        let divides = |heads: usize| heads.is_multiple_of(tp.max(1) * context);
-        if self.exchange == Exchange::Ulysses && !(divides(model.heads) && divides(model.kv_heads))
-        {
-            return Err(Error::config(
-                format!(
-                    "{} attention heads ({} for keys and values) cannot be split over tp {tp} and {context} context-parallel ranks",
-                    model.heads, model.kv_heads
-                ),
-                "use the ring, or fewer ranks",
             ));
         }
         Ok(())

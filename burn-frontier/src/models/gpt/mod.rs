@@ -5,6 +5,8 @@ pub mod generate;
 pub mod model;
 pub mod names;
 pub mod part;
+mod planned;
+pub mod runs;
 pub mod sharding;
 pub mod specs;
 

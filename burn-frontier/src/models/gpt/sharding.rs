@@ -6,7 +6,7 @@ use burn::tensor::Device;
 
 use super::model::{Attention, Block, Embedding, Head, Mlp, Norm, Slice};
 pub use super::specs::TOKEN_EMBEDDING;
-use super::specs::{BlockSpecs, Declaration, EmbeddingSpecs, HeadSpecs, name};
+use super::specs::{BlockSpecs, EmbeddingSpecs, HeadSpecs, name};
 use super::{GptConfig, Positions};
 use crate::comm::groups::Groups;
 use crate::error::Result;
@@ -53,10 +53,8 @@ impl GptConfig {
             context,
             rotary: (self.positions == Positions::Rotary).then(table),
         };
-        let declared = Declaration {
-            config: self,
-            gradient: &context.replicated_gradient(),
-        };
+        let gradient = context.replicated_gradient();
+        let declared = self.declared(&gradient);
         let block = |layer| split.block(layer, declared.block(layer));
         GptPart {
             embedding: (blocks.start == 0).then(|| split.embedding(declared.embedding())),

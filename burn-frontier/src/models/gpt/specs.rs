@@ -41,7 +41,7 @@ pub(super) struct HeadSpecs {
 }
 
 impl EmbeddingSpecs {
-    fn list(self) -> Vec<ParameterSpec> {
+    pub fn list(self) -> Vec<ParameterSpec> {
         [Some(self.token), self.position]
             .into_iter()
             .flatten()
@@ -50,7 +50,7 @@ impl EmbeddingSpecs {
 }
 
 impl BlockSpecs {
-    fn list(self) -> Vec<ParameterSpec> {
+    pub fn list(self) -> Vec<ParameterSpec> {
         let (attention, mlp) = ([self.qkv, self.output], [self.up, self.down]);
         let all = [self.norm1].into_iter().chain(attention);
         let all = all.chain([self.norm2]).chain(mlp);
@@ -59,7 +59,7 @@ impl BlockSpecs {
 }
 
 impl HeadSpecs {
-    fn list(self) -> Vec<ParameterSpec> {
+    pub fn list(self) -> Vec<ParameterSpec> {
         self.norm.list().chain([self.projection]).collect()
     }
 }
@@ -156,13 +156,18 @@ impl Declaration<'_> {
 }
 
 impl GptConfig {
+    /// The declaration of the parameters, where those that every rank holds whole have gradients that are placed so.
+    pub(super) fn declared<'a>(&'a self, gradient: &'a Placement) -> Declaration<'a> {
+        Declaration {
+            config: self,
+            gradient,
+        }
+    }
+
     /// The parameters of the part with the given blocks, in the order in which the part shows them. `gradient` is the
     /// placement of the gradients of parameters that every rank holds whole.
     pub fn part_specs(&self, blocks: Range<usize>, gradient: &Placement) -> Vec<ParameterSpec> {
-        let declared = Declaration {
-            config: self,
-            gradient,
-        };
+        let declared = self.declared(gradient);
         let mut specs = Vec::new();
         if blocks.start == 0 {
             specs.extend(declared.embedding().list());
@@ -182,10 +187,7 @@ impl GptConfig {
         if widest > COUNTABLE.0 || longest > COUNTABLE.1 {
             return usize::MAX;
         }
-        let declared = Declaration {
-            config: self,
-            gradient: &Placement::Replicated,
-        };
+        let declared = self.declared(&Placement::Replicated);
         let elements = |specs: Vec<ParameterSpec>| {
             let of = |spec: &ParameterSpec| {
                 spec.shape

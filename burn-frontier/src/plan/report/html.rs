@@ -6,6 +6,7 @@ use super::svg::{COLORS, Svg, escape, round_up};
 use crate::error::Result;
 use crate::pipeline::check::{Costs, check};
 use crate::pipeline::schedule::{Instruction, Kind, Schedule};
+use crate::plan::Planned;
 use crate::plan::advice::ScalingPoint;
 
 const WIDTH: f64 = 960.0;
@@ -19,7 +20,7 @@ const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;color:#262d37;max-
 svg{font:12px system-ui,sans-serif;max-width:100%;height:auto}pre{background:#f4f6f8;padding:1em;overflow-x:auto;font-size:12.5px}\
 h2{margin-top:1.6em}td,th{text-align:left;vertical-align:top;padding:.2em .6em;border-bottom:1px solid #e6e9ed}";
 
-pub(super) fn html(report: &Report) -> Result<String> {
+pub(super) fn html<M: Planned>(report: &Report<M>) -> Result<String> {
     let title = format!(
         "{} on {}: {} ranks",
         super::page::parameters(report.parameters),
@@ -48,7 +49,7 @@ pub(super) fn html(report: &Report) -> Result<String> {
 }
 
 /// A stacked bar a stage.
-fn memory(report: &Report) -> String {
+fn memory<M: Planned>(report: &Report<M>) -> String {
     let (height, bottom, top) = (320.0, 260.0, 20.0);
     let mut svg = Svg::new(WIDTH, height, "memory of every stage by kind");
     let most = report
@@ -86,7 +87,7 @@ fn memory(report: &Report) -> String {
 }
 
 /// One stacked bar.
-fn step(report: &Report) -> String {
+fn step<M: Planned>(report: &Report<M>) -> String {
     let mut svg = Svg::new(WIDTH, 130.0, "a step by what it is spent on");
     // The terms of a job that runs; what is not there yet has no colour.
     let terms = report.time.terms();
@@ -108,7 +109,7 @@ fn step(report: &Report) -> String {
 }
 
 /// The first micro-batches of the schedule, stage by stage.
-fn pipeline(report: &Report) -> Result<String> {
+fn pipeline<M: Planned>(report: &Report<M>) -> Result<String> {
     let (kind, stages) = (report.job.schedule, report.job.layout.pp);
     let all = report.job.micro_batches();
     let few = match kind {
@@ -164,7 +165,7 @@ fn pipeline(report: &Report) -> Result<String> {
 }
 
 /// Efficiency over nodes.
-fn scaling(report: &Report) -> String {
+fn scaling<M: Planned>(report: &Report<M>) -> String {
     let curves: [(&str, &Vec<ScalingPoint>); 2] =
         [("weak", &report.weak), ("strong", &report.strong)];
     let (height, bottom, top) = (300.0, 250.0, 20.0);
@@ -216,7 +217,7 @@ fn scaling(report: &Report) -> String {
 }
 
 /// Speed over memory.
-fn scatter(report: &Report) -> String {
+fn scatter<M: Planned>(report: &Report<M>) -> String {
     let (height, bottom, top) = (380.0, 330.0, 20.0);
     let mut svg = Svg::new(WIDTH, height, "speed over memory of all layouts that fit");
     let fastest = report

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::Report;
+use crate::plan::Planned;
 use crate::plan::advice::Gain;
-use crate::plan::job::Job;
 use crate::plan::search::Candidate;
 
 const BAR: usize = 30;
@@ -31,24 +31,11 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
-/// The switches of a job as flags of gpt_1t.
-pub fn flags(job: &Job) -> String {
-    let layout = job.layout;
-    let mut text = format!(
-        "--tp {} --pp {} --dp {} --micro-batch {} --schedule {} --zero {} --recompute {}",
-        layout.tp, layout.pp, layout.dp, job.micro_batch, job.schedule, job.zero, job.recompute
-    );
-    if job.sequence_parallel {
-        text += " --sequence-parallel";
-    }
-    text
-}
-
 fn bar(share: f64) -> String {
     "#".repeat((share * BAR as f64).round() as usize)
 }
 
-pub(super) fn page(report: &Report) -> String {
+pub(super) fn page<M: Planned>(report: &Report<M>) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     _ = head(&mut text, report)
@@ -59,16 +46,12 @@ pub(super) fn page(report: &Report) -> String {
     text
 }
 
-fn head(text: &mut String, report: &Report) -> std::fmt::Result {
-    let (job, model) = (&report.job, &report.job.model);
+fn head<M: Planned>(text: &mut String, report: &Report<M>) -> std::fmt::Result {
+    let job = &report.job;
     writeln!(
         text,
-        "model     {} layers, hidden {}, {} heads, vocabulary {}, sequence {}: {}",
-        model.layers,
-        model.hidden,
-        model.heads,
-        model.vocabulary,
-        model.sequence,
+        "model     {}: {}",
+        job.model.describe(),
         parameters(report.parameters)
     )?;
     let plural = if report.nodes == 1 { "" } else { "s" };
@@ -80,7 +63,7 @@ fn head(text: &mut String, report: &Report) -> std::fmt::Result {
         job.layout.world(),
         report.about
     )?;
-    writeln!(text, "layout    {}", flags(job))?;
+    writeln!(text, "layout    {}", (report.words)(job))?;
     writeln!(
         text,
         "batch     {} samples a step, {} micro-batches of {} a replica, {:.2} million tokens",
@@ -91,7 +74,7 @@ fn head(text: &mut String, report: &Report) -> std::fmt::Result {
     )
 }
 
-fn memory(text: &mut String, report: &Report) -> std::fmt::Result {
+fn memory<M: Planned>(text: &mut String, report: &Report<M>) -> std::fmt::Result {
     let most = report.stages.iter().enumerate();
     let Some((stage, memory)) = most.max_by(|a, b| a.1.bytes().total_cmp(&b.1.bytes())) else {
         return Ok(());
@@ -111,7 +94,7 @@ fn memory(text: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(
             text,
             "  nearest that fits: {} ({:.1} GiB, {} a step)",
-            flags(&near.job),
+            (report.words)(&near.job),
             gib(near.bytes),
             duration(near.time.seconds())
         )?;
@@ -119,7 +102,7 @@ fn memory(text: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
-fn step(text: &mut String, report: &Report) -> std::fmt::Result {
+fn step<M: Planned>(text: &mut String, report: &Report<M>) -> std::fmt::Result {
     writeln!(
         text,
         "\nstep      {} (give or take {:.0} %)",
@@ -155,7 +138,7 @@ fn gains(gains: &[Gain], least: f64) -> impl Iterator<Item = &Gain> {
     gains.iter().filter(move |gain| gain.gain > least).take(4)
 }
 
-fn advice(text: &mut String, report: &Report) -> std::fmt::Result {
+fn advice<M: Planned>(text: &mut String, report: &Report<M>) -> std::fmt::Result {
     writeln!(text, "\nfaster by changing one thing")?;
     for gain in gains(&report.switches, 0.005) {
         let fits = if gain.fits { "" } else { ", but does not fit" };
@@ -173,7 +156,7 @@ fn advice(text: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
-fn others(text: &mut String, report: &Report) -> std::fmt::Result {
+fn others<M: Planned>(text: &mut String, report: &Report<M>) -> std::fmt::Result {
     writeln!(
         text,
         "\nbest of {} layouts, {} of which fit{}",
@@ -192,7 +175,12 @@ fn others(text: &mut String, report: &Report) -> std::fmt::Result {
         ..
     } in &report.best
     {
-        writeln!(text, "  {speed:>9.2} {:>6.1}  {}", gib(*bytes), flags(job))?;
+        writeln!(
+            text,
+            "  {speed:>9.2} {:>6.1}  {}",
+            gib(*bytes),
+            (report.words)(job)
+        )?;
     }
     for (name, points) in [("weak", &report.weak), ("strong", &report.strong)] {
         if points.len() > 1 {

@@ -6,25 +6,25 @@ use super::page::gib;
 use super::svg::escape;
 use crate::plan::outlook::{Outlook, Possible, Prospect};
 
-pub(super) fn page(outlook: &Outlook) -> String {
+pub(super) fn page<M>(outlook: &Outlook<M>) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     _ = section(&mut text, outlook);
     text
 }
 
-fn tried(outlook: &Outlook) -> usize {
+fn tried<M>(outlook: &Outlook<M>) -> usize {
     outlook.prospects.last().map_or(0, |all| all.tried)
 }
 
-fn gain(prospect: &Prospect) -> String {
+fn gain<M>(prospect: &Prospect<M>) -> String {
     match prospect.gain {
         Some(gain) => format!("{:+.1} %", 100.0 * gain),
         None => "fits".into(),
     }
 }
 
-const fn nothing(prospect: &Prospect) -> &'static str {
+const fn nothing<M>(prospect: &Prospect<M>) -> &'static str {
     match prospect.tried {
         0 => "no layout of so many ranks has it",
         _ => "nothing would fit",
@@ -32,7 +32,7 @@ const fn nothing(prospect: &Prospect) -> &'static str {
 }
 
 /// What of its step it is about.
-fn costs(fastest: &Possible) -> String {
+fn costs<M>(fastest: &Possible<M>) -> String {
     let time = &fastest.time;
     let costs = [
         ("bubble", time.bubble),
@@ -48,7 +48,7 @@ fn costs(fastest: &Possible) -> String {
     costs.join(", ")
 }
 
-fn least(outlook: &Outlook) -> String {
+fn least<M>(outlook: &Outlook<M>) -> String {
     let runs = outlook.runnable_least_bytes;
     let runs = runs.map(|bytes| ("what runs".to_string(), bytes));
     let all = outlook.prospects.iter().map(|p| (p.name(), p.least_bytes));
@@ -60,7 +60,7 @@ fn least(outlook: &Outlook) -> String {
     least.join(", ")
 }
 
-fn section(text: &mut String, outlook: &Outlook) -> std::fmt::Result {
+fn section<M>(text: &mut String, outlook: &Outlook<M>) -> std::fmt::Result {
     writeln!(
         text,
         "\nwhat if ({}): what the runtime lacks, and would gain over the best above, of {} layouts",
@@ -95,7 +95,7 @@ fn section(text: &mut String, outlook: &Outlook) -> std::fmt::Result {
 }
 
 /// The same as a table for a browser.
-pub(super) fn html(outlook: &Outlook) -> String {
+pub(super) fn html<M>(outlook: &Outlook<M>) -> String {
     let row = |tag: &str, cells: &[String]| {
         let cells = cells.iter();
         let cells: String = cells

@@ -6,16 +6,15 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Shape, Tensor};
 
-use super::job::Job;
-use super::machine::{Machine, Observation};
-use super::{memory, time};
-use crate::comm::{Buffer, Communicator, Reduction, Traffic};
-use crate::error::{Error, Result};
-use crate::mesh::Layout;
-use crate::models::gpt::batch::TokenBatch;
-use crate::parameter::ParameterContext;
-use crate::pipeline::schedule::Kind;
-use crate::pipeline::stage::{Output, Stage, StepContext};
+use burn_frontier::comm::{Buffer, Communicator, Group, Reduction, Traffic};
+use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::models::gpt::batch::TokenBatch;
+use burn_frontier::parameter::ParameterContext;
+use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::pipeline::stage::{Output, Stage, StepContext};
+use burn_frontier::plan::machine::Observation;
+use burn_frontier::plan::{Job, Machine, memory, time};
+use burn_frontier::{Error, Layout, Result};
 
 /// Passes that [`time_layer`] times, after one that warms up; the median counts.
 pub const TIMED: usize = 3;
@@ -27,12 +26,12 @@ const RUNS: usize = 25;
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn time_layer(job: &Job, device: &Device) -> Result<f64> {
+pub fn time_layer(job: &Job<GptConfig>, device: &Device) -> Result<f64> {
     job.validate()?;
     let mut model = job.model.clone();
     // A layer between the ends has neither embedding nor head.
     model.layers = 3;
-    let tp: Arc<dyn Communicator> = Arc::new(Alone::new(job.layout.tp));
+    let tp: Group = Arc::new(Alone::new(job.layout.tp));
     let dtype = job.precision.dtype();
     let context = ParameterContext {
         seed: 1,
@@ -89,7 +88,7 @@ pub fn time_layer(job: &Job, device: &Device) -> Result<f64> {
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn layer_bytes(job: &Job, machine: &Machine) -> Result<f64> {
+pub fn layer_bytes(job: &Job<GptConfig>, machine: &Machine) -> Result<f64> {
     job.validate()?;
     let mut alone = job.clone();
     alone.model.layers = 3;
@@ -120,7 +119,7 @@ fn wait(x: &Tensor<3>) -> Result<()> {
 ///
 /// # Errors
 /// A job that cannot run.
-pub fn corrected(job: &Job, machine: &Machine, seconds: f64) -> Result<Machine> {
+pub fn corrected(job: &Job<GptConfig>, machine: &Machine, seconds: f64) -> Result<Machine> {
     let observation = Observation {
         tokens: job.micro_batch_tokens(),
         hidden: job.model.hidden,
@@ -213,7 +212,7 @@ impl Communicator for Alone {
         Ok(())
     }
 
-    fn subgroup(&self, _: &str, ranks: &[usize]) -> Result<Arc<dyn Communicator>> {
+    fn subgroup(&self, _: &str, ranks: &[usize]) -> Result<Group> {
         Ok(Arc::new(Self::new(ranks.len())))
     }
 
@@ -231,9 +230,7 @@ impl Communicator for Alone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::gpt::GptConfig;
-    use crate::precision::Precision;
-    use crate::recompute::Recompute;
+    use burn_frontier::{Precision, Recompute};
 
     #[test]
     fn a_slice_is_timed_and_the_plan_follows_it() {

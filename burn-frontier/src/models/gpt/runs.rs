@@ -1,25 +1,17 @@
-//! Measured runs, as a CSV file.
+//! Measured runs of GPTs, as a CSV file.
 
 use std::path::Path;
 
-use super::job::Job;
+use super::GptConfig;
 use crate::error::{Error, Result};
 use crate::mesh::Layout;
-use crate::models::gpt::GptConfig;
+use crate::plan::Job;
+use crate::plan::fit::Run;
 use crate::precision::Precision;
 use crate::recompute::Recompute;
 
 /// Vocabulary of a run whose file does not say: GPT-2's, padded as Megatron-LM pads it.
 pub const VOCABULARY: usize = 51200;
-
-/// A measured run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Run {
-    /// What ran.
-    pub job: Job,
-    /// Measured seconds of a step.
-    pub seconds: f64,
-}
 
 /// A column, by what its header must contain.
 struct Column {
@@ -114,7 +106,7 @@ impl<'a> Header<'a> {
 ///
 /// # Errors
 /// A file that cannot be read, a column that is missing, a value that is no number, or a run that cannot be.
-pub fn read(path: &Path) -> Result<Vec<Run>> {
+pub fn read(path: &Path) -> Result<Vec<Run<GptConfig>>> {
     let text = crate::utf8::read(path)?;
     parse(&text, path)
 }
@@ -123,7 +115,7 @@ pub fn read(path: &Path) -> Result<Vec<Run>> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn parse(text: &str, path: &Path) -> Result<Vec<Run>> {
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Run<GptConfig>>> {
     let mut lines = text
         .lines()
         .enumerate()
@@ -196,7 +188,7 @@ impl Row<'_> {
         (!cell.is_empty()).then_some(cell)
     }
 
-    fn run(&self, columns: &[usize]) -> Result<Run> {
+    fn run(&self, columns: &[usize]) -> Result<Run<GptConfig>> {
         let count = |i: usize| self.count(columns[i]);
         let vocabulary = match self.text(&["vocab"]) {
             Some(text) => text
