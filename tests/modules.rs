@@ -6,6 +6,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use burn_frontier::checkpoint::Checkpoint;
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::{Buffer, local};
+use burn_frontier::layers::{SyncBatchNorm, SyncBatchNormConfig};
 use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::{BurnModule, Module as _, Selection};
 use burn_frontier::pipeline::activation::Activation;
@@ -253,4 +254,118 @@ fn only_what_is_selected_is_trained() {
     let weight = |linear: &Linear| linear.weight.val().is_require_grad();
     assert!(weight(&leaves.module().output));
     assert!(!weight(&leaves.module().input));
+}
+
+/// A batch norm in front, of Burn or ours.
+#[derive(Module, Debug)]
+struct Front {
+    burns: Option<BatchNorm>,
+    ours: Option<SyncBatchNorm>,
+    output: Linear,
+    /// Whether the batch's tensors are said to be input.
+    #[module(skip)]
+    input: bool,
+}
+
+impl Model for Front {
+    type Batch = Points;
+
+    fn forward(&self, _: Vec<Activation>, batch: &Points, pass: &Pass) -> Result<Output> {
+        let mut x = batch.x.clone();
+        if self.input {
+            x = pass.input(x);
+        }
+        if let Some(norm) = &self.burns {
+            x = norm.forward(x);
+        }
+        if let Some(norm) = &self.ours {
+            x = norm.forward(x)?;
+        }
+        let error = self.output.forward(x) - batch.y.clone();
+        Ok(Output::Losses((error.clone() * error).reshape([-1])))
+    }
+}
+
+fn front(groups: Groups, (ours, input): (bool, bool)) -> Result<TrainState<BurnModule<Front>>> {
+    let device = Device::flex();
+    let norm = SyncBatchNormConfig::new(2);
+    let front = Front {
+        burns: (!ours).then(|| BatchNormConfig::new(2).init(&device)),
+        ours: ours.then(|| norm.init(&device, &groups.dp)).transpose()?,
+        output: LinearConfig::new(2, 1).init(&device),
+        input,
+    };
+    let chunks = vec![BurnModule::new(front, 7)?];
+    let pipeline = Pipeline::new(chunks, Kind::default(), groups, device)?;
+    TrainState::new(pipeline, &[OptimizerConfig::new(0, false)], 7)
+}
+
+/// What is said while `body` runs.
+fn said(body: impl FnOnce()) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let file = std::fs::File::create(&path).unwrap();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(std::sync::Mutex::new(file))
+        .finish();
+    tracing::subscriber::with_default(subscriber, body);
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn a_batch_norm_that_does_not_see_that_it_trains_is_named() {
+    for (ours, input, expected) in [
+        (false, false, true),
+        (false, true, false),
+        // It looks at its parameters too.
+        (true, false, false),
+    ] {
+        let said = said(|| {
+            let groups = Groups::new(Layout::single(), local::single()).unwrap();
+            let mut state = front(groups, (ours, input)).unwrap();
+            for step in 0..2 {
+                let batch = [points(step * 4..step * 4 + 4)];
+                state.step(&batch, &StepOptions::new(1e-2)).unwrap();
+            }
+        });
+        let named = said.matches("statistics of burns as they were").count();
+        assert_eq!(named, usize::from(expected), "{said}");
+    }
+}
+
+#[test]
+fn replicas_that_meet_need_as_many_micro_batches_and_their_own_statistics_are_refused() {
+    let layout = Layout {
+        dp: 2,
+        ..Layout::single()
+    };
+    let run = |ours, counts: [u64; 2]| {
+        local::run(2, &Default::default(), |world| {
+            let groups = Groups::new(layout, world)?;
+            let replica = groups.at.dp as u64;
+            let mut state = front(groups, (ours, true))?;
+            let batches = (0..counts[replica as usize]).map(|i| {
+                let first = 8 * replica + i;
+                points(first..first + 1)
+            });
+            state.step(&batches.collect::<Vec<_>>(), &StepOptions::new(1e-2))
+        })
+    };
+    run(true, [2, 2]).unwrap();
+    let error = run(true, [2, 3]).unwrap_err().to_string();
+    assert!(error.contains("as many micro-batches"), "{error}");
+    let error = run(false, [2, 2]).unwrap_err().to_string();
+    assert!(error.contains("SyncBatchNorm"), "{error}");
+}
+
+#[test]
+fn a_parameter_without_an_optimiser_is_refused() {
+    let groups = Groups::new(Layout::single(), local::single()).unwrap();
+    let chunks = vec![BurnModule::new(Net::new(), 1).unwrap()];
+    let pipeline = Pipeline::new(chunks, Kind::default(), groups, Device::flex()).unwrap();
+    let some = OptimizerConfig::new(0, false).with_selection(Selection::within("output"));
+    let error = TrainState::new(pipeline, &[some], 1)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("input.weight has no optimiser"), "{error}");
 }

@@ -31,6 +31,7 @@ pub mod pipeline;
 pub mod placement;
 pub mod plan;
 pub mod precision;
+pub mod prelude;
 pub mod random;
 pub mod recompute;
 pub mod run_folder;

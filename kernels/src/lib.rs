@@ -11,6 +11,8 @@
     clippy::too_many_arguments,
     clippy::useless_conversion
 )]
+// Kernels are launched with arguments that only their launcher has checked.
+#![allow(unsafe_code)]
 
 pub mod adamw;
 mod argument;

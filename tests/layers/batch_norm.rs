@@ -127,7 +127,7 @@ fn on_ranks(shares: &[usize], kind: (f64, DType)) -> Answer {
     let mut whole = answers[0].clone();
     whole.evaluation = answers.iter().flat_map(|a| a.evaluation.clone()).collect();
     let sizes = shares.iter().map(|share| share * FEATURES * PLACES);
-    let of_step = |of: fn(&Answer) -> &Vec<f64>, step: usize| -> Vec<f64> {
+    let of_step = |of: Field, step: usize| -> Vec<f64> {
         let parts = answers.iter().zip(sizes.clone());
         let cut = parts.flat_map(|(a, size)| of(a)[step * size..(step + 1) * size].to_vec());
         cut.collect()
@@ -149,8 +149,10 @@ fn on_ranks(shares: &[usize], kind: (f64, DType)) -> Answer {
     whole
 }
 
+type Field = fn(&Answer) -> &Vec<f64>;
+
 fn expect(found: &Answer, expected: &Answer, tolerance: f64, who: &str) {
-    let fields: [(&str, fn(&Answer) -> &Vec<f64>); 5] = [
+    let fields: [(&str, Field); 5] = [
         ("y", |a| &a.y),
         ("gradient of x", |a| &a.x),
         ("gradients of scale and shift", |a| &a.parameters),
@@ -297,6 +299,17 @@ fn half_types_keep_their_type_and_have_statistics_in_full() {
     let gradients = y.sum().backward();
     assert_eq!(x.grad(&gradients).unwrap().dtype(), DType::BF16);
     assert_eq!(layer.running_mean.value_sync().dtype(), DType::F32);
+}
+
+#[test]
+fn a_layer_shows_what_burns_does() {
+    let layer = SyncBatchNormConfig::new(FEATURES)
+        .init(&device(), &single())
+        .unwrap();
+    assert_eq!(
+        layer.to_string(),
+        "SyncBatchNorm {num_features: 3, momentum: 0.1, epsilon: 0.00001, params: 12}"
+    );
 }
 
 #[test]

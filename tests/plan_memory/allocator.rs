@@ -49,6 +49,7 @@ fn with_front(layout: &Layout) -> Option<Layout> {
 
 // SAFETY: every block is one of the system's, larger by `front`, which is a multiple of the alignment; so what is handed
 // out is as large and as aligned as was asked for, and `dealloc` finds the start of the system's block again.
+#[expect(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(whole) = with_front(&layout) else {

@@ -55,6 +55,18 @@ impl Cargo {
         self.run(&all)
     }
 
+    /// The licences, sources and versions of what the workspace depends on, by deny.toml. Where cargo-deny is not installed, a line
+    /// says so.
+    pub fn deny(&self) -> Result<()> {
+        if !self.output(&["deny", "--version"])?.status.success() {
+            eprintln!(
+                "not checked: licences and sources of the dependencies; `cargo install --locked cargo-deny` installs what does"
+            );
+            return Ok(());
+        }
+        self.run(&["deny", "--locked", "check", "licenses", "bans", "sources"])
+    }
+
     /// The library's tests and the training that compare a GPU with the CPU, and the kernels' own, on a device of this name:
     /// wgpu, which is what the graphics driver offers, cuda or rocm.
     pub fn test_gpu(&self, device: &str) -> Result<()> {

@@ -24,10 +24,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// What the gate runs after `cargo test`: structure, tests of the other members, hip, doc, smoke.
+    /// What the gate runs after `cargo test`: structure, dependencies, tests of the other members, hip, doc, smoke.
     Ci,
-    /// Check the rules of the source: file length, `unsafe`, machine paths, pinned dependencies, forgotten targets,
-    /// links and paths of documents.
+    /// Check the rules of the source: file length, machine paths, pinned dependencies, forgotten targets, links and paths of
+    /// documents, and, where cargo-deny is installed, licences and sources of the dependencies.
     Structure,
     /// Format every file.
     Fmt {
@@ -101,12 +101,16 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Ci => {
             timed("structure", || structure::check(&root))?;
+            timed("dependencies", || cargo.deny())?;
             timed("tests of the other members", || cargo.test_others(&[]))?;
             timed("hip", || cargo.hip(false, ""))?;
             timed("doc", || cargo.doc())?;
             timed("smoke", || smoke::run(&cargo))
         }
-        Task::Structure => structure::check(&root),
+        Task::Structure => {
+            structure::check(&root)?;
+            cargo.deny()
+        }
         Task::Fmt { check: false } => cargo.run(&["fmt", "--all"]),
         Task::Fmt { check: true } => cargo.run(&["fmt", "--all", "--check"]),
         Task::Clippy => cargo.clippy(),

@@ -1,11 +1,9 @@
-//! The rules of the source that neither rustfmt nor clippy checks.
+//! The rules of the source that neither rustfmt, clippy nor cargo-deny checks.
 
-mod code;
 mod documents;
 mod files;
 mod manifests;
 mod paths;
-mod unsafe_code;
 
 use std::fmt;
 use std::path::Path;
@@ -53,9 +51,6 @@ pub fn check(root: &Path) -> Result<()> {
     for file in &files {
         findings.extend(length(file));
         findings.extend(paths::machine_paths(file));
-        if file.path.ends_with(".rs") {
-            findings.extend(unsafe_code::check(file));
-        }
     }
     findings.extend(manifests::check(&files)?);
     findings.extend(documents::check(&files));

@@ -361,6 +361,7 @@ fn arrays(sequences: u64, boundaries: u64) -> Option<([Range<usize>; 3], Range<u
     ))
 }
 
+#[expect(unsafe_code)]
 fn map(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
     // SAFETY: the map is read-only, and every bit pattern is valid for the bytes it is read as. A file changed by

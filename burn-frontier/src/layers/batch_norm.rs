@@ -1,7 +1,7 @@
 //! Batch norm over the samples that all replicas have at the same time.
 
 use burn::config::Config;
-use burn::module::{Flag, Module, Param, RunningState};
+use burn::module::{Content, DisplaySettings, Flag, Module, ModuleDisplay, Param, RunningState};
 use burn::nn::Initializer;
 use burn::tensor::{DType, Device, Tensor, TensorData, module::batch_norm};
 
@@ -62,6 +62,7 @@ impl SyncBatchNormConfig {
 /// As `burn::nn::BatchNorm`, whose fields and records it has. The running statistics follow the common ones, so they are equal
 /// on all replicas. Every replica makes its own layer, since clones share running statistics, and goes through it as often.
 #[derive(Module, Debug)]
+#[module(custom_display)]
 pub struct SyncBatchNorm {
     /// Scale `[features]`.
     pub gamma: Param<Tensor<1>>,
@@ -82,8 +83,8 @@ pub struct SyncBatchNorm {
 }
 
 impl SyncBatchNorm {
-    /// The normalised x `[samples, features, ...]`; as in Burn, by the running statistics if x's device is without autodiff or
-    /// the layer is frozen.
+    /// The normalised x `[samples, features, ...]`; as in Burn, by the running statistics if neither x nor the parameters
+    /// are on an autodiff device, or the layer is frozen.
     ///
     /// In training it all-gathers `2 * features + 1` numbers in f64 over the replicas, and all-reduces `2 * features` in the
     /// backward pass. The gradients of scale and shift are this replica's, as all parameters'.
@@ -100,7 +101,9 @@ impl SyncBatchNorm {
             ));
         }
         let (gamma, beta) = (self.gamma.val(), self.beta.val());
-        if x.device().is_autodiff() && self.training.is_enabled() {
+        // A batch's own tensors are outside autodiff also in training, where the parameters are in it.
+        let training = x.is_autodiff() || gamma.is_autodiff();
+        if training && self.training.is_enabled() {
             return self.normalise_by_batch(x, gamma, beta);
         }
         let device = x.device();
@@ -165,6 +168,23 @@ impl SyncBatchNorm {
             [Some(x.reshape(shape).into_dispatch()), of_scale, of_shift]
         };
         Ok(with_gradient(inputs, y.reshape(shape), back))
+    }
+}
+
+impl ModuleDisplay for SyncBatchNorm {
+    fn custom_settings(&self) -> Option<DisplaySettings> {
+        DisplaySettings::new()
+            .with_new_line_after_attribute(false)
+            .optional()
+    }
+
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        let [features] = self.gamma.lazy_shape().dims();
+        content
+            .add("num_features", &features)
+            .add("momentum", &self.momentum)
+            .add("epsilon", &self.epsilon)
+            .optional()
     }
 }
 

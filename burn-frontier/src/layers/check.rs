@@ -1,42 +1,76 @@
 //! Which layers of a module do not give one rank's answer on many.
 
+use std::collections::HashMap;
+
 use burn::module::{Flag, Module, ModuleVisitor, Param, ParamId};
 
+use crate::comm::Buffer;
+use crate::comm::groups::Groups;
 use crate::error::{Error, Result};
 
 /// Refuses what makes training depend on threads, restarts or the layout:
 /// - layers of `burn::nn` that draw from the process's generator, also inside of its transformers and attention;
 /// - with more than one replica, `burn::nn::BatchNorm`, whose statistics would be each replica's own;
-/// - layers of [`layers`](super) that have a name together.
+/// - layers of [`layers`](super) that have a name together, in this module or in those of other stages.
 ///
 /// Layers that are frozen may stay. Draws that a model's own code makes are not seen here:
-/// [`GeneratorWatch`](crate::random::GeneratorWatch) sees them.
+/// [`GeneratorWatch`](crate::random::GeneratorWatch) sees them. Every rank calls it before training; it all-gathers the layers'
+/// names over the pipeline.
 ///
 /// # Errors
 /// Names such layers by their paths, with what to use in their place.
-pub fn check<M: Module>(module: &M, replicas: usize) -> Result<()> {
+pub fn check<M: Module>(module: &M, groups: &Groups) -> Result<()> {
     let (flags, debug) = (flags(module), format!("{module:?}"));
-    let drawing: Vec<String> = flags.iter().filter_map(|f| f.drawing(&debug)).collect();
-    if !drawing.is_empty() {
-        return Err(Error::config(
-            format!(
-                "in training the process's random generator is drawn from by {}: the numbers would depend on threads and restarts",
-                drawing.join(", ")
-            ),
-            "use burn_frontier::layers::Dropout or GaussianNoise, or switch the layer off (probability 0, or freeze it)",
-        ));
+    check_drawing(&flags, &debug)?;
+    check_statistics(&flags, groups.layout.dp)?;
+    let stage = groups.at.pp;
+    let names = flags.iter().filter_map(|flag| flag.name(&debug));
+    let lines = names.map(|(name, path)| format!("{name}\t{path} of stage {stage}\n"));
+    let lines = lines.collect::<String>().into_bytes();
+    let names = groups.pp.all_gather(Buffer::U8(lines))?.into_u8()?;
+    check_names(&String::from_utf8_lossy(&names))
+}
+
+fn check_drawing(flags: &[Switch], debug: &str) -> Result<()> {
+    let drawing: Vec<String> = flags.iter().filter_map(|f| f.drawing(debug)).collect();
+    if drawing.is_empty() {
+        return Ok(());
     }
+    Err(Error::config(
+        format!(
+            "in training the process's random generator is drawn from by {}: the numbers would depend on threads and restarts",
+            drawing.join(", ")
+        ),
+        "use burn_frontier::layers::Dropout or GaussianNoise, or switch the layer off (probability 0, or freeze it)",
+    ))
+}
+
+fn check_statistics(flags: &[Switch], replicas: usize) -> Result<()> {
     let own: Vec<&str> = flags.iter().filter_map(Switch::own_statistics).collect();
-    if replicas > 1 && !own.is_empty() {
-        return Err(Error::config(
-            format!(
-                "burn's BatchNorm takes the statistics of one replica's samples, and there are {replicas} replicas: {}",
-                own.join(", ")
-            ),
-            "use burn_frontier::layers::SyncBatchNorm, whose records are the same, or freeze the layer",
-        ));
+    if replicas == 1 || own.is_empty() {
+        return Ok(());
     }
-    one_name_each(&flags, &debug)
+    Err(Error::config(
+        format!(
+            "burn's BatchNorm takes the statistics of one replica's samples, and there are {replicas} replicas: {}",
+            own.join(", ")
+        ),
+        "use burn_frontier::layers::SyncBatchNorm, whose records are the same, or freeze the layer",
+    ))
+}
+
+/// `names` has a line a layer: its name, a tab, and where it is.
+fn check_names(names: &str) -> Result<()> {
+    let mut places = HashMap::new();
+    for (name, place) in names.lines().filter_map(|line| line.split_once('\t')) {
+        if let Some(other) = places.insert(name, place) {
+            return Err(Error::config(
+                format!("{other} and {place} draw random numbers by one name, {name}"),
+                "give each layer a name of its own, such as its path in the whole model",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether the replicas of a module meet while they go through it in training: whether it has a
@@ -46,17 +80,11 @@ pub fn synchronises<M: Module>(module: &M) -> bool {
     flags.iter().any(|flag| flag.layer == "SyncBatchNorm")
 }
 
-fn one_name_each(flags: &[Switch], debug: &str) -> Result<()> {
-    let named: Vec<_> = flags.iter().filter_map(|f| f.name(debug)).collect();
-    for (i, (name, path)) in named.iter().enumerate() {
-        if let Some((_, other)) = named[..i].iter().find(|(other, _)| other == name) {
-            return Err(Error::config(
-                format!("{other} and {path} draw random numbers by one name, {name}"),
-                "give each layer a name of its own, such as its path",
-            ));
-        }
-    }
-    Ok(())
+/// Paths of the batch norms that take part in training.
+pub(crate) fn batch_norms<M: Module>(module: &M) -> Vec<String> {
+    let flags = flags(module).into_iter();
+    let norms = flags.filter(|flag| ["BatchNorm", "SyncBatchNorm"].contains(&&*flag.layer));
+    norms.map(|flag| flag.path).collect()
 }
 
 /// A flag of a layer that takes part in training.
@@ -71,7 +99,13 @@ impl Switch {
     /// If it is of a layer that draws from the process's generator: its path, and what it is.
     fn drawing(&self, debug: &str) -> Option<String> {
         let Self { path, layer, .. } = self;
-        if self.field != "training" || !["Dropout", "GaussianNoise", "RRelu"].contains(&&**layer) {
+        let first = match layer.as_str() {
+            "Dropout" => "prob: ",
+            "GaussianNoise" => "std: ",
+            "RRelu" => "lower: ",
+            _ => return None,
+        };
+        if self.field != "training" {
             return None;
         }
         let Some(attributes) = self.attributes(debug) else {
@@ -79,9 +113,9 @@ impl Switch {
                 "{path} (burn's {layer}; how strong it is, the model's Debug does not show)"
             ));
         };
-        // Burn's three layers, when they draw nothing.
-        let silent = ["prob: 0.0", "std: 0.0"].contains(&attributes);
-        (!silent).then(|| format!("{path} (burn's {layer}, {attributes})"))
+        // What has other attributes is not Burn's, and what is 0 draws nothing.
+        let strength = attributes.strip_prefix(first)?;
+        (strength != "0.0").then(|| format!("{path} (burn's {layer}, {attributes})"))
     }
 
     /// If it is of a batch norm of Burn: its path.

@@ -7,6 +7,7 @@ mod dropout;
 mod noise;
 
 pub use batch_norm::{SyncBatchNorm, SyncBatchNormConfig};
+pub(crate) use check::batch_norms;
 pub use check::{check, synchronises};
 pub use dropout::{Dropout, DropoutConfig};
 pub use noise::{GaussianNoise, GaussianNoiseConfig};

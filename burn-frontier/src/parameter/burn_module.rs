@@ -80,6 +80,11 @@ impl<M: burn::module::Module> BurnModule<M> {
         &self.module
     }
 
+    /// The name of what stands at a module path.
+    pub fn name_of(&self, path: &str) -> Option<&String> {
+        self.names.get(path)
+    }
+
     /// A copy for evaluation: outside autodiff, nothing dropped, running statistics up to date.
     pub fn evaluation(&self) -> M {
         self.module.valid()

@@ -1,5 +1,7 @@
 //! Any Burn module as a stage.
 
+use burn::tensor::Tensor;
+
 use super::activation::Activation;
 use super::segment::{BackwardFn, SegmentGradients, segment};
 use super::stage::{Batch, Forward, Output, Stage, StepContext, Tape};
@@ -55,7 +57,7 @@ pub trait Model: burn::module::Module + 'static {
 
     /// Goes forward. `input` is what the stage before gave, nothing for the first; the last stage gives losses, whose sum over
     /// the global batch is divided by the batches' [`count`](Batch::count). In training, parameters and input are on an autodiff
-    /// device: a tensor of the batch joins them by itself.
+    /// device; a tensor of the batch joins them by itself, or by [`Pass::input`].
     ///
     /// # Errors
     /// A micro-batch that the model cannot take.
@@ -67,6 +69,18 @@ pub trait Model: burn::module::Module + 'static {
     /// What the model cannot take.
     fn check(&self, _batch: &Self::Batch) -> Result<()> {
         Ok(())
+    }
+}
+
+impl Pass {
+    /// A tensor of the batch as layers need it that look at their input's device to know whether they train, as
+    /// `burn::nn::BatchNorm` does: on an autodiff device in training.
+    pub fn input<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match self.draws.step {
+            Some(_) if x.is_autodiff() => x,
+            Some(_) => x.autodiff(),
+            None => x.without_autodiff(),
+        }
     }
 }
 
@@ -85,12 +99,23 @@ impl<M: Model> Stage for BurnModule<M> {
 
     fn check_training(&self, groups: &Groups) -> Result<()> {
         // All replicas find the same, so that none waits for another.
-        layers::check(self.module(), groups.layout.dp)?;
+        layers::check(self.module(), groups)?;
         check_replicas(self.module(), &groups.dp)
     }
 
     fn may_draw(&self) -> bool {
         true
+    }
+
+    fn asleep(&self, before: &[State]) -> Result<Vec<String>> {
+        let after = self.state()?;
+        let mut norms = layers::batch_norms(self.module());
+        norms.retain(|path| {
+            let name = self.name_of(&format!("{path}.running_mean"));
+            let mean = |states: &[State]| states.iter().find(|s| Some(&s.name) == name).cloned();
+            mean(before).is_some() && mean(before) == mean(&after)
+        });
+        Ok(norms)
     }
 
     fn synchronises(&self) -> bool {

@@ -6,7 +6,7 @@ use super::activation::Activation;
 use super::segment::BackwardFn;
 use crate::comm::groups::Groups;
 use crate::error::{Error, Result};
-use crate::parameter::{Module, ParameterGradient, Selection};
+use crate::parameter::{Module, ParameterGradient, Selection, State};
 use crate::recompute::Recompute;
 
 /// Samples that go through a model together, of any type: a micro-batch.
@@ -67,6 +67,14 @@ pub trait Stage: Module {
     /// Whether it is a user's code, which may draw from the process's random generator.
     fn may_draw(&self) -> bool {
         false
+    }
+
+    /// What should have changed its state in a training pass and has not: paths of layers. `before`: the state before it.
+    ///
+    /// # Errors
+    /// A device that cannot be read.
+    fn asleep(&self, _before: &[State]) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     /// Whether a forward pass communicates over the replicas, which then need as many micro-batches each.

@@ -58,6 +58,7 @@ pub fn initialize_as<M: Module>(module: M, seed: u64, name: impl Fn(&str) -> Str
 pub fn check_replicas<M: Module>(module: &M, group: &Group) -> Result<()> {
     let mut values = Values::default();
     module.visit(&mut values);
+    values.failure.map_or(Ok(()), Err)?;
     let count = values.hashes.len();
     let all = group.all_gather(Buffer::I64(values.hashes))?.into_i64()?;
     if all.len() != count * group.size() {
@@ -160,10 +161,18 @@ struct Values {
     path: Vec<String>,
     paths: Vec<String>,
     hashes: Vec<i64>,
+    failure: Option<Error>,
 }
 
 impl Values {
-    fn add(&mut self, data: &TensorData) {
+    fn add<E: std::fmt::Debug>(&mut self, data: Result<TensorData, E>) {
+        let data = match data {
+            Ok(data) => data,
+            Err(e) => {
+                self.failure = Some(Error::Internal(format!("cannot read a tensor: {e:?}")));
+                return;
+            }
+        };
         let path = self.path.join(".");
         let what = format!("{path} {:?} {:?}", data.shape(), data.dtype());
         let halves = [what.as_bytes(), data.as_bytes()].map(crc32c::crc32c);
@@ -183,14 +192,14 @@ impl ModuleVisitor for Values {
     }
 
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-        self.add(&parameter.val().into_data());
+        self.add(parameter.val().try_into_data());
     }
 
     fn visit_int<const D: usize>(&mut self, parameter: &Param<Tensor<D, Int>>) {
-        self.add(&parameter.val().into_data());
+        self.add(parameter.val().try_into_data());
     }
 
     fn visit_bool<const D: usize>(&mut self, parameter: &Param<Tensor<D, Bool>>) {
-        self.add(&parameter.val().into_data());
+        self.add(parameter.val().try_into_data());
     }
 }

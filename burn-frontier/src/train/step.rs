@@ -10,7 +10,7 @@ use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
 use crate::observe::trace::Category;
 use crate::optim::clip_factor;
-use crate::parameter::{ParameterSpec, Selection};
+use crate::parameter::{Module, ParameterSpec, Selection, State};
 use crate::pipeline::run::PassResult;
 use crate::pipeline::stage::{Stage, StepContext};
 use crate::random::GeneratorWatch;
@@ -54,6 +54,13 @@ pub struct StepReport {
     pub norm: f64,
     /// Whether the update was left out, because fp16 had overflowed: the next step has a smaller scale.
     pub skipped: bool,
+}
+
+/// What the first step is watched for.
+struct Watch {
+    generator: GeneratorWatch,
+    /// Of each chunk, before the step.
+    states: Vec<Vec<State>>,
 }
 
 /// The gradients of a global batch, reduced and not yet used: of an optimiser's parameters, times the loss scale.
@@ -127,25 +134,38 @@ impl<S: Stage> TrainState<S> {
 
     /// In the first step of a model that a user wrote: watches for draws from the process's random generator. All ranks of the
     /// process share it, so one of them does, and the others do not begin before.
-    fn begin_watch(&mut self) -> Result<Option<GeneratorWatch>> {
+    fn begin_watch(&mut self) -> Result<Option<Watch>> {
         let chunks = &self.pipeline.chunks;
         if std::mem::replace(&mut self.watched, true) || !chunks.iter().any(Stage::may_draw) {
             return Ok(None);
         }
         let world = &self.groups.world;
         world.barrier()?;
-        let watch = GeneratorWatch::begin(self.pipeline.device(), self.seed);
+        let generator = GeneratorWatch::begin(self.pipeline.device(), self.seed);
         world.barrier()?;
-        Ok(Some(watch))
+        let states = chunks.iter().map(Module::state).collect::<Result<_>>()?;
+        Ok(Some(Watch { generator, states }))
     }
 
-    fn end_watch(&self, watch: Option<GeneratorWatch>) -> Result<()> {
+    /// Says once what the first step has shown.
+    fn end_watch(&self, watch: Option<Watch>) -> Result<()> {
         let Some(watch) = watch else {
             return Ok(());
         };
         self.groups.world.barrier()?;
         if self.groups.world.rank() == 0 {
-            watch.end()?;
+            watch.generator.end()?;
+        }
+        let chunks = self.pipeline.chunks.iter().zip(&watch.states);
+        for (chunk, before) in chunks {
+            let asleep = chunk.asleep(before)?;
+            if !asleep.is_empty() && self.groups.at.tp == 0 && self.groups.at.dp == 0 {
+                tracing::warn!(
+                    "a step of training left the running statistics of {} as they were: such a layer looks at its input's device to \
+                     know that it trains, so pass the batch's tensors through Pass::input; or freeze it",
+                    asleep.join(", ")
+                );
+            }
         }
         Ok(())
     }

@@ -108,6 +108,7 @@ fn say(line: &str) {
 
 impl Buffer {
     /// As a launch takes it.
+    #[expect(unsafe_code)]
     pub fn arg(&self) -> BufferArg {
         // SAFETY: the buffer was made with this length.
         unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.count) }

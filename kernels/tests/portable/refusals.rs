@@ -107,6 +107,7 @@ fn products_outside_their_buffers_are_refused() {
     }
     // As many elements, of half the bytes.
     // SAFETY: nothing is launched with it.
+    #[expect(unsafe_code)]
     let half = unsafe { BufferArg::from_raw_parts(client.empty(128), 64) };
     let of_half = Arguments {
         a: half,

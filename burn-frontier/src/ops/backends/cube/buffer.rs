@@ -108,6 +108,7 @@ impl Buffer {
     }
 
     /// As a kernel's argument: from its first element to its last.
+    #[expect(unsafe_code)]
     pub fn argument(&self) -> BufferArg {
         let (shape, strides) = (self.0.shape(), self.0.meta.strides());
         let last = shape
