@@ -308,7 +308,7 @@ fn a_layer_shows_what_burns_does() {
         .unwrap();
     assert_eq!(
         layer.to_string(),
-        "SyncBatchNorm {num_features: 3, momentum: 0.1, epsilon: 1e-5, params: 12}"
+        "SyncBatchNorm {num_features: 3, momentum: 0.1, epsilon: 0.00001, params: 12}"
     );
 }
 
