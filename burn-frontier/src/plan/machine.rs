@@ -186,6 +186,14 @@ impl Machine {
         }
     }
 
+    /// The same machine, with so many bytes for a rank's tensors.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: f64) -> Self {
+        self.device.reserved_gib = 0.0;
+        self.device.memory_gib = bytes / 2f64.powi(30);
+        self
+    }
+
     /// Bytes that a rank's tensors may take.
     pub fn usable_bytes(&self) -> f64 {
         (self.device.memory_gib - self.device.reserved_gib) * 2f64.powi(30)
