@@ -15,6 +15,9 @@
 //! - [`device`] says which device a run takes, [`precision`] what its numbers are, [`recompute`] what a backward pass computes
 //!   again, [`error`] what can go wrong
 
+// The threshold is clippy.toml's.
+#![warn(clippy::too_many_lines)]
+
 pub mod checkpoint;
 pub mod comm;
 pub mod data;
