@@ -9,6 +9,8 @@
 #[path = "gpu/events.rs"]
 mod events;
 mod harness;
+#[path = "gpu/sums.rs"]
+mod sums;
 
 use burn::tensor::DType;
 use burn_frontier::Layout;

@@ -6,6 +6,8 @@ mod agreement;
 mod fit;
 #[path = "plan/frontier.rs"]
 mod frontier;
+#[path = "plan/outline.rs"]
+mod outline;
 #[path = "plan/properties.rs"]
 mod properties;
 #[path = "plan/replay.rs"]

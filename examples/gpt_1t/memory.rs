@@ -15,7 +15,7 @@ const TOKEN: f64 = 16.0;
 /// Refuses what would run out of the memory of the devices that are used, or of the host's. Gives what is needed of what there
 /// is, for the user.
 pub fn refuse_what_does_not_fit(job: &Job<GptConfig>, device: &Choice) -> Result<String> {
-    let mut machine = Machine::load("laptop")?;
+    let machine = Machine::load("laptop")?;
     let needs = needs(job, &machine, device)?;
     let on_host = samples(job);
     let host = host::host();
@@ -43,9 +43,10 @@ pub fn refuse_what_does_not_fit(job: &Job<GptConfig>, device: &Choice) -> Result
             said.push(format!("tensors need {} of {room}", size(need)));
             continue;
         }
-        machine.device.reserved_gib = 0.0;
-        machine.device.memory_gib = gib(room.bytes as f64) / ranks as f64;
-        let remedy = match search::nearest(job, &machine)? {
+        let here = machine
+            .clone()
+            .with_memory(room.bytes as f64 / ranks as f64);
+        let remedy = match search::nearest(job, &here)? {
             Some(near) => format!("the nearest layout that fits: {}", flags(&near.job)),
             None => smaller_model(job, &machine, device, room),
         };

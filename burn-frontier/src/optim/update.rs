@@ -17,7 +17,7 @@ use crate::zero::partition::{Bucket, Slot, join};
 #[derive(Debug)]
 pub(super) enum Memory {
     /// Of AdamW.
-    AdamW(Moments),
+    AdamW(Box<Moments>),
     /// Of an element-wise rule, on the flat piece.
     Flat(Kept),
     /// Of every other rule: for each parameter of the piece, by slot.
@@ -80,7 +80,7 @@ impl Part<'_> {
     /// For whole parameters in half precision an all-gather over tp of those that are split.
     pub fn begin(&self, values: &[Tensor<1>]) -> Memory {
         match &self.update.rule {
-            Rule::AdamW(_) => Memory::AdamW(Moments::new(self.flat(values))),
+            Rule::AdamW(_) => Memory::AdamW(Box::new(Moments::new(self.flat(values)))),
             Rule::Burn(rule) if rule.is_element_wise() => Memory::Flat(Kept::new(
                 || self.flat(values),
                 is_half(&values[self.bucket.slots[0].0]),
@@ -111,7 +111,7 @@ impl Part<'_> {
             (Memory::AdamW(moments), Rule::AdamW(config)) => {
                 let step = adamw_step(config, self.bucket.class.decay, numbers);
                 let (moments, weights) = moments.step(self.flat(values), gradient, &step)?;
-                Ok((Memory::AdamW(moments), weights))
+                Ok((Memory::AdamW(Box::new(moments)), weights))
             }
             (Memory::Flat(kept), Rule::Burn(rule)) => {
                 let shape = [gradient.dims()[0]];

@@ -186,6 +186,14 @@ impl Machine {
         }
     }
 
+    /// The same machine, with so many bytes for a rank's tensors.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: f64) -> Self {
+        self.device.reserved_gib = 0.0;
+        self.device.memory_gib = bytes / 2f64.powi(30);
+        self
+    }
+
     /// Bytes that a rank's tensors may take.
     pub fn usable_bytes(&self) -> f64 {
         (self.device.memory_gib - self.device.reserved_gib) * 2f64.powi(30)
@@ -237,6 +245,13 @@ impl Machine {
                 }
             }
         }
+        self.validate_shares()?;
+        l.validate()
+    }
+
+    /// What is a part of something, and cannot be more.
+    fn validate_shares(&self) -> Result<()> {
+        let (d, l) = (&self.device, &self.links);
         for (name, share) in [
             ("device.gemm_ceiling", d.gemm_ceiling),
             ("device.attention_ceiling", d.attention_ceiling),
@@ -262,7 +277,7 @@ impl Machine {
                 "lower device.reserved_gib",
             ));
         }
-        l.validate()
+        Ok(())
     }
 }
 

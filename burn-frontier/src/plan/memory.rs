@@ -129,10 +129,11 @@ impl<'a, M: Planned> Pieces<'a, M> {
         } else {
             0.0
         };
-        let state = self.job.model.state_bytes() + master;
+        let state = self.job.model.moment_bytes() + master;
         let gradient = self.machine.software.gradient_bytes;
         StageMemory {
-            weights: parameters.count * self.element / self.split(3),
+            weights: parameters.count * self.element / self.split(3)
+                + self.job.model.frozen_bytes(),
             gradients: parameters.count * gradient / self.split(2),
             optimizer: parameters.bucketed * state / self.split(1),
             ..StageMemory::default()

@@ -2,7 +2,7 @@
 //! layout is best. Plain arithmetic: nothing is allocated, no device is touched.
 //!
 //! - [`machine`] is what ranks, links and software can do, read from a file; [`job`] what is to run;
-//!   [`model`] is what the planner asks a model
+//!   [`model`] is what the planner asks a model, [`outline`] the least that it can be told
 //! - [`memory`] gives the bytes of every stage by kind, [`time`] the seconds of a step by term
 //! - [`fit`] calibrates a machine file with measured runs
 //! - [`search`] ranks the layouts that fit, [`advice`] says what would be faster
@@ -18,6 +18,7 @@ pub mod machine;
 pub mod makespan;
 pub mod memory;
 pub mod model;
+pub mod outline;
 pub mod outlook;
 mod parameters;
 mod pass;
@@ -31,5 +32,6 @@ pub mod zero_bubble;
 pub use job::Job;
 pub use machine::Machine;
 pub use model::Planned;
+pub use outline::{Estimate, Outline};
 pub use report::Report;
 pub use what_if::WhatIf;

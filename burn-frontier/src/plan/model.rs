@@ -64,8 +64,13 @@ pub trait Planned: Clone + PartialEq {
     }
 
     /// Bytes that the optimizer keeps of a parameter beside its value in fp32: of AdamW two moments.
-    fn state_bytes(&self) -> f64 {
+    fn moment_bytes(&self) -> f64 {
         8.0
+    }
+
+    /// Bytes of what every rank holds and does not train.
+    fn frozen_bytes(&self) -> f64 {
+        0.0
     }
 
     /// Parameters, each counted once, without padding.
