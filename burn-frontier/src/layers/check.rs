@@ -76,7 +76,7 @@ fn check_names(names: &str) -> Result<()> {
         if let Some(other) = places.insert(name, place) {
             return Err(Error::config(
                 format!("{other} and {place} draw random numbers by one name, {name}"),
-                "give each layer a name of its own, such as its path in the whole model",
+                "give each layer a name of its own, such as its path in the whole model; make one that a stage does not use an Option, and none there",
             ));
         }
     }
