@@ -245,6 +245,13 @@ impl Machine {
                 }
             }
         }
+        self.validate_shares()?;
+        l.validate()
+    }
+
+    /// Refuses more of something than there is.
+    fn validate_shares(&self) -> Result<()> {
+        let (d, l) = (&self.device, &self.links);
         for (name, share) in [
             ("device.gemm_ceiling", d.gemm_ceiling),
             ("device.attention_ceiling", d.attention_ceiling),
@@ -270,7 +277,7 @@ impl Machine {
                 "lower device.reserved_gib",
             ));
         }
-        l.validate()
+        Ok(())
     }
 }
 
