@@ -197,9 +197,9 @@ impl Optimizer {
                 Rule::AdamW(_) => {
                     Memory::AdamW(Box::new(self.read_moments(&part, &values, source)?))
                 }
-                Rule::Burn(rule) if rule.is_element_wise() => {
-                    Memory::Flat(self.read_flat_state(&part, rule, &values, source)?)
-                }
+                Rule::Burn(rule) if rule.is_element_wise() => Memory::Flat(Box::new(
+                    self.read_flat_state(&part, rule, &values, source)?,
+                )),
                 Rule::Burn(rule) => {
                     let own = part.own_slots();
                     let read = own.map(|(slot, _)| self.read_whole(rule, slot, &values, source));

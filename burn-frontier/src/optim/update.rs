@@ -19,7 +19,7 @@ pub(super) enum Memory {
     /// Of AdamW.
     AdamW(Box<Moments>),
     /// Of an element-wise rule, on the flat piece.
-    Flat(Kept),
+    Flat(Box<Kept>),
     /// Of every other rule: for each parameter of the piece, by slot.
     Whole(Vec<(usize, Kept)>),
 }
@@ -81,10 +81,10 @@ impl Part<'_> {
     pub fn begin(&self, values: &[Tensor<1>]) -> Memory {
         match &self.update.rule {
             Rule::AdamW(_) => Memory::AdamW(Box::new(Moments::new(self.flat(values)))),
-            Rule::Burn(rule) if rule.is_element_wise() => Memory::Flat(Kept::new(
-                || self.flat(values),
-                is_half(&values[self.bucket.slots[0].0]),
-            )),
+            Rule::Burn(rule) if rule.is_element_wise() => {
+                let half = is_half(&values[self.bucket.slots[0].0]);
+                Memory::Flat(Box::new(Kept::new(|| self.flat(values), half)))
+            }
             Rule::Burn(_) => {
                 let kept = self.own_slots().map(|(slot, _)| {
                     let whole = || self.whole(slot, values[slot].clone());
@@ -118,7 +118,7 @@ impl Part<'_> {
                 let flat = self.flat(values);
                 let named = ("a run of parameters", &shape[..]);
                 let (kept, weights) = kept.step(rule, named, flat, gradient, numbers)?;
-                Ok((Memory::Flat(kept), weights))
+                Ok((Memory::Flat(Box::new(kept)), weights))
             }
             (Memory::Whole(all), Rule::Burn(rule)) => {
                 self.step_whole(rule, all, values, (gradient, numbers))
