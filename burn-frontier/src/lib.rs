@@ -26,6 +26,9 @@ pub mod error;
 pub mod layers;
 pub mod mesh;
 pub mod models;
+#[cfg(test)]
+#[path = "../../tests/numbers/mod.rs"]
+mod numbers;
 pub mod observe;
 pub mod ops;
 pub mod optim;

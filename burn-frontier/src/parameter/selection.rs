@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 /// Some of a model's parameters, by global name. Clones share the rule.
 #[derive(Clone, Default)]
-pub struct Selection(Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>);
+pub struct Selection(Option<Arc<Accepts>>);
+
+/// Whether a name is one of them.
+type Accepts = dyn Fn(&str) -> bool + Send + Sync;
 
 impl Selection {
     /// All of them.

@@ -96,6 +96,10 @@ pub trait Stage: Module {
 
 /// What a stage gives.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one a pass, and a box would be one more thing to write in a model"
+)]
 pub enum Output {
     /// Activations for the next stage.
     Activations(Vec<Activation>),

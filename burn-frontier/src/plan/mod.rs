@@ -8,7 +8,7 @@
 //! - [`search`] ranks the layouts that fit, [`advice`] says what would be faster
 //! - [`what_if`] is a job with what this runtime lacks, [`zero_bubble`] one of its schedules;
 //!   [`outlook`] searches them
-//! - [`report`] writes all of it down, [`shard`] times a real slice of a layer
+//! - [`report`] writes all of it down
 
 pub mod advice;
 pub mod fit;
