@@ -1,44 +1,43 @@
 //! Attention with biases, packed sequences and dropout gives its definition and published values: on the CPU in double
 //! precision, and on the GPU that the graphics driver offers, where one is compiled in.
 
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+#[path = "harness/gpu.rs"]
+mod gpu;
+mod numbers;
+
 use burn::tensor::{DType, Device, Tensor, TensorData, activation};
 use burn_frontier::ops::attention::{
     AttentionOptions, Biases, Sequences, attention, attention_with_biases, evoformer_attention,
     packed_attention,
 };
 use burn_frontier::ops::dropout::Dropout;
+use numbers::numbers;
 
 /// Devices with the type that they compute in, and the error that it allows.
 fn places() -> Vec<(Device, DType, f64)> {
-    #[allow(unused_mut)]
-    let mut places = vec![(Device::flex(), DType::F64, 1e-12)];
-    #[cfg(feature = "wgpu")]
-    match burn_frontier::device::choose(Some("wgpu")) {
-        Ok(gpu) => {
-            let gpu = gpu.of_rank(0);
-            for (dtype, limit) in [(DType::F32, 3e-6), (DType::F16, 1e-3)] {
-                match gpu.supports_dtype(dtype) {
-                    true => places.push((gpu.clone(), dtype, limit)),
-                    false => eprintln!("skipped for {dtype:?}: the device does not have it"),
-                }
-            }
-        }
-        Err(error) => {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{error}");
-            eprintln!("skipped on a GPU: {error}");
-        }
-    }
+    let mut places = on_gpu();
+    places.insert(0, (Device::flex(), DType::F64, 1e-12));
     places
 }
 
-/// Numbers in [-1, 1), as the goldens draw them.
-fn numbers(seed: u32, count: usize) -> Vec<f64> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        f64::from(state) / 2f64.powi(31) - 1.0
-    };
-    (0..count).map(|_| next()).collect()
+#[cfg(not(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
+fn on_gpu() -> Vec<(Device, DType, f64)> {
+    Vec::new()
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+fn on_gpu() -> Vec<(Device, DType, f64)> {
+    let mut places = Vec::new();
+    let Some(gpu) = gpu::gpu() else { return places };
+    let gpu = gpu.of_rank(0);
+    for (dtype, limit) in [(DType::F32, 3e-6), (DType::F16, 1e-3)] {
+        match gpu.supports_dtype(dtype) {
+            true => places.push((gpu.clone(), dtype, limit)),
+            false => eprintln!("skipped for {dtype:?}: the device does not have it"),
+        }
+    }
+    places
 }
 
 fn tensor<const D: usize>(values: Vec<f64>, shape: [usize; D], at: &(Device, DType)) -> Tensor<D> {

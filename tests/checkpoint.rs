@@ -24,6 +24,7 @@ mod imports;
 mod kill;
 #[path = "checkpoint/misuse.rs"]
 mod misuse;
+mod numbers;
 
 #[test]
 fn every_layout_reads_what_every_layout_saved() {

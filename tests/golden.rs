@@ -1,5 +1,7 @@
 //! The GPT against values of an independent implementation: PyTorch in float64 (tests/goldens/gpt_golden.json).
 
+mod numbers;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -18,19 +20,13 @@ use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::pipeline::stage::StepContext;
 use burn_frontier::placement::{Block, Placement};
 use burn_frontier::{Layout, Result};
+use numbers::words;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("goldens/gpt_golden.json")).unwrap()
-}
-
-fn lcg(seed: u32) -> impl Iterator<Item = u32> {
-    std::iter::successors(Some(seed), |s| {
-        Some(s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223))
-    })
-    .skip(1)
 }
 
 /// The golden's name of one of our parameters.
@@ -62,7 +58,7 @@ impl TensorSource for Weights {
         let theirs = golden_name(name);
         let index = self.0.iter().position(|n| *n == theirs).unwrap() as u32;
         let norm = theirs.contains("ln") && theirs.ends_with(".w");
-        let values = lcg(1000 + index)
+        let values = words(1000 + index)
             .map(|s| (f64::from(s) / 2f64.powi(31) - 1.0) * 0.1 + f64::from(u8::from(norm)));
         let mut values: Vec<f64> = values.take(shape.iter().product()).collect();
         values.resize(local.iter().product(), 0.0); // Vocabulary padding.
@@ -129,7 +125,7 @@ fn compare(
     let parts = &mut pipeline.chunks;
     burn_frontier::parameter::load_parameters(parts, weights, &groups.tp).unwrap();
 
-    let tokens: Vec<i64> = lcg(7)
+    let tokens: Vec<i64> = words(7)
         .take(128)
         .map(|s| i64::from((s >> 16) % 64))
         .collect();

@@ -9,6 +9,8 @@
 #[path = "gpu/events.rs"]
 mod events;
 mod harness;
+#[path = "gpu/sums.rs"]
+mod sums;
 
 use burn::tensor::DType;
 use burn_frontier::Layout;
@@ -16,7 +18,8 @@ use burn_frontier::Recompute;
 use burn_frontier::device;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::ops::attention::writes_no_scores;
-use harness::{Run, assert_agrees, gpu};
+use harness::gpu::gpu;
+use harness::{Run, assert_agrees};
 
 /// What every GPT does by kernels.
 const COMMON: [&str; 12] = [

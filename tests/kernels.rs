@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 use burn_frontier::device;
 use burn_frontier::ops::attention::{AttentionOptions, attention, attention_with_biases};
 use burn_frontier::ops::{kernels, sum_squares::sum_of_squares};
-use harness::gpu;
+use harness::gpu::gpu;
 
 fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::zeros(shape, &device.clone().autodiff()).require_grad()

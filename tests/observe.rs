@@ -13,6 +13,8 @@ mod metrics;
 mod plot;
 #[path = "observe/progress.rs"]
 mod progress;
+#[path = "observe/run_log.rs"]
+mod run_log;
 #[path = "observe/tensorboard.rs"]
 mod tensorboard;
 #[path = "observe/trace.rs"]

@@ -13,3 +13,5 @@ mod refusals;
 mod rules;
 #[path = "optimisers/several.rs"]
 mod several;
+#[path = "optimisers/training.rs"]
+mod training;

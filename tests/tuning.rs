@@ -8,7 +8,7 @@ mod harness;
 use burn_frontier::device;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::ops::tuning;
-use harness::{Run, gpu};
+use harness::{Run, gpu::gpu};
 
 #[test]
 fn training_by_tuned_kernels_gives_the_same_bits_and_keeps_the_choices() {

@@ -4,6 +4,8 @@ pub use crate::checkpoint::Checkpoint;
 pub use crate::comm::groups::Groups;
 pub use crate::comm::local::{self, LocalOptions};
 pub use crate::layers;
+pub use crate::observe::metrics::StepRecord;
+pub use crate::observe::run_log::RunLog;
 pub use crate::optim::{AdamWConfig, OptimizerConfig, ParameterGroup};
 pub use crate::parameter::{BurnModule, Selection};
 pub use crate::pipeline::activation::Activation;

@@ -2,6 +2,7 @@
 
 use burn_frontier::device::Choice;
 use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::pipeline::schedule::Kind;
 
 use crate::options::Options;
 use crate::settings::Settings;
@@ -35,25 +36,27 @@ pub fn suggestions(
     let out = settings.out.display().to_string();
     let config = settings.out.join("config.toml").display().to_string();
     let tokens = settings.out.join("data").join("corpus");
-    let layouts: [(&str, [usize; 3], &[&str], &str); 2] = [
+    let layouts: [(&str, [usize; 3], Kind, bool, &str); 2] = [
         (
             "one-rank",
             [1, 1, 1],
-            &["--schedule", "1f1b"],
+            Kind::OneForwardOneBackward,
+            false,
             "the same losses from one rank",
         ),
         (
             "eight-ranks",
             [2, 2, 2],
-            &["--schedule", "interleaved", "--sequence-parallel"],
+            Kind::Interleaved { chunks: 2 },
+            true,
             "and from eight",
         ),
     ];
-    for (name, [tp, pp, dp], flags, what) in layouts {
+    for (name, [tp, pp, dp], schedule, sequence_parallel, what) in layouts {
         let mut other = options.clone();
         (other.tp, other.pp, other.dp) = (Some(tp), Some(pp), Some(dp));
-        other.schedule = Some(flags[1].into());
-        other.sequence_parallel |= flags.contains(&"--sequence-parallel");
+        other.schedule = Some(schedule);
+        other.sequence_parallel |= sequence_parallel;
         let can_run = other.settings().is_ok_and(|other| {
             other.layout != settings.layout && other.validate(model, device).is_ok()
         });
@@ -68,7 +71,8 @@ pub fn suggestions(
         for (flag, n) in [("--tp", tp), ("--pp", pp), ("--dp", dp)] {
             words.extend([flag.into(), n.to_string()]);
         }
-        words.extend(flags.iter().map(|flag| (*flag).into()));
+        words.extend(["--schedule".into(), schedule.to_string()]);
+        words.extend(sequence_parallel.then(|| "--sequence-parallel".into()));
         words.extend(["--out".into(), format!("{out}-{name}")]);
         lines.push((command(&words), what));
     }

@@ -7,7 +7,7 @@ use burn_frontier::checkpoint::Checkpoint;
 use burn_frontier::models::gpt::names::{self, Imported};
 use burn_frontier::models::gpt::{GptConfig, Positions};
 
-use crate::options::Options;
+use crate::options::{Form, Options};
 use crate::saved::Saved;
 
 /// A model, and the samples it learns from.
@@ -184,10 +184,11 @@ fn agree(options: &Options, model: &GptConfig, whose: &str) -> Result<()> {
         }
     }
     let form = match model.positions {
-        Positions::Learned => "gpt2",
-        Positions::Rotary => "llama",
+        Positions::Learned => Form::Gpt2,
+        Positions::Rotary => Form::Llama,
     };
-    if let Some(given) = options.form.as_deref().filter(|given| *given != form) {
+    if let Some(given) = options.form.filter(|&given| given != form) {
+        let [given, form] = [given, form].map(|form| format!("{form:?}").to_lowercase());
         bail!("--form {given}, but {whose} has the form {form}; leave it out");
     }
     Ok(())

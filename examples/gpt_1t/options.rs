@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn_frontier::models::gpt::GptConfig;
+use burn_frontier::optim::schedule::Decay;
+use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::utf8;
 use burn_frontier::{Precision, Recompute};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
 
 /// What 0 means, for every flag, and how a run ends.
@@ -72,8 +75,8 @@ pub struct Options {
     )]
     pub dropout: Option<f64>,
     /// Form of the model: gpt2 (learned positions, GELU, layer norm, tied head) or llama (rotary, SwiGLU, RMS norm, untied head, no biases) [default: gpt2]
-    #[arg(long, help_heading = "Model and data")]
-    pub form: Option<String>,
+    #[arg(long, hide_possible_values = true, help_heading = "Model and data")]
+    pub form: Option<Form>,
     /// Key and value heads, fewer than the heads for grouped-query attention [default: the heads]
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub kv_heads: Option<usize>,
@@ -101,7 +104,7 @@ pub struct Options {
     pub sequence_parallel: bool,
     /// Pipeline schedule: 1f1b, gpipe, interleaved (two chunks a stage) or interleaved:N [default: 1f1b]
     #[arg(long, help_heading = "Layout")]
-    pub schedule: Option<String>,
+    pub schedule: Option<Kind>,
     /// Activations computed again instead of kept: none, selective (attention) or full (every layer) [default: none]
     #[arg(long, help_heading = "Layout")]
     pub recompute: Option<Recompute>,
@@ -148,8 +151,8 @@ pub struct Options {
     )]
     pub learning_rate: Option<f64>,
     /// Fall of the learning rate: cosine, linear or wsd [default: cosine]
-    #[arg(long, help_heading = "Training")]
-    pub decay: Option<String>,
+    #[arg(long, value_parser = named::<Decay>, help_heading = "Training")]
+    pub decay: Option<Decay>,
     /// Steps over which the learning rate rises and falls; with --resume, stretches the schedule [default: --steps, or as before a --resume]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub decay_steps: Option<u64>,
@@ -215,6 +218,19 @@ pub struct Options {
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
+}
+
+/// Form of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    Gpt2,
+    Llama,
+}
+
+/// The value that has this name in files.
+fn named<T: DeserializeOwned>(name: &str) -> Result<T, value::Error> {
+    T::deserialize(name.into_deserializer())
 }
 
 impl Options {
@@ -358,10 +374,9 @@ impl Options {
             self.sequence.unwrap_or(preset.sequence),
         );
         config.dropout = self.dropout.unwrap_or(0.0);
-        config = match self.form.as_deref().unwrap_or("gpt2") {
-            "gpt2" => config,
-            "llama" => config.modern(),
-            other => bail!("there is no form named '{other}'; choose gpt2 or llama"),
+        config = match self.form.unwrap_or(Form::Gpt2) {
+            Form::Gpt2 => config,
+            Form::Llama => config.modern(),
         };
         if let Some(kv_heads) = self.kv_heads {
             config = config.with_kv_heads(kv_heads);

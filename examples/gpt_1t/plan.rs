@@ -150,7 +150,6 @@ fn agrees(options: &Options, like: &Job<GptConfig>, job: &Job<GptConfig>) -> boo
             .is_none_or(|size| size == job.micro_batch)
         && options
             .schedule
-            .as_ref()
             .is_none_or(|_| like.schedule == job.schedule)
         && options
             .zero

@@ -57,7 +57,7 @@ impl Options {
                 dp: self.dp.unwrap_or(1),
             }
             .validated()?,
-            kind: self.schedule.as_deref().unwrap_or("1f1b").parse()?,
+            kind: self.schedule.unwrap_or_default(),
             zero: self.zero.unwrap_or(1),
             sequence_parallel: self.sequence_parallel,
             overlap: !self.no_overlap,
@@ -70,7 +70,7 @@ impl Options {
                 minimum: peak / 10.0,
                 warmup: (decay_steps / 10).min(2000),
                 total: decay_steps,
-                decay: self.decay.as_deref().unwrap_or("cosine").parse::<Decay>()?,
+                decay: self.decay.unwrap_or(Decay::Cosine),
             },
             weight_decay: self.weight_decay.unwrap_or(0.1),
             clip: self

@@ -4,6 +4,8 @@ mod attention_backward {
     #[path = "../cases/biases.rs"]
     mod biases;
     mod candidates;
+    #[path = "../cases/evoformer.rs"]
+    mod evoformer;
     mod fixture;
     mod golden;
     mod reference;

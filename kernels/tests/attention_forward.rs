@@ -4,6 +4,8 @@
 mod biases;
 #[path = "cases/mod.rs"]
 mod cases;
+#[path = "cases/evoformer.rs"]
+mod evoformer;
 
 use cases::attention::{Run, check, compare, dropout, evoformer, fma, inputs, packed};
 use cases::{ELEMENTS, pack, unpack, unwritten};

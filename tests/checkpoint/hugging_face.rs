@@ -15,6 +15,8 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use crate::numbers::words;
+
 const CONFIG: &str = r#"{"n_head": 2, "layer_norm_epsilon": 1e-6, "tie_word_embeddings": false}"#;
 
 /// The model of [`tensors`].
@@ -72,14 +74,12 @@ pub fn tensors(tied: bool) -> Vec<(String, Vec<usize>)> {
 
 /// Any bits but those of NaN and infinity, which an import refuses.
 pub fn bits(name: &str, count: usize, size: usize) -> Vec<u8> {
-    let mut state = crc32fast::hash(name.as_bytes());
-    (0..count * size)
-        .map(|i| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let highest_of_exponent = if i % size == size - 1 { 0x40 } else { 0 };
-            (state >> 24) as u8 & !highest_of_exponent
-        })
-        .collect()
+    let words = words(crc32fast::hash(name.as_bytes()));
+    let bytes = words.enumerate().map(|(i, word)| {
+        let highest_of_exponent = if i % size == size - 1 { 0x40 } else { 0 };
+        (word >> 24) as u8 & !highest_of_exponent
+    });
+    bytes.take(count * size).collect()
 }
 
 /// A buffer of little-endian elements.

@@ -1,6 +1,10 @@
 //! Trains a small GPT in a layout and gives what every layout must agree on.
 #![allow(dead_code)] // Every test program uses its own part of the harness.
 
+pub mod gpu;
+#[path = "../numbers/mod.rs"]
+mod numbers;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -12,7 +16,6 @@ use burn_frontier::checkpoint::{Checkpoint, Piece};
 use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, LocalOptions};
 use burn_frontier::comm::{Buffer, Communicator};
-use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::batch::TokenBatch;
 use burn_frontier::optim::{AdamWConfig, OptimizerConfig, ParameterGroup, Rule};
@@ -22,6 +25,7 @@ use burn_frontier::pipeline::schedule::{Kind, Schedule};
 use burn_frontier::placement::for_each_run_of;
 use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Layout, Result};
+use numbers::words;
 
 /// One training run.
 #[derive(Debug, Clone)]
@@ -177,17 +181,15 @@ impl Run {
 
     /// A sample that can be learned: a noisy walk over the vocabulary.
     fn sample(&self, index: u64) -> Vec<u32> {
-        let mut s = (index as u32)
+        let seed = (index as u32)
             .wrapping_mul(2_654_435_761)
             .wrapping_add(12345);
-        let mut token = 0;
-        (0..=self.length)
-            .map(|_| {
-                s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                token = (token + 1 + (s >> 30)) % self.config.vocabulary as u32;
-                token
-            })
-            .collect()
+        let vocabulary = self.config.vocabulary as u32;
+        let walk = words(seed).scan(0, |token, word| {
+            *token = (*token + 1 + (word >> 30)) % vocabulary;
+            Some(*token)
+        });
+        walk.take(self.length + 1).collect()
     }
 }
 
@@ -214,21 +216,6 @@ pub fn assemble(parameters: &mut BTreeMap<String, Vec<f64>>, piece: Piece) {
                 whole[global..global + len].copy_from_slice(&data[local..local + len]);
             },
         );
-    }
-}
-
-/// The GPU that the variable GPU names: wgpu, if there is none, cuda or rocm. Without such a device a test is skipped and says
-/// so; where the variable names it, or CI is true, it fails.
-pub fn gpu() -> Option<Choice> {
-    let named = std::env::var("GPU").ok();
-    let must = named.is_some() || std::env::var("CI").is_ok_and(|ci| ci == "true");
-    match device::choose(Some(named.as_deref().unwrap_or("wgpu"))) {
-        Ok(choice) => Some(choice),
-        Err(error) if must => panic!("no device for GPU={named:?}: {error}"),
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            None
-        }
     }
 }
 

@@ -98,6 +98,8 @@ fn the_dropout_inside_of_burns_transformer_is_found() {
         );
     }
     checked(&encoder(0.0), 4).unwrap();
+    let message = refusal(&vec![encoder(0.1), encoder(0.1)], 1);
+    assert!(message.contains(" and 6 more;"), "{message}");
 }
 
 #[test]

@@ -110,6 +110,23 @@ fn dropout_scales_what_it_keeps_and_the_gradient_alike() {
 }
 
 #[test]
+fn numbers_do_not_change_with_versions() {
+    // A run that continues would otherwise go on with others.
+    let device = Device::flex();
+    let draws = draws(3, 2..4);
+    let normal = draws.normal("z", [2, 2], &device).unwrap();
+    let normal: Vec<f32> = normal.into_data().try_to_vec().unwrap();
+    assert_eq!(normal, [-1.0958844, -0.56074756, -1.0431985, -0.77965873]);
+    let uniform = draws.uniform("z", [2, 2], &device).unwrap();
+    let uniform: Vec<f32> = uniform.into_data().try_to_vec().unwrap();
+    assert_eq!(uniform, [0.3387205, 0.67961353, 0.25443625, 0.25056976]);
+    let x = Tensor::<2>::ones([2, 8], &device);
+    let kept = dropout(0.5).forward(x, &draws).unwrap().greater_elem(0);
+    let kept: Vec<i64> = kept.int().into_data().iter().collect();
+    assert_eq!(kept, [0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 1, 0, 1, 0, 0, 0]);
+}
+
+#[test]
 fn half_types_stay_half() {
     let device = Device::flex();
     for dtype in [DType::F16, DType::BF16] {

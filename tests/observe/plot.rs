@@ -64,6 +64,22 @@ fn the_loss_plot_names_its_axes_and_curves_and_survives_overflows() {
 }
 
 #[test]
+fn the_loss_of_a_model_without_tokens_has_no_unit() {
+    let pictures: Vec<_> = (1..=3)
+        .map(|step| StepRecord {
+            tokens: None,
+            ..record(step)
+        })
+        .collect();
+    let svg = svg("loss.svg", |path| {
+        write_loss_plot(path, "pictures", &pictures, None).unwrap();
+    });
+    let labels = labels(&svg);
+    assert!(labels.contains(&"loss"), "{labels:?}");
+    assert!(!svg.contains("token"));
+}
+
+#[test]
 fn a_loss_plot_without_a_finite_loss_is_refused() {
     let overflowed = StepRecord {
         loss: f64::NAN,

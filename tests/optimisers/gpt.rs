@@ -18,12 +18,7 @@ fn layouts(run: &Run) -> impl Iterator<Item = Run> {
         (2, 2, 1, 1),
     ];
     sizes.into_iter().map(|(tp, pp, dp, zero)| Run {
-        layout: Layout {
-            tp,
-            pp,
-            dp,
-            ..Layout::single()
-        },
+        layout: Layout { tp, pp, dp },
         zero,
         overlap: zero == 1,
         kind: Kind::OneForwardOneBackward,

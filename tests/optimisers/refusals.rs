@@ -61,6 +61,10 @@ fn groups_that_make_no_sense_are_refused() {
         &|config| config.with_group(named(&["fused"]).with_rate_factor(-1.0)),
         &["parameter group 1 has the rate factor -1"],
     );
+    refused(
+        &|config| config.with_group(ParameterGroup::new(Selection::all()).frozen()),
+        &["all parameters of the optimiser are frozen"],
+    );
     let sgd = || SgdConfig::new().build();
     refused(
         &|config| config.with_group(named(&["fused"]).with_rule(sgd()).with_decay(false)),

@@ -86,7 +86,7 @@ pub struct ResNet {
     near: Option<Block>,
     deep: Option<Block>,
     pool: AdaptiveAvgPool2d,
-    dropout: Dropout,
+    dropout: Option<Dropout>,
     head: Option<Linear>,
 }
 
@@ -97,12 +97,13 @@ impl ResNet {
         let (first, last) = (stage == 0, stage + 1 == stages);
         let part = |here: bool, make: &dyn Fn() -> Result<Block>| here.then(make).transpose();
         let stem = || Convolution::new([1, 6], 3, 2, groups);
+        let dropout = || DropoutConfig::new(0.1).init("dropout");
         Ok(Self {
             stem: first.then(stem).transpose()?,
             near: part(first, &|| Block::new([6, 6], 1, groups))?,
             deep: part(last, &|| Block::new([6, 12], 2, groups))?,
             pool: AdaptiveAvgPool2dConfig::new([1, 1]).init(),
-            dropout: DropoutConfig::new(0.1).init("dropout")?,
+            dropout: last.then(dropout).transpose()?,
             head: last.then(|| LinearConfig::new(12, 10).init(&Device::flex())),
         })
     }
@@ -122,11 +123,11 @@ impl Model for ResNet {
         for block in [&self.near, &self.deep].into_iter().flatten() {
             x = block.forward(x)?;
         }
-        let Some(head) = &self.head else {
+        let (Some(head), Some(dropout)) = (&self.head, &self.dropout) else {
             return Ok(Output::Activations(vec![x.into()]));
         };
         let x: Tensor<2> = self.pool.forward(x).flatten(1, 3);
-        let logits = head.forward(self.dropout.forward(x, &pass.draws)?);
+        let logits = head.forward(dropout.forward(x, &pass.draws)?);
         Ok(Output::Losses(cross_entropy(logits, digits)))
     }
 }

@@ -38,25 +38,35 @@ fn check_drawing(flags: &[Switch], debug: &str) -> Result<()> {
     }
     Err(Error::config(
         format!(
-            "in training the process's random generator is drawn from by {}: the numbers would depend on threads and restarts",
-            drawing.join(", ")
+            "in training these draw from the process's random generator, whose numbers depend on threads and restarts: {}",
+            listed(&drawing)
         ),
         "use burn_frontier::layers::Dropout or GaussianNoise, or switch the layer off (probability 0, or freeze it)",
     ))
 }
 
 fn check_statistics(flags: &[Switch], replicas: usize) -> Result<()> {
-    let own: Vec<&str> = flags.iter().filter_map(Switch::own_statistics).collect();
+    let own: Vec<String> = flags.iter().filter_map(Switch::own_statistics).collect();
     if replicas == 1 || own.is_empty() {
         return Ok(());
     }
     Err(Error::config(
         format!(
             "burn's BatchNorm takes the statistics of one replica's samples, and there are {replicas} replicas: {}",
-            own.join(", ")
+            listed(&own)
         ),
         "use burn_frontier::layers::SyncBatchNorm, whose records are the same, or freeze the layer",
     ))
+}
+
+/// The first of some layers, and how many more there are.
+fn listed(layers: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let shown = layers[..layers.len().min(SHOWN)].join(", ");
+    match layers.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// `names` has a line a layer: its name, a tab, and where it is.
@@ -66,7 +76,7 @@ fn check_names(names: &str) -> Result<()> {
         if let Some(other) = places.insert(name, place) {
             return Err(Error::config(
                 format!("{other} and {place} draw random numbers by one name, {name}"),
-                "give each layer a name of its own, such as its path in the whole model",
+                "give each layer a name of its own, such as its path in the whole model; make one that a stage does not use an Option, and none there",
             ));
         }
     }
@@ -119,8 +129,8 @@ impl Switch {
     }
 
     /// If it is of a batch norm of Burn: its path.
-    fn own_statistics(&self) -> Option<&str> {
-        (self.layer == "BatchNorm" && self.field == "training").then_some(&*self.path)
+    fn own_statistics(&self) -> Option<String> {
+        (self.layer == "BatchNorm" && self.field == "training").then(|| self.path.clone())
     }
 
     /// If it is of a layer of ours that draws: its name, in quotes, and its path.

@@ -4,5 +4,6 @@ pub mod flops;
 pub mod metrics;
 pub mod plot;
 pub mod progress;
+pub mod run_log;
 pub mod tensorboard;
 pub mod trace;

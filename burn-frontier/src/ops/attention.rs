@@ -329,22 +329,10 @@ fn summed_to(d_scores: &Tensor<4>, bias: &Tensor<4>) -> Tensor<4> {
 mod tests {
     use super::*;
     use crate::ops::dropout::Dropout;
-    use burn::tensor::{DType, TensorData};
+    use crate::ops::testing::Place;
 
     fn leaf(shape: [usize; 4], seed: u32) -> Tensor<4> {
-        let mut s = seed;
-        let values: Vec<f64> = (0..shape.iter().product())
-            .map(|_| {
-                s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                f64::from(s) / 2f64.powi(31) - 1.0
-            })
-            .collect();
-        Tensor::from_data(
-            TensorData::new(values, shape),
-            (&Device::flex(), DType::F64),
-        )
-        .autodiff()
-        .require_grad()
+        Place::exact().leaf(shape, seed)
     }
 
     /// Plain composition over repeated key heads, differentiated by Burn.

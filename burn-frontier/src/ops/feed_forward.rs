@@ -121,16 +121,8 @@ fn by_hand(x: Tensor<3>, layers: FeedForward, g: Tensor<3>) -> FeedForwardGradie
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{DType, Device, TensorData};
-
-    fn wave<const D: usize>(shape: [usize; D], frequency: f64) -> Tensor<D> {
-        let n = shape.iter().product::<usize>();
-        let values: Vec<f64> = (0..n).map(|i| (i as f64 * frequency).sin()).collect();
-        Tensor::from_data(
-            TensorData::new(values, shape),
-            (&Device::flex(), DType::F64),
-        )
-    }
+    use crate::ops::testing::Place;
+    use burn::tensor::TensorData;
 
     fn leaf<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         x.autodiff().require_grad()
@@ -139,14 +131,15 @@ mod tests {
     #[test]
     fn the_gradients_by_hand_are_those_of_the_layers() {
         for (activation, columns) in [(Activation::Gelu, 6), (Activation::Swiglu, 12)] {
+            let place = Place::exact();
             let plain = FeedForward {
-                up: wave([4, columns], 0.7),
-                up_bias: Some(wave([columns], 1.1)),
+                up: place.constant([4, columns], 1),
+                up_bias: Some(place.constant([columns], 2)),
                 activation,
-                down: wave([6, 4], 1.7),
-                down_bias: Some(wave([4], 1.9)),
+                down: place.constant([6, 4], 3),
+                down_bias: Some(place.constant([4], 4)),
             };
-            let (x, g) = (wave([2, 3, 4], 2.3), wave([2, 3, 4], 0.3));
+            let (x, g) = (place.constant([2, 3, 4], 5), place.constant([2, 3, 4], 6));
             let own = by_hand(x.clone(), plain.clone(), g.clone());
             let tracked = FeedForward {
                 up: leaf(plain.up),

@@ -153,18 +153,15 @@ pub(super) fn gradients(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{DType, Device, TensorData};
+    use crate::ops::testing::Place;
+    use burn::tensor::TensorData;
 
     #[test]
     fn the_gradients_by_hand_are_those_of_the_composition() {
-        fn leaf<const D: usize>(shape: [usize; D], frequency: f64) -> Tensor<D> {
-            let n = shape.iter().product::<usize>();
-            let values: Vec<f64> = (0..n).map(|i| (i as f64 * frequency).sin()).collect();
-            let data = TensorData::new(values, shape);
-            Tensor::from_data(data, (&Device::flex(), DType::F64))
-        }
-        let (x, w, b) = (leaf([2, 3, 5], 0.7), leaf([5, 4], 1.1), leaf([4], 1.7));
-        let g = leaf([2, 3, 4], 2.3);
+        let place = Place::exact();
+        let x = place.constant([2, 3, 5], 1);
+        let (w, b) = (place.constant([5, 4], 2), place.constant([4], 3));
+        let g = place.constant([2, 3, 4], 4);
         let (dx, (dw, db)) = gradients(x.clone(), w.clone(), true, g.clone());
         let (x, w, b) = (
             x.autodiff().require_grad(),

@@ -23,6 +23,8 @@ mod problem;
 pub mod rotary;
 mod shape;
 pub mod sum_squares;
+#[cfg(all(test, feature = "flex"))]
+mod testing;
 pub mod tuning;
 
 pub use attention::attention;

@@ -209,23 +209,11 @@ fn sum_tokens(x: Tensor<3>) -> Tensor<1> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{DType, Device, TensorData};
-
-    fn values(n: usize, seed: u32) -> Vec<f64> {
-        let mut s = seed;
-        (0..n)
-            .map(|_| {
-                s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                f64::from(s) / 2f64.powi(31) - 1.0
-            })
-            .collect()
-    }
+    use crate::ops::testing::Place;
+    use burn::tensor::{DType, Device};
 
     fn leaf<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
-        let data = TensorData::new(values(shape.iter().product(), seed), shape);
-        Tensor::from_data(data, (&Device::flex(), DType::F64))
-            .autodiff()
-            .require_grad()
+        Place::exact().leaf(shape, seed)
     }
 
     /// Plain composition, differentiated by Burn.

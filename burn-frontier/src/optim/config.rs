@@ -43,8 +43,20 @@ impl OptimizerConfig {
         }
     }
 
-    /// With another update: [`AdamWConfig`], a [`BurnRule`](super::BurnRule), or what Burn's configurations `build()`:
-    /// `LambConfig::new().build()`.
+    /// With another update: [`AdamWConfig`], a [`BurnRule`](super::BurnRule), or what Burn's configurations `build()`, which leaves
+    /// out their clipping of gradients: [`StepOptions::clip`](crate::train::StepOptions::clip) is for that.
+    ///
+    /// ```
+    /// use burn::optim::MuonConfig;
+    /// use burn_frontier::optim::{AdamWConfig, OptimizerConfig, ParameterGroup};
+    /// use burn_frontier::parameter::Selection;
+    ///
+    /// let vectors = Selection::matching(|name| name.ends_with("bias") || name.contains("norm"));
+    /// let config = OptimizerConfig::new(1, true)
+    ///     .with_rule(MuonConfig::new().build())
+    ///     .with_group(ParameterGroup::new(vectors).with_rule(AdamWConfig::default()).with_rate_factor(0.1));
+    /// # assert_eq!(config.groups.len(), 1);
+    /// ```
     pub fn with_rule(mut self, rule: impl Into<Rule>) -> Self {
         self.rule = rule.into();
         self
@@ -75,11 +87,11 @@ impl OptimizerConfig {
     /// `tied`: the parameter that first and last stage share, if any. Every rank calls it.
     ///
     /// # Communication
-    /// All-reduce of one integer a parameter group over the world.
+    /// All-reduce of an integer a parameter group, and of two more, over the world.
     ///
     /// # Errors
-    /// A ZeRO stage that does not exist; a selection or a group that has no parameter in the whole model; a parameter that is
-    /// in two groups, has another optimiser, or is none that its rule can update; groups of ranks that cannot be formed.
+    /// A ZeRO stage that does not exist; a selection or a group that has no parameter in the whole model, or nothing that is
+    /// trained; a parameter that is in two groups, has another optimiser, or is none that its rule can update; groups of ranks that cannot be formed.
     pub fn init<M: Module>(
         &self,
         chunks: &mut [M],
@@ -127,9 +139,9 @@ fn told<T>(groups: &Groups, found: Result<T>) -> Result<T> {
     found
 }
 
-/// Says in every slot's class how it is updated. Gives how many parameters each update has.
+/// Says in every slot's class how it is updated. Gives how many parameters each update has, and how many are trained.
 fn assign(updates: &Updates, slots: &mut [Slot], sharded: bool) -> Result<Vec<i64>> {
-    let mut counts = vec![0; updates.all.len()];
+    let mut counts = vec![0; updates.all.len() + 1];
     for slot in slots {
         let (number, group) = updates.of(&slot.spec)?;
         counts[number] += 1;
@@ -138,6 +150,7 @@ fn assign(updates: &Updates, slots: &mut [Slot], sharded: bool) -> Result<Vec<i6
         if slot.frozen {
             continue;
         }
+        counts[updates.all.len()] += 1;
         match &updates.all[number].rule {
             Rule::AdamW(_) => {
                 let decay = group.and_then(|group| group.decay);

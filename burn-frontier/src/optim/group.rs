@@ -131,19 +131,24 @@ impl Updates {
         Ok((i + 1, Some(group)))
     }
 
-    /// Fails if the optimiser or a group has none of the model's parameters. `counts`: how many each update has, over all
-    /// ranks; `here`: the names of this stage's.
+    /// Fails if the optimiser or a group has none of the model's parameters, or nothing is trained. `counts`, over all ranks: how
+    /// many each update has, and how many are trained; `here`: the names of this stage's.
     pub fn check_counts(&self, counts: &[i64], here: &[String]) -> Result<()> {
-        let mut groups = counts.iter().skip(1);
-        let what = match groups.position(|&count| count == 0) {
-            _ if counts.iter().all(|&count| count == 0) => {
-                "the optimiser's selection has no parameter of the model".into()
-            }
-            Some(group) => format!(
+        let (counts, trained) = counts.split_at(self.all.len());
+        let what = if counts.iter().all(|&count| count == 0) {
+            "the optimiser's selection has no parameter of the model".into()
+        } else if let Some(empty) = counts[1..].iter().position(|&count| count == 0) {
+            format!(
                 "parameter group {} has no parameter of the optimiser's",
-                group + 1
-            ),
-            None => return Ok(()),
+                empty + 1
+            )
+        } else if trained.iter().all(|&count| count == 0) {
+            return Err(Error::config(
+                "all parameters of the optimiser are frozen",
+                "leave one at least out of the frozen parameter groups",
+            ));
+        } else {
+            return Ok(());
         };
         Err(Error::config(
             what,

@@ -48,7 +48,8 @@ impl<O: Optimizer> From<O> for Rule {
 ///
 /// Burn's Adam, AdamW, SGD, RMSprop, Adagrad, Lion and Adan are known to act on each element by itself, and take flat runs of
 /// elements. Every other one, such as LAMB, Muon, Adafactor or a user's own, gets whole parameters in every layout: those that
-/// tensor parallelism splits are gathered, updated on every rank of the group, and cut again.
+/// tensor parallelism splits are gathered, updated on every rank of the group, and cut again; what the rule remembers of them is
+/// whole on each of these ranks.
 #[derive(Clone)]
 pub struct BurnRule {
     name: &'static str,

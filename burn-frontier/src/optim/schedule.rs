@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-
 /// How the learning rate falls after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -14,22 +12,6 @@ pub enum Decay {
     Linear,
     /// Warm-up, stable, decay: constant, then a straight line over the last fifth (arXiv 2404.06395).
     Wsd,
-}
-
-impl std::str::FromStr for Decay {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "cosine" => Ok(Self::Cosine),
-            "linear" => Ok(Self::Linear),
-            "wsd" => Ok(Self::Wsd),
-            _ => Err(Error::config(
-                format!("there is no learning-rate schedule named '{name}'"),
-                "choose cosine, linear or wsd",
-            )),
-        }
-    }
 }
 
 /// A learning-rate schedule.

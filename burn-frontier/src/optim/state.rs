@@ -194,10 +194,12 @@ impl Optimizer {
         for (i, bucket) in self.buckets.clone().iter().enumerate() {
             let part = self.part(bucket);
             let memory = match &part.update.rule {
-                Rule::AdamW(_) => Memory::AdamW(self.read_moments(&part, &values, source)?),
-                Rule::Burn(rule) if rule.is_element_wise() => {
-                    Memory::Flat(self.read_flat_state(&part, rule, &values, source)?)
+                Rule::AdamW(_) => {
+                    Memory::AdamW(Box::new(self.read_moments(&part, &values, source)?))
                 }
+                Rule::Burn(rule) if rule.is_element_wise() => Memory::Flat(Box::new(
+                    self.read_flat_state(&part, rule, &values, source)?,
+                )),
                 Rule::Burn(rule) => {
                     let own = part.own_slots();
                     let read = own.map(|(slot, _)| self.read_whole(rule, slot, &values, source));

@@ -17,9 +17,9 @@ use crate::zero::partition::{Bucket, Slot, join};
 #[derive(Debug)]
 pub(super) enum Memory {
     /// Of AdamW.
-    AdamW(Moments),
+    AdamW(Box<Moments>),
     /// Of an element-wise rule, on the flat piece.
-    Flat(Kept),
+    Flat(Box<Kept>),
     /// Of every other rule: for each parameter of the piece, by slot.
     Whole(Vec<(usize, Kept)>),
 }
@@ -80,11 +80,11 @@ impl Part<'_> {
     /// For whole parameters in half precision an all-gather over tp of those that are split.
     pub fn begin(&self, values: &[Tensor<1>]) -> Memory {
         match &self.update.rule {
-            Rule::AdamW(_) => Memory::AdamW(Moments::new(self.flat(values))),
-            Rule::Burn(rule) if rule.is_element_wise() => Memory::Flat(Kept::new(
-                || self.flat(values),
-                is_half(&values[self.bucket.slots[0].0]),
-            )),
+            Rule::AdamW(_) => Memory::AdamW(Box::new(Moments::new(self.flat(values)))),
+            Rule::Burn(rule) if rule.is_element_wise() => {
+                let half = is_half(&values[self.bucket.slots[0].0]);
+                Memory::Flat(Box::new(Kept::new(|| self.flat(values), half)))
+            }
             Rule::Burn(_) => {
                 let kept = self.own_slots().map(|(slot, _)| {
                     let whole = || self.whole(slot, values[slot].clone());
@@ -111,14 +111,14 @@ impl Part<'_> {
             (Memory::AdamW(moments), Rule::AdamW(config)) => {
                 let step = adamw_step(config, self.bucket.class.decay, numbers);
                 let (moments, weights) = moments.step(self.flat(values), gradient, &step)?;
-                Ok((Memory::AdamW(moments), weights))
+                Ok((Memory::AdamW(Box::new(moments)), weights))
             }
             (Memory::Flat(kept), Rule::Burn(rule)) => {
                 let shape = [gradient.dims()[0]];
                 let flat = self.flat(values);
                 let named = ("a run of parameters", &shape[..]);
                 let (kept, weights) = kept.step(rule, named, flat, gradient, numbers)?;
-                Ok((Memory::Flat(kept), weights))
+                Ok((Memory::Flat(Box::new(kept)), weights))
             }
             (Memory::Whole(all), Rule::Burn(rule)) => {
                 self.step_whole(rule, all, values, (gradient, numbers))

@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use super::TrainState;
 use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
+use crate::observe::metrics::StepRecord;
 use crate::observe::trace::Category;
 use crate::optim::clip_factor;
 use crate::parameter::{Module, ParameterSpec, Selection, State};
@@ -54,6 +55,18 @@ pub struct StepReport {
     pub norm: f64,
     /// Whether the update was left out, because fp16 had overflowed: the next step has a smaller scale.
     pub skipped: bool,
+}
+
+impl From<StepReport> for StepRecord {
+    /// What the report says; the rest is the program's to fill in.
+    fn from(report: StepReport) -> Self {
+        Self {
+            step: report.step,
+            loss: report.loss,
+            gradient_norm: report.norm,
+            ..Self::default()
+        }
+    }
 }
 
 /// What the first step is watched for.

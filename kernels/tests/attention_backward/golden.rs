@@ -1,39 +1,16 @@
-//! Attention with two biases of the Evoformer, arXiv 2310.04610: golden values in float64.
+//! Attention with two biases gives the golden gradients of the Evoformer.
 
 use frontier_kernels::attention::backward::reference::Gradients;
 use frontier_kernels::attention::{BiasStrides, Problem};
 use frontier_kernels::matrix::instruction::{Element, Target};
 
+use super::evoformer::{golden, numbers};
 use super::fixture::Case;
 
-const GOLDEN: &str = include_str!("../goldens/evoformer_golden.json");
 const S: u32 = 18;
 const HEADS: u32 = 2;
 const D: u32 = 4;
 const N: u32 = 2;
-
-/// The numbers from which the golden values were made.
-fn numbers(seed: u32, count: usize) -> Vec<f64> {
-    let next = |state: &mut u32| {
-        *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        Some(f64::from(*state) / 2f64.powi(31) - 1.0)
-    };
-    std::iter::repeat_n((), count)
-        .scan(seed, |s, ()| next(s))
-        .collect()
-}
-
-/// `data` of `tensor` in the case `name`; empty if the case has none.
-fn golden(name: &str, tensor: &str) -> Vec<f64> {
-    let (_, rest) = GOLDEN.split_once(&format!("\"name\": \"{name}\"")).unwrap();
-    let case = rest.split_once("\"name\"").map_or(rest, |(case, _)| case);
-    let Some((_, rest)) = case.split_once(&format!("\"{tensor}\": {{")) else {
-        return vec![];
-    };
-    let (_, data) = rest.split_once("\"data\": [").unwrap();
-    let (data, _) = data.split_once(']').unwrap();
-    data.split(',').map(|x| x.trim().parse().unwrap()).collect()
-}
 
 /// The case `name` of `batch` entries, with a dense first bias, a mask of keys, or none; with a second, or not.
 fn check(name: &str, batch: u32, bias1: Option<&str>, bias2: bool) {

@@ -11,25 +11,10 @@ use super::Harness;
 use super::cases::ELEMENTS;
 use super::cases::attention::{Run, check, compare, evoformer, fma, inputs};
 use super::cases::biases::layouts;
+use super::evoformer::{golden, numbers};
 
 #[test]
 fn two_biases_give_the_golden_values_of_the_evoformer() {
-    const GOLDEN: &str = include_str!("../goldens/evoformer_golden.json");
-    let data = |case: &str, tensor: &str| -> Vec<f64> {
-        let (_, rest) = GOLDEN.split_once(&format!("\"name\": \"{case}\"")).unwrap();
-        let (_, rest) = rest.split_once(&format!("\"{tensor}\": {{")).unwrap();
-        let (_, rest) = rest.split_once("\"data\": [").unwrap();
-        let (data, _) = rest.split_once(']').unwrap();
-        data.split(',').map(|x| x.trim().parse().unwrap()).collect()
-    };
-    let numbers = |seed: u32, count: usize| -> Vec<f64> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            f64::from(state) / 2f64.powi(31) - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    };
     for (case, biases) in [
         ("both", [true, true]),
         ("bias1_only", [true, false]),
@@ -50,7 +35,7 @@ fn two_biases_give_the_golden_values_of_the_evoformer() {
             bias: [numbers(4, 2 * 18), numbers(5, 2 * 18 * 18)],
             ..Inputs::default()
         };
-        let (o, lse) = (data(case, "o"), data(case, "lse"));
+        let (o, lse) = (golden(case, "o"), golden(case, "lse"));
         for plan in [
             Plan::choose(Target::Gfx90a, Element::F32, &problem).unwrap(),
             fma(Target::Gfx90a, Element::F32, &problem),

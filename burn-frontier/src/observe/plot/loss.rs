@@ -34,7 +34,7 @@ type Point = (u64, f64);
 type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordu64, RangedCoordf64>>;
 
 /// Writes the loss curve of `records` as SVG: every step's training loss, its moving average, the validation losses,
-/// and `unigram`, the loss in nats of guessing each token by its frequency, as a dashed line. Losses that are not
+/// and, of text, `unigram`, the loss in nats of guessing each token by its frequency, as a dashed line. Losses that are not
 /// finite are left out.
 ///
 /// # Errors
@@ -68,7 +68,9 @@ pub fn write_loss_plot(
     write_svg(path.as_ref(), SIZE, |canvas| {
         draw_title(canvas, LEFT, title)?;
         draw_legend(canvas, (LEFT, 58), &curves.legend())?;
-        draw_vertical(canvas, (20, 295), "loss (nats per token)")?;
+        let of_tokens = records.iter().any(|record| record.tokens.is_some());
+        let unit = if of_tokens { " (nats per token)" } else { "" };
+        draw_vertical(canvas, (20, 295), &format!("loss{unit}"))?;
         draw_curves(canvas, &curves)
     })
 }

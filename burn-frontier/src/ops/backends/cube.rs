@@ -10,8 +10,6 @@ mod gemm;
 mod norm;
 mod refusal;
 mod rotary;
-#[cfg(all(test, feature = "flex"))]
-mod testing;
 mod tuning;
 
 use std::ops::Range;

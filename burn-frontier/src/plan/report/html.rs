@@ -246,22 +246,12 @@ fn scatter<M: Planned>(report: &Report<M>) -> String {
     let y = |speed: f64| bottom - (bottom - top) * speed / fastest;
     for i in 0..=4 {
         let share = f64::from(i) / 4.0;
-        svg.line(
-            &[(LEFT, y(share * fastest)), (WIDTH, y(share * fastest))],
-            "#e6e9ed",
-        );
-        svg.text(
-            LEFT - 6.0,
-            y(share * fastest) + 4.0,
-            "end",
-            &format!("{:.1}", share * fastest),
-        );
-        svg.text(
-            x(share * report.usable_bytes),
-            bottom + 16.0,
-            "middle",
-            &format!("{:.0} GiB", gib(share * report.usable_bytes)),
-        );
+        let (speed, bytes) = (share * fastest, share * report.usable_bytes);
+        svg.line(&[(LEFT, y(speed)), (WIDTH, y(speed))], "#e6e9ed");
+        let name = format!("{speed:.1}");
+        svg.text(LEFT - 6.0, y(speed) + 4.0, "end", &name);
+        let name = format!("{:.0} GiB", gib(bytes));
+        svg.text(x(bytes), bottom + 16.0, "middle", &name);
     }
     for point in &report.points {
         let (radius, color, title) = mark(point);

@@ -166,8 +166,8 @@ mod tests {
     use burn::tensor::Device;
 
     use crate::ops::adamw as operation;
-    use crate::ops::backends::cube::testing::{Place, assert_close, gpu, numbers, types};
     use crate::ops::sum_squares;
+    use crate::ops::testing::{Place, assert_close, gpu, numbers, types};
 
     fn step(number: u64) -> AdamWStep {
         AdamWStep {

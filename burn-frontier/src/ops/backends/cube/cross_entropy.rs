@@ -106,9 +106,9 @@ mod tests {
     use super::*;
 
     use crate::comm::local::{self, LocalOptions};
-    use crate::ops::backends::cube::testing::{Place, assert_close, gpu, numbers, types};
     use crate::ops::cross_entropy as operation;
     use crate::ops::gradient::seed;
+    use crate::ops::testing::{Place, assert_close, gpu, numbers, types};
 
     const TARGETS: [i64; 6] = [2, 0, -1, 36, 17, -7];
     const VOCABULARY: usize = 37;

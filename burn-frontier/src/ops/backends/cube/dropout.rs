@@ -87,9 +87,9 @@ impl Site {
 mod tests {
     use super::*;
 
-    use crate::ops::backends::cube::testing::{Place, assert_close, gpu, numbers, types};
     use crate::ops::dropout::{add_dropout, dropout as ops_dropout};
     use crate::ops::gradient::seed;
+    use crate::ops::testing::{Place, assert_close, gpu, numbers, types};
 
     /// The site of two samples, on a rank that has tokens 3 to 5 of the sequence, and part 2 of 4 of what else there is.
     fn site(hidden: usize) -> Dropout {

@@ -270,9 +270,9 @@ mod tests {
 
     use burn::tensor::{DType, Device};
 
-    use crate::ops::backends::cube::testing::{Place, assert_close, gpu, numbers, types};
     use crate::ops::gradient::seed;
     use crate::ops::gradient_sum::GradientSum;
+    use crate::ops::testing::{Place, assert_close, gpu, numbers, types};
     use crate::ops::{feed_forward as ops_feed_forward, linear as ops_linear};
 
     /// Value, and gradients of x, weight and bias. A transposed weight lies in memory as that of a tied head.

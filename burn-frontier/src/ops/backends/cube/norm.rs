@@ -194,9 +194,9 @@ impl Saved {
 mod tests {
     use super::*;
 
-    use crate::ops::backends::cube::testing::{Place, assert_close, gpu, numbers, types};
     use crate::ops::gradient::seed;
     use crate::ops::norm::{add_norm as ops_add_norm, layer_norm, rms_norm};
+    use crate::ops::testing::{Place, assert_close, gpu, numbers, types};
 
     fn rms(place: &Place) -> NormParameters {
         NormParameters {

@@ -44,9 +44,9 @@ fn strides(x: &Buffer) -> Option<Strides> {
 mod tests {
     use super::*;
 
-    use crate::ops::backends::cube::testing::{Place, assert_close, gpu, numbers, types};
     use crate::ops::gradient::seed;
     use crate::ops::rotary as operation;
+    use crate::ops::testing::{Place, assert_close, gpu, numbers, types};
 
     const SEQ: usize = 9;
 

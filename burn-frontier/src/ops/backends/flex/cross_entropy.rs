@@ -55,22 +55,45 @@ pub(super) fn cross_entropy(
         sum: part(1),
         target: part(2),
     };
-    let counts: Vec<bool> = targets.iter().map(|&target| target >= 0).collect();
-    let logits = logits.clone();
-    let backward = move |combined: [Tensor<1>; 3]| {
+    let saved = Saved {
+        logits: logits.clone(),
+        valid,
+        columns_of,
+        counts: targets.iter().map(|&target| target >= 0).collect(),
+    };
+    Some((
+        statistics,
+        Box::new(move |combined| saved.gradient(combined)),
+    ))
+}
+
+/// What is kept for the way back.
+struct Saved {
+    logits: Tensor<2>,
+    /// Columns that are no padding.
+    valid: usize,
+    /// Of each token: its target's column, if that is here.
+    columns_of: Vec<Option<usize>>,
+    /// Whether it counts.
+    counts: Vec<bool>,
+}
+
+impl Saved {
+    fn gradient(self, combined: [Tensor<1>; 3]) -> Result<Tensor<2>, Box<Tensor<2>>> {
         let [Some(largest), Some(total), Some(loss)] = combined.each_ref().map(open) else {
-            return Err(Box::new(logits));
+            return Err(Box::new(self.logits));
         };
         let [largest, total, loss] = [&largest, &total, &loss].map(elements);
-        overwrite(logits, |logits| {
+        let columns = self.logits.dims()[1];
+        overwrite(self.logits, |logits| {
             for_rows(
                 logits,
                 columns,
                 #[inline(always)]
                 |token, row| {
-                    let (row, padding) = row.split_at_mut(valid);
+                    let (row, padding) = row.split_at_mut(self.valid);
                     padding.fill(0.0);
-                    if !counts[token] {
+                    if !self.counts[token] {
                         row.fill(0.0);
                         return;
                     }
@@ -78,12 +101,11 @@ pub(super) fn cross_entropy(
                     for x in row.iter_mut() {
                         *x = exp(*x - largest[token]) * factor;
                     }
-                    if let Some(column) = columns_of[token] {
+                    if let Some(column) = self.columns_of[token] {
                         row[column] -= loss[token];
                     }
                 },
             );
         })
-    };
-    Some((statistics, Box::new(backward)))
+    }
 }

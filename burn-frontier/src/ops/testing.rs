@@ -1,4 +1,9 @@
-//! What the tests of the kernels' use share: a GPU, which may be one that the graphics driver imitates, and tensors.
+//! What the tests of operations share: tensors of numbers drawn from a seed, and a GPU, which may be one that the graphics driver
+//! imitates.
+#![cfg_attr(
+    not(any(feature = "wgpu", feature = "cuda", feature = "rocm")),
+    allow(dead_code)
+)]
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
@@ -61,6 +66,11 @@ impl Place {
         }
     }
 
+    /// Double precision on the CPU.
+    pub fn exact() -> Self {
+        Self::new(&Device::flex(), DType::F64)
+    }
+
     /// Double precision on the CPU, for what was computed from numbers of type `precision`.
     pub fn reference(precision: DType) -> Self {
         Self {
@@ -87,13 +97,8 @@ impl Place {
     }
 
     fn data<const D: usize>(&self, shape: [usize; D], seed: u32) -> TensorData {
-        let mut s = seed;
-        let next = || {
-            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            s as f32 / 2f32.powi(31) - 1.0
-        };
-        let values = std::iter::repeat_with(next).take(shape.iter().product());
-        TensorData::new(values.collect::<Vec<f32>>(), shape)
+        let values = crate::numbers::numbers(seed, shape.iter().product());
+        TensorData::new(values, shape)
             .convert_dtype(self.precision)
             .convert_dtype(self.dtype)
     }
