@@ -83,7 +83,7 @@ impl Choice {
         }
         Err(Error::config(
             format!("{} cannot compute in {dtype:?}", self.name),
-            "use another precision (fp32 works everywhere), or another --device",
+            "use another precision (fp32 works everywhere), or another device",
         ))
     }
 }
@@ -151,8 +151,8 @@ fn named(name: &str) -> Result<Choice> {
         return Err(not_compiled_in(runtime.name(), runtime.name()));
     }
     let taken = runtime.take(index).map_err(|(what, remedy)| {
-        let remedy = format!("{remedy}, or use --device auto");
-        Error::config(format!("--device {name}: {what}"), remedy)
+        let remedy = format!("{remedy}, or use the device auto");
+        Error::config(format!("the device {name}: {what}"), remedy)
     })?;
     Ok(choice(taken, "it was asked for"))
 }
@@ -160,7 +160,7 @@ fn named(name: &str) -> Result<Choice> {
 fn not_compiled_in(name: &str, feature: &str) -> Error {
     Error::config(
         format!("the device {name} is not compiled in"),
-        format!("build with --features {feature}, or use --device auto"),
+        format!("build with --features {feature}, or use the device auto"),
     )
 }
 

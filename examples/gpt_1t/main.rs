@@ -22,6 +22,7 @@ mod saved;
 mod settings;
 mod shard;
 mod signals;
+mod words;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -109,7 +110,8 @@ struct RankResult {
 fn main() -> ExitCode {
     let screen = Screen::default();
     console::listen(&screen);
-    console::end(run(screen).unwrap_or_else(console::failed))
+    let ended = run(screen).map_err(words::with_flags);
+    console::end(ended.unwrap_or_else(console::failed))
 }
 
 fn run(screen: Screen) -> Result<ExitCode> {

@@ -266,7 +266,7 @@ fn what_could_not_run_either_way_is_refused_with_what_would() {
         |w| (w.zero_bubble, w.job.schedule) = (true, Kind::GPipe),
         ["gpipe over 4", "1f1b"],
     );
-    refused(|w| w.job.model.layers = 3, ["3 layers", "--pp 3"]);
+    refused(|w| w.job.model.layers = 3, ["3 layers", "use pp 3 or less"]);
 }
 
 #[test]

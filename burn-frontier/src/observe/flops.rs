@@ -15,26 +15,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::recompute::Recompute;
 
-/// The passes that a published figure counts: the factor `f` of [`paper_flops`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passes {
-    /// `f = 3`: forward and backward. The numerator of MFU.
-    Model,
-    /// `f = 4`: forward, the whole forward again, and backward. The numerator of HFU with full recompute, which is the
-    /// figure that arXiv 2312.12705 reports.
-    FullRecompute,
-}
-
-impl Passes {
-    /// The factor `f`, in forward passes; a backward pass is worth two.
-    pub const fn factor(self) -> f64 {
-        match self {
-            Self::Model => 3.0,
-            Self::FullRecompute => 4.0,
-        }
-    }
-}
-
 /// The numbers of a decoder-only transformer that decide its operation count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelShape {
@@ -84,23 +64,6 @@ impl ModelShape {
             hardware: hardware_flops_per_token(self, recompute),
         }
     }
-}
-
-/// Operations of one step on `batch` sequences by the formula of the papers,
-/// `24 f B s L h^2 (1 + s/(6h) + V/(16 L h))`.
-///
-/// It knows `4 h` wide ungated feed-forward blocks and multi-head attention only; [`ModelShape::ffn`], `gated` and
-/// `kv_heads` are ignored. With `f = 4` it equals [`hardware_flops_per_token`] of such a model with full recompute. With
-/// `f = 3` it counts 4.5 instead of 6 operations per element of the logits matrix and token, because it scales the
-/// logits, which are never recomputed, with `f` too: below [`model_flops_per_token`] by at most `V/(4 (12 L h + V))`,
-/// which is 0.4 % at 22B parameters and less above.
-///
-/// Source: arXiv 2104.04473, section 5.1 and appendix (`f = 4`); arXiv 2312.12705 for the utilization it defines.
-pub fn paper_flops(shape: &ModelShape, batch: usize, passes: Passes) -> f64 {
-    let [layers, hidden, vocabulary, sequence] =
-        [shape.layers, shape.hidden, shape.vocabulary, shape.sequence].map(|n| n as f64);
-    let relative = 1.0 + sequence / (6.0 * hidden) + vocabulary / (16.0 * layers * hidden);
-    24.0 * passes.factor() * batch as f64 * sequence * layers * hidden.powi(2) * relative
 }
 
 /// Forward operations per token of one layer's matrix products with weights: query, key, value, output, feed-forward.

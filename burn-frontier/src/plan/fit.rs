@@ -212,19 +212,7 @@ fn least_squares<M: Planned>(machine: &Machine, runs: &[Run<M>]) -> Result<Vec<f
     let mut now = residuals(machine, runs)?;
     let mut damping = 1e-2;
     for _ in 0..ITERATIONS {
-        let columns: Result<Vec<Vec<f64>>> = (0..n)
-            .map(|i| {
-                let mut moved = x.clone();
-                moved[i] += 1e-3;
-                let there = residuals(&with(machine, &moved), runs)?;
-                Ok(there
-                    .iter()
-                    .zip(&now)
-                    .map(|(a, b)| (a - b) / 1e-3)
-                    .collect())
-            })
-            .collect();
-        let columns = columns?;
+        let columns = slopes(machine, runs, &x, &now)?;
         let weights: Vec<f64> = now
             .iter()
             .map(|r| 1.0 / (1.0 + (r / ROBUST).powi(2)).sqrt())
@@ -266,6 +254,23 @@ fn least_squares<M: Planned>(machine: &Machine, runs: &[Run<M>]) -> Result<Vec<f
         }
     }
     Ok(x)
+}
+
+/// How the residuals, which are `now` at `x`, change with each constant.
+fn slopes<M: Planned>(
+    machine: &Machine,
+    runs: &[Run<M>],
+    x: &[f64],
+    now: &[f64],
+) -> Result<Vec<Vec<f64>>> {
+    let along = |i: usize| -> Result<Vec<f64>> {
+        let mut moved = x.to_vec();
+        moved[i] += 1e-3;
+        let there = residuals(&with(machine, &moved), runs)?;
+        let pairs = there.iter().zip(now);
+        Ok(pairs.map(|(a, b)| (a - b) / 1e-3).collect())
+    };
+    (0..x.len()).map(along).collect()
 }
 
 /// What the model leaves over, by shape of the layer's passes. Passes are only a part of a step, so that one round does not

@@ -194,7 +194,7 @@ impl GptConfig {
                     self.heads, self.kv_heads
                 ),
                 format!(
-                    "use one of --tp {}",
+                    "use one of tp {}",
                     list(divisors_of_both(self.heads, self.kv_heads))
                 ),
             ));
@@ -205,10 +205,7 @@ impl GptConfig {
                     "a feed-forward width of {} cannot be split over tp {tp}",
                     self.ffn
                 ),
-                format!(
-                    "use one of --tp {}",
-                    list(divisors_of_both(self.ffn, heads))
-                ),
+                format!("use one of tp {}", list(divisors_of_both(self.ffn, heads))),
             ));
         }
         if sequence_parallel && !self.sequence.is_multiple_of(tp) {
@@ -217,9 +214,7 @@ impl GptConfig {
                     "a sequence of {} cannot be split over tp {tp} by sequence parallelism",
                     self.sequence
                 ),
-                format!(
-                    "use a sequence that is a multiple of {tp}, or leave out --sequence-parallel"
-                ),
+                format!("use a sequence that is a multiple of {tp}, or no sequence parallelism"),
             ));
         }
         if layout.pp > self.layers {
@@ -229,7 +224,7 @@ impl GptConfig {
                     self.layers, layout.pp
                 ),
                 format!(
-                    "use --pp {} or less, or a model with more layers",
+                    "use pp {} or less, or a model with more layers",
                     self.layers
                 ),
             ));
@@ -268,17 +263,11 @@ impl GptConfig {
             };
             return Err(Error::config(format!("{name} is {size}"), remedy));
         }
-        self.validate_heads()?;
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::config(
-                format!("a dropout probability of {} is not in [0, 1)", self.dropout),
-                "use a value such as 0.1, or 0 for none",
-            ));
-        }
+        self.validate_forms()?;
         self.validate_count()
     }
 
-    fn validate_heads(&self) -> Result<()> {
+    fn validate_forms(&self) -> Result<()> {
         if !self.hidden.is_multiple_of(self.heads) {
             return Err(Error::config(
                 format!(
@@ -314,6 +303,12 @@ impl GptConfig {
                     self.head_dim()
                 ),
                 "change hidden or heads, or use learned positions",
+            ));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::config(
+                format!("a dropout probability of {} is not in [0, 1)", self.dropout),
+                "use a value such as 0.1, or 0 for none",
             ));
         }
         Ok(())
@@ -397,8 +392,8 @@ mod tests {
             config.validate(&layout, true).unwrap_err().to_string()
         };
         let config = GptConfig::new(4, 120, 6, 100, 32);
-        assert!(refusal(&config, 4, 1).contains("--tp 1, 2, 3, 6"));
-        assert!(refusal(&config, 1, 5).contains("--pp 4 or less"));
+        assert!(refusal(&config, 4, 1).contains("use one of tp 1, 2, 3, 6"));
+        assert!(refusal(&config, 1, 5).contains("use pp 4 or less"));
         assert!(refusal(&config, 3, 1).contains("multiple of 3"));
         assert!(refusal(&config.clone().with_kv_heads(4), 1, 1).contains("1, 2, 3, 6"));
         assert!(

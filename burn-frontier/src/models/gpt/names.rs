@@ -6,7 +6,6 @@ mod config;
 mod export;
 mod import;
 
-pub use config::Dimensions;
 pub use export::{check_export, export};
 pub use import::{Imported, import};
 
@@ -76,6 +75,7 @@ fn is_parameter(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::config::Dimensions;
     use super::*;
 
     #[test]

@@ -1,8 +1,8 @@
 //! The page for a browser: one file, nothing fetched.
 
-use super::Report;
 use super::page::{duration, gib};
 use super::svg::{COLORS, Svg, escape, round_up};
+use super::{Point, Report};
 use crate::error::Result;
 use crate::pipeline::check::{Costs, check};
 use crate::pipeline::schedule::{Instruction, Kind, Schedule};
@@ -216,6 +216,22 @@ fn scaling<M: Planned>(report: &Report<M>) -> String {
     svg.finish()
 }
 
+/// Radius, color and title of a layout's point.
+fn mark(point: &Point) -> (f64, &'static str, String) {
+    let (radius, color) = if point.pareto {
+        (4.0, "#c0392b")
+    } else {
+        (2.0, COLORS[1])
+    };
+    let title = format!(
+        "tp {}: {:.2} tokens/s a rank, {:.1} GiB",
+        point.tp,
+        point.tokens_per_second_per_rank,
+        gib(point.bytes)
+    );
+    (radius, color, title)
+}
+
 /// Speed over memory.
 fn scatter<M: Planned>(report: &Report<M>) -> String {
     let (height, bottom, top) = (380.0, 330.0, 20.0);
@@ -238,24 +254,9 @@ fn scatter<M: Planned>(report: &Report<M>) -> String {
         svg.text(x(bytes), bottom + 16.0, "middle", &name);
     }
     for point in &report.points {
-        let (color, radius) = if point.pareto {
-            ("#c0392b", 4.0)
-        } else {
-            (COLORS[1], 2.0)
-        };
-        let title = format!(
-            "tp {}: {:.2} tokens/s a rank, {:.1} GiB",
-            point.tp,
-            point.tokens_per_second_per_rank,
-            gib(point.bytes)
-        );
-        svg.circle(
-            x(point.bytes),
-            y(point.tokens_per_second_per_rank),
-            radius,
-            color,
-            &title,
-        );
+        let (radius, color, title) = mark(point);
+        let speed = point.tokens_per_second_per_rank;
+        svg.circle(x(point.bytes), y(speed), radius, color, &title);
     }
     let bytes = report
         .stages

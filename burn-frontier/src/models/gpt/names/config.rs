@@ -206,7 +206,7 @@ pub(super) fn config_json(model: &GptConfig) -> Value {
 
 /// The sizes of a GPT, as its tensors tell them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dimensions {
+pub(super) struct Dimensions {
     /// Transformer layers.
     pub layers: usize,
     /// Width of the residual stream.

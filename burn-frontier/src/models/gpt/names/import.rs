@@ -198,11 +198,6 @@ fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
 }
 
 impl Imported {
-    /// The model's sizes.
-    pub fn dimensions(&self) -> Dimensions {
-        self.dimensions
-    }
-
     /// Attention heads; none if no `config.json` says so, for tensors do not tell.
     pub fn heads(&self) -> Option<usize> {
         self.config.as_ref()?.n_head
