@@ -1,5 +1,50 @@
 //! burn-frontier: training of very large transformers in Rust, on Burn, in any layout with one rank's answer.
 //!
+//! A Burn module on any number of replicas, from `examples/own_model`, a whole program to copy (`cargo run --example own_model -- --dp 4`):
+//!
+//! ```ignore
+//! #[derive(Module, Debug)]
+//! struct Net {
+//!     input: Linear,
+//!     output: Linear,
+//! }
+//!
+//! impl Model for Net {
+//!     type Batch = Points;
+//!
+//!     fn forward(&self, _: Vec<Activation>, points: &Points, _: &Pass) -> Result<Output> {
+//!         let hidden = tanh(self.input.forward(points.x.clone()));
+//!         let error = self.output.forward(hidden) - points.y.clone();
+//!         Ok(Output::Losses(error.square().reshape([-1]))) // each sample's, not their mean
+//!     }
+//! }
+//!
+//! fn train(options: &Options, groups: Groups, device: Device) -> Result<()> {
+//!     let (rank, saved) = (groups.world.rank(), options.out.join("checkpoints"));
+//!     let shares = micro_batches(BATCH, BATCH, groups.at.dp, options.dp)?;
+//!     let net = BurnModule::new(Net::new(&device), SEED)?;
+//!     let pipeline = Pipeline::new(vec![net], Kind::default(), groups, device.clone())?;
+//!     let mut state = TrainState::new(pipeline, &[OptimizerConfig::new(1, true)], SEED)?; // ZeRO 1
+//!     if let Some(checkpoint) = Checkpoint::newest(&saved)? {
+//!         state.resume(&checkpoint)?; // of any number of replicas
+//!     }
+//!     let steps = state.steps()..state.steps() + options.steps;
+//!     let mut log = RunLog::new(&options.out, steps.clone(), rank)?;
+//!     for step in steps {
+//!         let batch = |share: &Range<u64>| Points::new(step * BATCH, share.clone(), &device);
+//!         let batches: Vec<_> = shares.iter().map(batch).collect();
+//!         let report = state.step(&batches, &StepOptions::new(RATE))?;
+//!         log.step(StepRecord {
+//!             samples: report.step * BATCH,
+//!             learning_rate: RATE,
+//!             ..report.into()
+//!         })?;
+//!     }
+//!     state.save(&saved, 2)?; // the newest two stay
+//!     log.finish("Training loss") // as loss.svg
+//! }
+//! ```
+//!
 //! In reading order:
 //!
 //! - [`mesh`] says which rank stands where, [`placement`] how a parameter lies on the ranks; [`parameter`] holds parameters that know both
