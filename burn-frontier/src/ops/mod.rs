@@ -2,7 +2,8 @@
 //!
 //! An operation computes its value with ordinary tensors and hands [`gradient::with_gradient`] a function for the way
 //! back. That function is the crate's one Burn backend extension, so an operation is written once and runs wherever
-//! Burn does; a backend with a faster way is asked first, inside the operation's file.
+//! Burn does; a backend with a faster way is asked first, inside the operation's file. What it is asked stands below both, in
+//! descriptions that know neither.
 //!
 //! Shapes and types are checked first: what does not fit is an error, and no kernel reads beyond a tensor.
 

@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +16,7 @@ mod split;
 
 pub use instruction::{Instruction, Message, Payload};
 pub use kind::Kind;
-pub use split::{split_layers, split_layers_by};
+pub use split::split_layers;
 
 /// What every stage of a pipeline does in one optimizer step.
 ///
@@ -74,34 +73,6 @@ impl Schedule {
     /// The model part that is `chunk` of `stage`.
     pub const fn part(&self, stage: usize, chunk: usize) -> usize {
         chunk * self.stages + stage
-    }
-
-    /// The layers of `chunk` of `stage`, when the model is split as `split` says (see [`split_layers`]).
-    ///
-    /// # Errors
-    /// A split into another number of parts, or a chunk or stage that does not exist.
-    pub fn layers_of(
-        &self,
-        split: &[Range<usize>],
-        stage: usize,
-        chunk: usize,
-    ) -> Result<Range<usize>> {
-        let chunks = self.kind.chunks();
-        if split.len() != self.parts() || stage >= self.stages || chunk >= chunks {
-            return Err(Error::config(
-                format!(
-                    "chunk {chunk} of stage {stage} of a model in {} parts does not exist: \
-                     the schedule has {} stages of {chunks} chunks",
-                    split.len(),
-                    self.stages
-                ),
-                format!(
-                    "split the layers into {} parts and ask for a chunk that exists",
-                    self.parts()
-                ),
-            ));
-        }
-        Ok(split[self.part(stage, chunk)].clone())
     }
 
     /// The message that `instruction` of `stage` sends or receives. `None` for other instructions, at the ends of the

@@ -24,41 +24,12 @@ pub fn split_layers(layers: usize, parts: usize) -> Result<Vec<Range<usize>>> {
     let extra = layers % parts;
     let first_longer = usize::from(extra + 1 < parts);
     let longer = first_longer..first_longer + extra;
-    let counts: Vec<_> = (0..parts)
-        .map(|part| layers / parts + usize::from(longer.contains(&part)))
-        .collect();
-    Ok(ranges(&counts))
-}
-
-/// Splits `layers` layers into `parts` consecutive ranges of the lengths that `counts` gives.
-///
-/// # Errors
-/// Another number of counts than parts, a count of zero, or counts that do not add up to `layers`.
-pub fn split_layers_by(layers: usize, parts: usize, counts: &[usize]) -> Result<Vec<Range<usize>>> {
-    let sum = counts
-        .iter()
-        .try_fold(0_usize, |sum, &count| sum.checked_add(count));
-    if counts.len() != parts || counts.contains(&0) || sum != Some(layers) {
-        return Err(Error::config(
-            format!(
-                "the layer counts {counts:?} do not split {layers} layers into {parts} pipeline parts"
-            ),
-            format!("give {parts} counts (stages x chunks) of at least 1 whose sum is {layers}"),
-        ));
-    }
-    Ok(ranges(counts))
-}
-
-fn ranges(counts: &[usize]) -> Vec<Range<usize>> {
-    let starts = counts.iter().scan(0, |next, count| {
-        let start = *next;
-        *next += count;
-        Some(start)
+    let ranges = (0..parts).scan(0, |start, part| {
+        let range = *start..*start + layers / parts + usize::from(longer.contains(&part));
+        *start = range.end;
+        Some(range)
     });
-    starts
-        .zip(counts)
-        .map(|(start, count)| start..start + count)
-        .collect()
+    Ok(ranges.collect())
 }
 
 #[cfg(test)]
@@ -93,19 +64,5 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         assert!(split_layers(3, 0).is_err());
-    }
-
-    #[test]
-    fn layer_counts_given_by_hand_must_fit() {
-        assert_eq!(
-            split_layers_by(6, 3, &[1, 3, 2]).unwrap(),
-            [0..1, 1..4, 4..6]
-        );
-        for counts in [&[1, 3, 1][..], &[3, 3], &[0, 3, 3], &[usize::MAX, 1, 6]] {
-            let error = split_layers_by(6, 3, counts).unwrap_err().to_string();
-            for part in ["give 3 counts", "sum is 6"] {
-                assert!(error.contains(part), "{error}");
-            }
-        }
     }
 }
