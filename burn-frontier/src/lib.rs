@@ -1,6 +1,8 @@
-//! burn-frontier: training of very large transformers in Rust, on Burn, in any layout with one rank's answer.
+//! Training on many ranks in Rust, on Burn: tensor, pipeline and data parallel, with ZeRO, checkpoints and a planner, for a GPT and
+//! for any Burn module, in any layout with one rank's answer.
 //!
-//! A Burn module on any number of replicas, from `examples/own_model`, a whole program to copy (`cargo run --example own_model -- --dp 4`):
+//! A network of Burn's own layers on any number of replicas, from `examples/own_model`, a whole program to copy
+//! (`cargo run --example own_model -- --dp 4`); `docs/add-a-model.md` goes on from there:
 //!
 //! ```ignore
 //! #[derive(Module, Debug)]
@@ -45,16 +47,18 @@
 //! }
 //! ```
 //!
-//! In reading order:
+//! The modules, in reading order:
 //!
-//! - [`mesh`] says which rank stands where, [`placement`] how a parameter lies on the ranks; [`parameter`] holds parameters that know both
+//! - [`prelude`] is what such a program names
+//! - [`mesh`] says which rank stands where, [`placement`] how a parameter lies on the ranks; [`parameter`] holds parameters that know
+//!   both, and takes those of any Burn module
 //! - [`comm`] is communication between ranks, [`random`] numbers that no layout can change
-//! - [`ops`] has operations with gradients of their own
-//! - [`layers`] has Burn modules that give one rank's answer on many
+//! - [`ops`] has operations with gradients of their own, [`layers`] Burn modules that give one rank's answer on many
 //! - [`tensor_parallel`], [`pipeline`], [`zero`] are the three ways to split a model
-//! - [`models`] has GPT
 //! - [`optim`] is what an update is: AdamW, any of Burn's rules, parameter groups; learning rate, clipping, loss scale
+//! - [`train`] is one step, written once
 //! - [`data`] has text, tokenizers, datasets, sample order; [`checkpoint`] saves in one layout and loads in another
+//! - [`models`] has GPT
 //! - [`plan`] says before a job what it needs and how fast it will be; [`observe`] is what a run shows
 //! - [`run_folder`] is where a run writes; [`utf8`] reads the text files that people give
 //! - [`device`] says which device a run takes, [`precision`] what its numbers are, [`recompute`] what a backward pass computes
