@@ -27,8 +27,8 @@ burn_frontier::module!(Pair {
 fn layer(name: &str, context: &ParameterContext) -> ColumnParallelLinear {
     let config = LinearConfig {
         name: name.into(),
-        input: 16,
-        outputs: vec![16],
+        input: 32,
+        outputs: vec![32],
         deviation: 0.1,
         bias: true,
     };
@@ -38,7 +38,7 @@ fn layer(name: &str, context: &ParameterContext) -> ColumnParallelLinear {
 /// A backward pass through both for what is `trained`; gives the reduced gradients' sum.
 fn pass(pair: &Pair, trained: &Selection, reducer: &mut GradientReducer, device: &Device) -> f64 {
     reducer.begin().unwrap();
-    let noise = Tensor::<3>::ones([1, 8, 16], device);
+    let noise = Tensor::<3>::ones([8, 16, 32], device);
     let through = move |pair: &Pair, _| {
         let made = pair.generator.forward(noise.clone().autodiff())?;
         Ok(vec![pair.discriminator.forward(made)?.into()])

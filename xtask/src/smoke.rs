@@ -10,6 +10,8 @@ use crate::cargo::Cargo;
 
 /// The example that is run.
 const EXAMPLE: &str = "gpt_1t";
+/// The example of a Burn module.
+const OWN_MODEL: &str = "own_model";
 /// Steps of the first run, and of the one that it suggests.
 const STEPS: [usize; 2] = [20, 40];
 /// What stands above the commands that a run suggests.
@@ -89,7 +91,23 @@ pub fn run(cargo: &Cargo) -> Result<()> {
         check_refusal(&cargo.output(&command)?, word)?;
     }
     check_folder_of_others(cargo, &folder.path().join("mine"))?;
+    own_model(cargo, &folder.path().join("own"))?;
     bench(cargo, out, folder.path())
+}
+
+/// Trains the model of one's own, and goes on with more replicas.
+fn own_model(cargo: &Cargo, folder: &Path) -> Result<()> {
+    let out = folder.to_str().context("the folder's name is not UTF-8")?;
+    for (dp, steps) in [("2", STEPS[0]), ("4", STEPS[1])] {
+        let mut command = vec!["run", "--example", OWN_MODEL, "--"];
+        command.extend(["--dp", dp, "--steps", "20", "--out", out]);
+        cargo.run(&command)?;
+        for artefact in ["loss.svg", "checkpoints/step-*"] {
+            ensure!(exists(folder, artefact)?, "{OWN_MODEL} left no {artefact}");
+        }
+        check_log(folder, steps)?;
+    }
+    Ok(())
 }
 
 /// A folder with a user's own file is refused, and stays as it is, although it has checkpoints as a run has.
@@ -172,6 +190,11 @@ fn check_artefacts(folder: &Path, steps: usize) -> Result<()> {
             "{EXAMPLE} left no {artefact}, or an empty one"
         );
     }
+    check_log(folder, steps)
+}
+
+/// The log has a line for each of the `steps`.
+fn check_log(folder: &Path, steps: usize) -> Result<()> {
     let log = fs::read_to_string(folder.join(METRICS))?;
     let lines = log.lines().count();
     ensure!(

@@ -249,7 +249,7 @@ impl Machine {
         l.validate()
     }
 
-    /// Refuses more of something than there is.
+    /// What is a part of something, and cannot be more.
     fn validate_shares(&self) -> Result<()> {
         let (d, l) = (&self.device, &self.links);
         for (name, share) in [

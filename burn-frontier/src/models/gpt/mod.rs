@@ -263,11 +263,17 @@ impl GptConfig {
             };
             return Err(Error::config(format!("{name} is {size}"), remedy));
         }
-        self.validate_forms()?;
+        self.validate_heads()?;
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::config(
+                format!("a dropout probability of {} is not in [0, 1)", self.dropout),
+                "use a value such as 0.1, or 0 for none",
+            ));
+        }
         self.validate_count()
     }
 
-    fn validate_forms(&self) -> Result<()> {
+    fn validate_heads(&self) -> Result<()> {
         if !self.hidden.is_multiple_of(self.heads) {
             return Err(Error::config(
                 format!(
@@ -303,12 +309,6 @@ impl GptConfig {
                     self.head_dim()
                 ),
                 "change hidden or heads, or use learned positions",
-            ));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::config(
-                format!("a dropout probability of {} is not in [0, 1)", self.dropout),
-                "use a value such as 0.1, or 0 for none",
             ));
         }
         Ok(())
