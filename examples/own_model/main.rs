@@ -20,7 +20,7 @@ struct Options {
     #[arg(long, default_value_t = 1)]
     dp: usize,
     /// Steps to do now, one at least
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     steps: u64,
     /// Where to write; a run that lies there goes on
     #[arg(long, default_value = "runs/own_model")]

@@ -10,7 +10,7 @@ use burn_frontier::pipeline::segment::segment;
 use burn_frontier::tensor_parallel::linear::{ColumnParallelLinear, LinearConfig};
 use burn_frontier::zero::reducer::GradientReducer;
 
-use crate::harness::gpu;
+use crate::harness::gpu::gpu;
 
 /// Two networks, one behind the other.
 #[derive(Debug, Clone)]
