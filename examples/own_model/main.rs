@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData, activation::tanh};
+use burn_frontier::device::Choice;
 use burn_frontier::plan::{Estimate, Job, Machine, Outline};
 use burn_frontier::prelude::*;
 use burn_frontier::run_folder::{self, RunFolder};
@@ -125,8 +126,8 @@ impl Points {
 }
 
 /// What the planner says of it, from the operations of a sample's forward pass and the bytes that it keeps.
-fn estimate(layout: Layout, device: &Device) -> Result<Estimate> {
-    let mut net = BurnModule::new(Net::new(device), SEED)?;
+fn estimate(layout: Layout, device: &Choice) -> Result<Estimate> {
+    let mut net = BurnModule::new(Net::new(&device.of_rank(0)), SEED)?;
     let (products, numbers) = (2.0 * 64.0 + 64.0, 2.0 + 64.0 + 64.0 + 1.0);
     let outline = Outline::new(&mut net, 2.0 * products, 4.0 * numbers)?;
     let job = Job {
@@ -134,7 +135,11 @@ fn estimate(layout: Layout, device: &Device) -> Result<Estimate> {
         micro_batch: BATCH / layout.dp as u64,
         ..outline.job(layout)
     };
-    Estimate::new(&job, &Machine::load("laptop")?)
+    let mut machine = Machine::load("laptop")?;
+    if let Some(room) = device.room(0) {
+        machine = machine.with_memory(room.bytes as f64 / layout.dp as f64); // the replicas share it
+    }
+    Estimate::new(&job, &machine)
 }
 
 fn main() -> anyhow::Result<()> {
@@ -150,7 +155,7 @@ fn main() -> anyhow::Result<()> {
         "2 x 64 x 1 neurons, {BATCH} samples a step, {layout}, {}",
         device.name()
     );
-    println!("{}", estimate(layout, &device.of_rank(0))?);
+    println!("{}", estimate(layout, &device)?);
     run_folder::mark(out)?;
     let _held = RunFolder::resume(out)?; // by one program at a time
     local::run(layout.world(), &LocalOptions::default(), |world| {

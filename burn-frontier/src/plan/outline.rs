@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use indicatif::HumanBytes;
+
 use super::job::Job;
 use super::machine::Machine;
 use super::memory::{self, StageMemory};
@@ -189,14 +191,14 @@ impl Estimate {
 
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mib = |bytes: f64| bytes / 2f64.powi(20);
+        let size = |bytes: f64| HumanBytes(bytes.max(0.0) as u64).to_string();
         writeln!(f, "parameters {}", self.parameters)?;
         let verdict = if self.fits() { "fits" } else { "DOES NOT FIT" };
-        let (need, room) = (mib(self.memory.bytes()), mib(self.usable_bytes));
-        writeln!(f, "memory     {verdict}: {need:.1} of {room:.0} MiB a rank")?;
+        let (need, room) = (size(self.memory.bytes()), size(self.usable_bytes));
+        writeln!(f, "memory     {verdict}: {need} of {room} a rank")?;
         let kinds = self.memory.kinds().into_iter();
         for (name, bytes) in kinds.filter(|(_, bytes)| *bytes > 0.0) {
-            writeln!(f, "  {name:<16} {:>10.1} MiB", mib(bytes))?;
+            writeln!(f, "  {name:<16} {:>12}", size(bytes))?;
         }
         let (ms, speed) = (1e3 * self.seconds, self.samples_per_second);
         write!(f, "step       {ms:.2} ms, {speed:.0} samples/s")
