@@ -3,7 +3,8 @@
 use burn_frontier::Error;
 
 /// Phrases of a remedy that stand for a flag. `tp`, `pp` and `dp` are words of their own.
-const PHRASES: [(&str, &str); 6] = [
+const PHRASES: [(&str, &str); 7] = [
+    ("ZeRO ", "--zero "),
     ("the schedule ", "--schedule "),
     ("no sequence parallelism", "no --sequence-parallel"),
     ("a sequence that", "a --sequence that"),

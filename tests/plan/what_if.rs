@@ -237,7 +237,7 @@ fn the_trainer_and_the_planner_refuse_what_is_not_there_in_the_same_words() {
                 text.contains(&format!("ZeRO {zero} is not there")),
                 "{text}"
             );
-            assert!(text.contains("use 0 to 1"), "{text}");
+            assert!(text.contains("use ZeRO 0 to 1"), "{text}");
         }
     }
     let error = "zb-h1".parse::<Kind>().unwrap_err().to_string();

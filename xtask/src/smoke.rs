@@ -44,10 +44,10 @@ const PLANNED: [&str; 2] = ["plan.html", "plan.json"];
 const INVALID: [(&[&str], &str); 6] = [
     (&["--tp", "3"], "tp"),
     (&["--plan", "--tp", "3"], "tp"),
-    (&["--zero", "2"], "--zero 2"),
+    (&["--zero", "2"], "--zero 0"),
     (
         &["--plan", "--what-if", "--nodes", "4", "--zero", "2"],
-        "--zero 2",
+        "--zero 0",
     ),
     (&["--model", "1t"], "GiB"),
     (&["--kv-heads", "2", "--export", "exported"], "--export"),

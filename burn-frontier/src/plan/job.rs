@@ -136,7 +136,7 @@ impl<M: Planned> Job<M> {
         if self.zero > MAX_ZERO_STAGE {
             return Err(Error::config(
                 format!("ZeRO {} is not there", self.zero),
-                format!("use 0 to {MAX_ZERO_STAGE}"),
+                format!("use ZeRO 0 to {MAX_ZERO_STAGE}"),
             ));
         }
         self.validate_batch()
