@@ -1,5 +1,6 @@
 //! The rules of the source that neither rustfmt, clippy nor cargo-deny checks.
 
+mod circles;
 mod documents;
 mod files;
 mod manifests;
@@ -52,6 +53,7 @@ pub fn check(root: &Path) -> Result<()> {
         findings.extend(length(file));
         findings.extend(paths::machine_paths(file));
     }
+    findings.extend(circles::check(&files));
     findings.extend(manifests::check(&files)?);
     findings.extend(documents::check(&files));
     if findings.is_empty() {
