@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str, text: &str) -> TextFile {
-        TextFile::new(&format!("{LIBRARY}{path}"), text)
+        TextFile::new(format!("{LIBRARY}{path}"), text)
     }
 
     #[test]
