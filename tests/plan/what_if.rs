@@ -5,9 +5,10 @@ use super::properties::{jobs, machines};
 use burn_frontier::Layout;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::plan::model::Exchange;
 use burn_frontier::plan::outlook::{MARK, judge, outlook};
 use burn_frontier::plan::search::search;
-use burn_frontier::plan::what_if::{Exchange, Lack};
+use burn_frontier::plan::what_if::Lack;
 use burn_frontier::plan::{Job, Machine, Report, WhatIf, memory, search as layouts, time};
 use proptest::prelude::*;
 

@@ -2,9 +2,9 @@
 
 use super::job::Job;
 use super::machine::{Collective, Group, Machine, Program};
-use super::model::{Planned, Work};
+use super::model::{Exchange, Planned, Work};
 use super::pass::{Pass, Passes};
-use super::what_if::{Exchange, WhatIf};
+use super::what_if::WhatIf;
 use crate::recompute::Recompute;
 
 /// Side of the output tiles that [`super::machine::Device::half_tiles`] counts.

@@ -218,3 +218,14 @@ impl<'a, M: Planned> Pieces<'a, M> {
         update
     }
 }
+
+impl<M: Planned> WhatIf<M> {
+    /// The memory of every stage on `machine`.
+    ///
+    /// # Errors
+    /// As [`WhatIf::validate`].
+    pub fn memory(&self, machine: &Machine) -> Result<Vec<StageMemory>> {
+        self.validate()?;
+        Ok(stages_of(self, machine, &parameters::stages(self)?))
+    }
+}

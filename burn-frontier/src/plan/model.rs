@@ -1,7 +1,8 @@
 //! What the planner asks a model.
 
+use serde::{Deserialize, Serialize};
+
 use super::machine::Program;
-use super::what_if::Exchange;
 use crate::error::{Error, Result};
 use crate::mesh::Layout;
 use crate::observe::flops::Flops;
@@ -122,6 +123,18 @@ pub trait Planned: Clone + PartialEq {
             "use no context parallelism",
         ))
     }
+}
+
+/// How the ranks of a context-parallel group see each other's keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exchange {
+    /// Blocks of keys and values go around a ring beside attention; every rank has an early and a late block of the
+    /// sequence, so that a causal mask leaves all of them equal work (arXiv 2310.01889).
+    #[default]
+    Ring,
+    /// All-to-alls before and after attention, between which a rank has whole sequences of fewer heads (arXiv 2309.14509).
+    Ulysses,
 }
 
 /// One rank's share of a micro-batch, and how it is computed.

@@ -445,3 +445,22 @@ fn message<M: Planned>(what_if: &WhatIf<M>, machine: &Machine, whole: f64) -> (f
         false => (0.0, seconds),
     }
 }
+
+impl<M: Planned> WhatIf<M> {
+    /// The step time on `machine`.
+    ///
+    /// # Errors
+    /// As [`WhatIf::validate`].
+    pub fn step(&self, machine: &Machine) -> Result<StepTime> {
+        self.validate()?;
+        step_of(self, machine, &parameters::stages(self)?)
+    }
+
+    /// Speed under all its names.
+    ///
+    /// # Errors
+    /// A speed above the machine's peak.
+    pub fn throughput(&self, machine: &Machine, seconds: f64) -> Result<Throughput> {
+        throughput_on(&self.job, machine, seconds, self.world())
+    }
+}

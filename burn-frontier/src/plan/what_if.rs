@@ -9,30 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::job::Job;
 use super::machine::{Group, Machine};
-use super::memory::{self, StageMemory};
-use super::model::{Planned, Share};
-use super::parameters;
-use super::time::{self, StepTime};
+use super::model::{Exchange, Planned, Share};
 use crate::error::{Error, Result};
 use crate::mesh::MAX_RANKS;
-use crate::observe::flops::Throughput;
 use crate::pipeline::schedule::Kind;
 use crate::zero::reducer::MAX_ZERO_STAGE;
 
 /// The highest ZeRO stage there is (arXiv 1910.02054).
 pub const HIGHEST_ZERO: u8 = 3;
-
-/// How the ranks of a context-parallel group see each other's keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Exchange {
-    /// Blocks of keys and values go around a ring beside attention; every rank has an early and a late block of the
-    /// sequence, so that a causal mask leaves all of them equal work (arXiv 2310.01889).
-    #[default]
-    Ring,
-    /// All-to-alls before and after attention, between which a rank has whole sequences of fewer heads (arXiv 2309.14509).
-    Ulysses,
-}
 
 /// Something that this runtime does not have yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,31 +211,5 @@ impl<M: Planned> WhatIf<M> {
             ));
         }
         Ok(())
-    }
-
-    /// The memory of every stage on `machine`.
-    ///
-    /// # Errors
-    /// As [`WhatIf::validate`].
-    pub fn memory(&self, machine: &Machine) -> Result<Vec<StageMemory>> {
-        self.validate()?;
-        Ok(memory::stages_of(self, machine, &parameters::stages(self)?))
-    }
-
-    /// The step time on `machine`.
-    ///
-    /// # Errors
-    /// As [`WhatIf::validate`].
-    pub fn step(&self, machine: &Machine) -> Result<StepTime> {
-        self.validate()?;
-        time::step_of(self, machine, &parameters::stages(self)?)
-    }
-
-    /// Speed under all its names.
-    ///
-    /// # Errors
-    /// A speed above the machine's peak.
-    pub fn throughput(&self, machine: &Machine, seconds: f64) -> Result<Throughput> {
-        time::throughput_on(&self.job, machine, seconds, self.world())
     }
 }

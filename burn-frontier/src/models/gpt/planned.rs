@@ -8,8 +8,8 @@ use crate::observe::flops::{Flops, ModelShape};
 use crate::parameter::ParameterSpec;
 use crate::placement::Placement;
 use crate::plan::machine::Program;
+use crate::plan::model::Exchange;
 use crate::plan::model::{Activations, AttentionWork, HeadWork, LayerWork, Planned, Share, Work};
-use crate::plan::what_if::Exchange;
 use crate::recompute::Recompute;
 use crate::tensor_parallel::embedding::VOCABULARY_MULTIPLE;
 
