@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -42,6 +42,19 @@ impl Precision {
     /// Whether the optimizer keeps master weights in fp32 beside the parameters.
     pub const fn is_half(self) -> bool {
         matches!(self, Self::Fp16 | Self::Bf16)
+    }
+}
+
+/// Whether a tensor's elements are of half precision.
+pub(crate) fn is_half<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.dtype(), DType::F16 | DType::BF16)
+}
+
+/// The tensor in fp32, or in the type that it has beyond.
+pub(crate) fn full_precision<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    match x.dtype() {
+        DType::F64 | DType::F32 => x,
+        _ => x.cast(DType::F32),
     }
 }
 

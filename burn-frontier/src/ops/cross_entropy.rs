@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
+use burn::tensor::{IndexingUpdateOp, Tensor, TensorData};
 
 use super::backends::{self, CrossEntropyBackward, TokenStatistics};
 use super::exchange::{Exchange, apply, maximum};
 use super::gradient::with_gradient;
 use crate::comm::Group;
 use crate::error::{Error, Result};
+use crate::precision::full_precision;
 
 /// `log sum exp(logits) - logits[target]` of every token; zero where the target is negative (ignored).
 ///
@@ -121,13 +122,6 @@ fn fused(
     })
 }
 
-fn full_precision(x: Tensor<2>) -> Tensor<2> {
-    match x.dtype() {
-        DType::F64 | DType::F32 => x,
-        _ => x.cast(DType::F32),
-    }
-}
-
 fn mask_padding(x: Tensor<2>, valid: usize) -> Tensor<2> {
     let columns = x.dims()[1];
     if valid == columns {
@@ -186,7 +180,7 @@ impl Targets {
 mod tests {
     use super::*;
     use crate::comm::local;
-    use burn::tensor::Device;
+    use burn::tensor::{DType, Device};
 
     const TARGETS: [i64; 4] = [2, 0, -1, 6];
     const VOCABULARY: usize = 7;

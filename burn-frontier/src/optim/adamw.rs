@@ -3,9 +3,9 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::update::{full_precision, is_half};
 use crate::error::Result;
 use crate::ops::adamw::{AdamWState, AdamWStep, adamw};
+use crate::precision::{full_precision, is_half};
 
 /// AdamW's constants.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

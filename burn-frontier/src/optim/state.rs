@@ -10,13 +10,14 @@ use super::adamw::Moments;
 use super::optimizer::{Optimizer, failed_before};
 use super::rule::{Apart, BurnRule, Rule};
 use super::stored::{self, MASTER, Stored};
-use super::update::{Kept, Memory, Part, full_precision, is_half};
+use super::update::{Kept, Memory, Part};
 use crate::checkpoint::{Piece, TensorSource};
 use crate::comm::Buffer;
 use crate::comm::tensor::{from_buffer, to_buffer};
 use crate::error::{Error, Result};
 use crate::parameter::{Module, load_selected};
 use crate::placement::Placement;
+use crate::precision::{full_precision, is_half};
 use crate::zero::partition::Slot;
 
 /// Suffixes of AdamW's tensors.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use super::adamw::{AdamWConfig, Moments};
 use super::group::Update;
@@ -11,6 +11,7 @@ use super::rule::{BurnRule, Rule, RuleState};
 use crate::comm::groups::Groups;
 use crate::error::{Error, Result};
 use crate::ops::adamw::AdamWStep;
+use crate::precision::{full_precision, is_half};
 use crate::zero::partition::{Bucket, Slot, join};
 
 /// What is remembered of this replica's piece of a bucket.
@@ -204,16 +205,5 @@ fn adamw_step(config: &AdamWConfig, decay: bool, numbers: Numbers) -> AdamWStep 
         epsilon: config.epsilon,
         step: numbers.step,
         gradient_scale: numbers.gradient_scale,
-    }
-}
-
-pub(super) fn is_half(x: &Tensor<1>) -> bool {
-    matches!(x.dtype(), DType::F16 | DType::BF16)
-}
-
-pub(super) fn full_precision(x: Tensor<1>) -> Tensor<1> {
-    match x.dtype() {
-        DType::F64 | DType::F32 => x,
-        _ => x.cast(DType::F32),
     }
 }

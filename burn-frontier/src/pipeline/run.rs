@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 
 use super::activation;
 use super::check::{Costs, check};
@@ -17,6 +17,7 @@ use crate::zero::reducer::GradientReducer;
 
 mod pass;
 
+use crate::precision::full_precision;
 use pass::Work;
 
 /// One rank's stage of a pipeline.
@@ -305,11 +306,7 @@ impl<S: Stage> Pipeline<S> {
 
 /// Sum in f64, so that it does not depend on how tokens are divided.
 fn host_sum(x: Tensor<1>) -> Result<f64> {
-    let x = match x.dtype() {
-        DType::F32 | DType::F64 => x,
-        _ => x.cast(DType::F32),
-    };
-    Ok(match to_buffer(x)? {
+    Ok(match to_buffer(full_precision(x))? {
         Buffer::F32(v) => v.into_iter().map(f64::from).sum(),
         Buffer::F64(v) => v.into_iter().sum(),
         other => return Err(Error::Internal(format!("losses are {}", other.dtype()))),

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::{DType, Tensor};
+use crate::precision::full_precision;
+use burn::tensor::Tensor;
 
 /// The sum of one parameter's gradients, in f32, or f64 for a parameter of f64: `[count]`, as the parameter lies in memory.
 /// Clones share it.
@@ -12,10 +13,7 @@ pub struct GradientSum(Arc<Mutex<Option<Tensor<1>>>>);
 impl GradientSum {
     /// Adds a gradient of any type.
     pub fn add(&self, gradient: Tensor<1>) {
-        let gradient = match gradient.dtype() {
-            DType::F32 | DType::F64 => gradient,
-            _ => gradient.cast(DType::F32),
-        };
+        let gradient = full_precision(gradient);
         self.put(match self.take() {
             Some(sum) => sum + gradient,
             None => gradient,
