@@ -210,6 +210,7 @@ fn run(screen: Screen) -> Result<ExitCode> {
 
 /// An error that ended the training, and what is left of it.
 fn with_way_on(job: &Job, error: &Error) -> anyhow::Error {
+    let error = words::with_flags(error.clone().into());
     match Checkpoint::newest(&job.settings.checkpoints()) {
         Ok(Some(checkpoint)) => anyhow!(
             "{error}\nstep {} is saved; once this is mended, go on from it with\n  {}",

@@ -3,7 +3,7 @@
 use burn_frontier::Error;
 
 /// Phrases of a remedy that stand for a flag. `tp`, `pp` and `dp` are words of their own.
-const PHRASES: [(&str, &str); 7] = [
+const PHRASES: [(&str, &str); 8] = [
     ("ZeRO ", "--zero "),
     ("the schedule ", "--schedule "),
     ("no sequence parallelism", "no --sequence-parallel"),
@@ -11,6 +11,7 @@ const PHRASES: [(&str, &str); 7] = [
     ("another precision", "another --precision"),
     ("another device", "another --device"),
     ("the device auto", "--device auto"),
+    ("a smaller learning rate", "a smaller --learning-rate"),
 ];
 
 /// A refusal of the library, with the flags of this program in what it advises. Whatever has a context names its flag there.
