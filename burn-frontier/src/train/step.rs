@@ -71,7 +71,8 @@ impl From<StepReport> for StepRecord {
 
 /// What the first step is watched for.
 struct Watch {
-    generator: GeneratorWatch,
+    /// On rank 0.
+    generator: Option<GeneratorWatch>,
     /// Of each chunk, before the step.
     states: Vec<Vec<State>>,
 }
@@ -115,7 +116,6 @@ impl<S: Stage> TrainState<S> {
     /// # Errors
     /// Micro-batches that cannot be run, failed communication, what fails in the model.
     pub fn gradients(&mut self, batches: &[S::Batch], options: &StepOptions) -> Result<Gradients> {
-        let watch = self.begin_watch()?;
         let (step, seed, scale) = (self.steps + 1, self.seed, self.scaler.scale);
         let number = options.optimizer;
         let context = StepContext {
@@ -124,6 +124,7 @@ impl<S: Stage> TrainState<S> {
             recompute: options.recompute,
             trained: self.trained(number)?.selection.clone(),
         };
+        let watch = self.begin_watch()?;
         let trained = &mut self.optimizers[number];
         let pass = self.pipeline.forward_backward(
             batches,
@@ -154,7 +155,8 @@ impl<S: Stage> TrainState<S> {
         }
         let world = &self.groups.world;
         world.barrier()?;
-        let generator = GeneratorWatch::begin(self.pipeline.device(), self.seed);
+        let watches = world.rank() == 0;
+        let generator = watches.then(|| GeneratorWatch::begin(self.pipeline.device(), self.seed));
         world.barrier()?;
         let states = chunks.iter().map(Module::state).collect::<Result<_>>()?;
         Ok(Some(Watch { generator, states }))
@@ -166,8 +168,8 @@ impl<S: Stage> TrainState<S> {
             return Ok(());
         };
         self.groups.world.barrier()?;
-        if self.groups.world.rank() == 0 {
-            watch.generator.end()?;
+        if let Some(generator) = watch.generator {
+            generator.end()?;
         }
         let chunks = self.pipeline.chunks.iter().zip(&watch.states);
         for (chunk, before) in chunks {
