@@ -2,6 +2,7 @@
 //!
 //! `cargo run --example own_model -- --dp 4`
 
+use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -142,6 +143,13 @@ fn estimate(layout: Layout, device: &Choice) -> Result<Estimate> {
     Estimate::new(&job, &machine)
 }
 
+/// Prints a line. That nobody reads it, as behind `| head`, does not end the training.
+macro_rules! say {
+    ($($text:tt)*) => {
+        _ = writeln!(std::io::stdout(), $($text)*)
+    };
+}
+
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let (dp, out) = (options.dp, &options.out);
@@ -151,18 +159,18 @@ fn main() -> anyhow::Result<()> {
     }
     .validated()?;
     let device = burn_frontier::device::choose(None)?;
-    println!(
+    say!(
         "2 x 64 x 1 neurons, {BATCH} samples a step, {layout}, {}",
         device.name()
     );
-    println!("{}", estimate(layout, &device)?);
+    say!("{}", estimate(layout, &device)?);
     run_folder::mark(out)?;
     let _held = RunFolder::resume(out)?; // by one program at a time
     local::run(layout.world(), &LocalOptions::default(), |world| {
         let device = device.of_rank(world.rank());
         train(&options, Groups::new(layout, world)?, device)
     })?;
-    println!(
+    say!(
         "{}: loss.svg, metrics.jsonl, checkpoints; run again, and it goes on",
         out.display()
     );
