@@ -5,7 +5,6 @@
 mod activation;
 mod adamw;
 mod cross_entropy;
-mod math;
 mod norm;
 mod softmax;
 mod sum_of_squares;

@@ -3,9 +3,9 @@
 use burn::backend::DispatchTensor;
 use burn::tensor::Tensor;
 
-use super::math::exp;
 use super::{close, elements, for_rows, open, overwrite};
 use crate::ops::problem::layers::{CUBIC, SCALE};
+use frontier_kernels_cpu::math::exp;
 
 /// Elements that are taken together.
 const PIECE: usize = 1024;

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-use super::math::{exp, greatest, sum};
 use super::{close, elements, for_rows, open, overwrite};
 use crate::ops::backends::{CrossEntropyBackward, TokenStatistics};
+use frontier_kernels_cpu::math::{exp, greatest, sum};
 
 /// The columns of the targets that are here.
 fn columns_of(targets: &[i64], ids: &Range<usize>) -> Vec<Option<usize>> {

@@ -2,10 +2,10 @@
 
 use burn::tensor::Tensor;
 
-use super::math::sum;
 use super::{close, elements, for_rows, open, sum_rows};
 use crate::ops::backends::{NormBackward, NormGradients};
 use crate::ops::problem::layers::NormParameters;
+use frontier_kernels_cpu::math::sum;
 
 /// What a row is normalised with.
 struct Row {

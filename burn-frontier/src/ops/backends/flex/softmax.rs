@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use super::math::{exp, greatest, sum};
 use super::{elements, for_rows, open, overwrite};
+use frontier_kernels_cpu::math::{exp, greatest, sum};
 
 /// The softmax of each row of scores `[batch, heads, seq, keys]`, written over them; zeros where all of a row is -inf. With
 /// `causal`, the last query sees all keys, and each one before it one less.

@@ -1,0 +1,82 @@
+//! Threads: one level of parallelism, by rayon's global pool.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+/// How many tasks run at once.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
+/// Calls `work` with each number below `count`, on several threads if `parallel`.
+pub fn for_tasks(count: usize, parallel: bool, work: impl Fn(usize) + Sync + Send) {
+    if parallel && count > 1 && threads() > 1 {
+        (0..count).into_par_iter().with_max_len(1).for_each(work);
+    } else {
+        (0..count).for_each(work);
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Gives `work` memory of that length for the time of the call. What is in it is anything: it is this thread's, and used again.
+pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    // Taken out while it is used, so that `work` may ask again.
+    let free = SCRATCH.with_borrow_mut(Vec::pop);
+    let mut memory = free.unwrap_or_default();
+    if memory.len() < len {
+        memory = vec![0.0; len];
+    }
+    let result = work(&mut memory[..len]);
+    SCRATCH.with_borrow_mut(|all| all.push(memory));
+    result
+}
+
+/// A slice that several tasks write at once, each its own part.
+#[derive(Clone, Copy)]
+pub struct Shared<'a> {
+    start: *mut f32,
+    len: usize,
+    slice: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+#[expect(
+    unsafe_code,
+    reason = "tasks write blocks of a matrix, which no split of a slice describes"
+)]
+mod shared {
+    use super::Shared;
+
+    // SAFETY: it is a `&mut [f32]`, which may be sent; `range` makes its caller see to it that parts in use do not overlap.
+    unsafe impl Send for Shared<'_> {}
+    // SAFETY: as above.
+    unsafe impl Sync for Shared<'_> {}
+
+    impl<'a> Shared<'a> {
+        /// Of all of the slice.
+        pub fn new(slice: &'a mut [f32]) -> Self {
+            Self {
+                start: slice.as_mut_ptr(),
+                len: slice.len(),
+                slice: std::marker::PhantomData,
+            }
+        }
+
+        /// The elements from `start` on.
+        ///
+        /// # Panics
+        /// If they are not within the slice.
+        ///
+        /// # Safety
+        /// While the result is in use, no other part that overlaps it is.
+        #[inline(always)]
+        pub unsafe fn range(self, start: usize, len: usize) -> &'a mut [f32] {
+            assert!(start <= self.len && len <= self.len - start);
+            // SAFETY: within the slice by the assertion; not used elsewhere by the caller's promise.
+            unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+        }
+    }
+}

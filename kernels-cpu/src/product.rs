@@ -1,0 +1,371 @@
+//! `C = A B` or `C += A B` of f32 matrices, whose operands may be anything that can be packed into panels: a matrix with strides, or
+//! the patches of an image.
+//!
+//! As in BLIS (van Zee and van de Geijn, 2015): blocks of the right operand are packed for the second-level cache, rows of the left
+//! one for the first, and a register tile is computed at a time. Tiles are whole tasks of their own; the depth is cut in one way for all
+//! shapes, so that the bits of a result depend neither on threads nor on how tasks are cut.
+
+mod matrix;
+mod tile;
+
+pub use matrix::Matrix;
+pub use tile::{MOST_COLUMNS, MOST_ROWS, Tile};
+
+use std::ops::Range;
+
+use crate::parallel::{Shared, for_tasks, threads, with_scratch};
+
+/// What the depth is cut into.
+pub const DEPTH: usize = 256;
+
+/// Columns whose panels of [`DEPTH`] fill half of a second-level cache.
+const COLUMNS: usize = 512;
+
+/// Multiplications that are worth another thread.
+const PARALLEL: usize = 1 << 18;
+
+/// One operand: the left one `[rows, depth]`, or the right one `[depth, columns]`.
+pub trait Operand: Sync {
+    /// Writes a panel: element (across, depth) to `panel[(d - depth.start) * width + (i - across.start)]`, and zeros where `width` is
+    /// more than there is across. `across` are rows of the left operand, columns of the right one.
+    fn pack(&self, across: Range<usize>, depth: Range<usize>, width: usize, panel: &mut [f32]);
+}
+
+/// Where a product goes.
+pub struct Output<'a> {
+    /// Row-major, `stride` elements a row.
+    pub values: &'a mut [f32],
+    /// From one row to the next.
+    pub stride: usize,
+    /// Whether the product is added to what is there.
+    pub add: bool,
+}
+
+/// What is done to a piece of a row as soon as it is complete: its row, its first column, and its values, to be changed.
+pub type Epilogue<'a> = &'a (dyn Fn(usize, usize, &mut [f32]) + Sync);
+
+/// Sizes of a product: `[rows, depth]` by `[depth, columns]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Rows of the left operand and of the result.
+    pub rows: usize,
+    /// Columns of the right operand and of the result.
+    pub columns: usize,
+    /// What is summed over.
+    pub depth: usize,
+}
+
+impl Size {
+    fn multiplications(self) -> usize {
+        self.rows
+            .saturating_mul(self.columns)
+            .saturating_mul(self.depth)
+    }
+}
+
+/// `left right` into `out`, on all threads where that pays; `epilogue`, if there is one, ends each piece of a row.
+///
+/// # Panics
+/// If `out` is too short.
+pub fn product(
+    size: Size,
+    left: &dyn Operand,
+    right: &dyn Operand,
+    out: Output,
+    epilogue: Option<Epilogue>,
+) {
+    let tile = Tile::of_this_cpu();
+    let [rows, columns] = task(size, tile);
+    let across = size.columns.div_ceil(columns);
+    let tasks = size.rows.div_ceil(rows) * across;
+    check(size, &out);
+    let target = Target {
+        values: Shared::new(out.values),
+        stride: out.stride,
+        add: out.add,
+    };
+    for_tasks(tasks, size.multiplications() >= PARALLEL, |i| {
+        let (row, column) = (i / across * rows, i % across * columns);
+        let block = Block {
+            rows: row..(row + rows).min(size.rows),
+            columns: column..(column + columns).min(size.columns),
+            depth: size.depth,
+        };
+        multiply(tile, &block, [left, right], &target, epilogue);
+    });
+}
+
+/// [`product`] on this thread alone.
+///
+/// # Panics
+/// If `out` is too short.
+pub fn product_here(
+    size: Size,
+    left: &dyn Operand,
+    right: &dyn Operand,
+    out: Output,
+    epilogue: Option<Epilogue>,
+) {
+    check(size, &out);
+    let target = Target {
+        values: Shared::new(out.values),
+        stride: out.stride,
+        add: out.add,
+    };
+    for start in (0..size.columns).step_by(COLUMNS) {
+        let block = Block {
+            rows: 0..size.rows,
+            columns: start..(start + COLUMNS).min(size.columns),
+            depth: size.depth,
+        };
+        let operands = [left, right];
+        multiply(Tile::of_this_cpu(), &block, operands, &target, epilogue);
+    }
+}
+
+fn check(size: Size, out: &Output) {
+    let last = size.rows.saturating_sub(1) * out.stride + size.columns;
+    assert!(
+        size.rows == 0 || size.columns == 0 || last <= out.values.len(),
+        "an output of {} elements for {size:?} with {} a row",
+        out.values.len(),
+        out.stride
+    );
+}
+
+/// Rows and columns of a task: some tasks a thread, so that none waits long for another, yet each so large that packing is little
+/// of it.
+fn task(size: Size, tile: Tile) -> [usize; 2] {
+    let cut = |n: usize, parts: usize, multiple: usize| {
+        n.div_ceil(parts.max(1)).next_multiple_of(multiple)
+    };
+    let enough = 3 * threads();
+    let parts = size.columns.div_ceil(COLUMNS);
+    let columns = cut(size.columns, parts, tile.columns);
+    let least = 8 * tile.rows;
+    let parts = enough.div_ceil(parts).min(size.rows.div_ceil(least));
+    let rows = cut(size.rows, parts, tile.rows);
+    // Few rows: more parts across.
+    let down = size.rows.div_ceil(rows.max(1));
+    let parts = enough
+        .div_ceil(down.max(1))
+        .min(size.columns.div_ceil(4 * tile.columns));
+    let columns = columns.min(cut(size.columns, parts, tile.columns));
+    [rows.max(1), columns.max(1)]
+}
+
+struct Target<'a> {
+    values: Shared<'a>,
+    stride: usize,
+    add: bool,
+}
+
+struct Block {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    depth: usize,
+}
+
+fn multiply(
+    tile: Tile,
+    block: &Block,
+    [left, right]: [&dyn Operand; 2],
+    target: &Target,
+    epilogue: Option<Epilogue>,
+) {
+    let panels = block.columns.len().div_ceil(tile.columns);
+    let deepest = block.depth.min(DEPTH);
+    let (right_len, left_len) = (panels * tile.columns * deepest, tile.rows * deepest);
+    with_scratch(right_len + left_len, |scratch| {
+        let (right_panels, left_panel) = scratch.split_at_mut(right_len);
+        let mut start = 0;
+        // A depth of zero gives zeros.
+        loop {
+            let depth = start..(start + DEPTH).min(block.depth);
+            let panel = tile.columns * depth.len();
+            for i in 0..panels {
+                let first = block.columns.start + i * tile.columns;
+                let across = first..(first + tile.columns).min(block.columns.end);
+                let panel = &mut right_panels[i * panel..][..panel];
+                right.pack(across, depth.clone(), tile.columns, panel);
+            }
+            for row in block.rows.clone().step_by(tile.rows) {
+                let rows = row..(row + tile.rows).min(block.rows.end);
+                let left_panel = &mut left_panel[..tile.rows * depth.len()];
+                left.pack(rows.clone(), depth.clone(), tile.rows, left_panel);
+                for i in 0..panels {
+                    let first = block.columns.start + i * tile.columns;
+                    let panels = [&*left_panel, &right_panels[i * panel..][..panel]];
+                    let columns = first..(first + tile.columns).min(block.columns.end);
+                    let mut piece = Piece {
+                        target,
+                        rows: rows.clone(),
+                        columns,
+                        add: target.add || start > 0,
+                    };
+                    tile.multiply(panels, &mut piece);
+                    if depth.end == block.depth
+                        && let Some(epilogue) = epilogue
+                    {
+                        piece.end(epilogue);
+                    }
+                }
+            }
+            start = depth.end;
+            if start == block.depth {
+                return;
+            }
+        }
+    });
+}
+
+/// A register tile's part of the result.
+struct Piece<'a> {
+    target: &'a Target<'a>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    add: bool,
+}
+
+impl Piece<'_> {
+    /// The part of one of its rows.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "pieces are blocks of a matrix")]
+    fn row(&mut self, row: usize) -> &mut [f32] {
+        let start = row * self.target.stride + self.columns.start;
+        // SAFETY: the blocks of tasks do not overlap, nor do a task's pieces, which are used one after the other.
+        unsafe { self.target.values.range(start, self.columns.len()) }
+    }
+
+    fn end(&mut self, epilogue: Epilogue) {
+        let first = self.columns.start;
+        for row in self.rows.clone() {
+            epilogue(row, first, self.row(row));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        let number = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0;
+        (0..count).map(number).collect()
+    }
+
+    /// Compares with the definition in f64, for operands with every kind of strides.
+    fn agrees(size: Size, add: bool) {
+        let Size {
+            rows,
+            columns,
+            depth,
+        } = size;
+        let (a, b) = (numbers(rows * depth, 1), numbers(depth * columns, 2));
+        let stride = columns + 3;
+        for transposed in [[false, false], [true, false], [false, true], [true, true]] {
+            let left = match transposed[0] {
+                false => Matrix::new(&a, depth, 1),
+                true => Matrix::new(&a, 1, rows),
+            };
+            let right = match transposed[1] {
+                false => Matrix::new(&b, 1, columns),
+                true => Matrix::new(&b, depth, 1),
+            };
+            let before = numbers(rows * stride, 3);
+            let mut values = before.clone();
+            let out = Output {
+                values: &mut values,
+                stride,
+                add,
+            };
+            let double = |row: usize, column: usize, values: &mut [f32]| {
+                for (i, x) in values.iter_mut().enumerate() {
+                    *x = 2.0 * *x + (row * 1000 + column + i) as f32;
+                }
+            };
+            product(size, &left, &right, out, Some(&double));
+            for row in 0..rows {
+                for column in 0..stride {
+                    let own = f64::from(values[row * stride + column]);
+                    let old = f64::from(before[row * stride + column]);
+                    if column >= columns {
+                        assert_eq!(own, old, "beyond the columns");
+                        continue;
+                    }
+                    let mut sum = if add { old } else { 0.0 };
+                    for d in 0..depth {
+                        let a = if transposed[0] {
+                            a[d * rows + row]
+                        } else {
+                            a[row * depth + d]
+                        };
+                        let b = if transposed[1] {
+                            b[column * depth + d]
+                        } else {
+                            b[d * columns + column]
+                        };
+                        sum += f64::from(a) * f64::from(b);
+                    }
+                    let expected = 2.0 * sum + (row * 1000 + column) as f64;
+                    let bound = 1e-6 * (depth as f64 + expected.abs());
+                    assert!((own - expected).abs() <= bound, "{size:?} {own} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_equal_their_definition() {
+        for [rows, columns, depth] in [
+            [1, 1, 1],
+            [3, 5, 0],
+            [12, 32, 7],
+            [13, 33, 257],
+            [100, 70, 300],
+            [5, 600, 40],
+            [200, 9, 513],
+        ] {
+            for add in [false, true] {
+                let size = Size {
+                    rows,
+                    columns,
+                    depth,
+                };
+                agrees(size, add);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_and_tasks_change_no_bit() {
+        let size = Size {
+            rows: 150,
+            columns: 700,
+            depth: 600,
+        };
+        let (a, b) = (numbers(150 * 600, 1), numbers(600 * 700, 2));
+        let (left, right) = (Matrix::new(&a, 600, 1), Matrix::new(&b, 1, 700));
+        let run = |threads: usize| {
+            let mut values = vec![0.0; 150 * 700];
+            let out = Output {
+                values: &mut values,
+                stride: 700,
+                add: false,
+            };
+            match threads {
+                0 => product_here(size, &left, &right, out, None),
+                n => {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
+                    pool.unwrap()
+                        .install(|| product(size, &left, &right, out, None));
+                }
+            }
+            values
+        };
+        let alone = run(0);
+        for threads in [1, 2, 7] {
+            assert!(alone == run(threads), "{threads} threads");
+        }
+    }
+}
