@@ -1,7 +1,7 @@
-//! A training step of a GPT with 4 layers, hidden 256, 8 heads, sequence 256, batch 4, vocabulary 8192, in f32 with AdamW:
-//! tokens per second and where the time goes, and what the parallel machinery costs at world size 1.
+//! A training step of a GPT with AdamW: tokens per second and where the time goes, and what the parallel machinery costs at world
+//! size 1. Unless told otherwise 4 layers, hidden 256, 8 heads, sequence 256, batch 4, vocabulary 8192, in fp32.
 //!
-//! `cargo bench --bench training_step [-- STEPS]`
+//! `cargo bench --bench training_step [-- STEPS [--hidden 512 --sequence 1024 --batch 1 --precision bf16 ...]]`
 
 #[path = "../examples/common/console.rs"]
 #[macro_use]
@@ -22,10 +22,64 @@ use burn_frontier::ops::gradient::seed;
 use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::{Module, Parameter, ParameterContext, Selection, Visitor};
 use burn_frontier::pipeline::schedule::Kind;
+use burn_frontier::precision::Precision;
 use burn_frontier::train::{StepOptions, TrainState};
 use burn_frontier::{Error, Layout, Result};
+use clap::Parser;
 
-const BATCH: usize = 4;
+/// Times a training step, without and with the parallel machinery.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Steps of each, in turn
+    #[arg(default_value_t = 5, value_parser = at_least_one)]
+    steps: usize,
+    /// Layers
+    #[arg(long, default_value_t = 4)]
+    layers: usize,
+    /// Width of the activations between blocks
+    #[arg(long, default_value_t = 256)]
+    hidden: usize,
+    /// Attention heads
+    #[arg(long, default_value_t = 8)]
+    heads: usize,
+    /// Tokens of a sample
+    #[arg(long, default_value_t = 256)]
+    sequence: usize,
+    /// Samples of a step
+    #[arg(long, default_value_t = 4, value_parser = at_least_one)]
+    batch: usize,
+    /// Tokens that there are
+    #[arg(long, default_value_t = 8192)]
+    vocabulary: usize,
+    /// fp32, bf16 or fp16
+    #[arg(long, default_value_t)]
+    precision: Precision,
+    /// Cargo says it
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|&n| n > 0);
+    number.ok_or_else(|| "expected a whole number, 1 at least".into())
+}
+
+impl Options {
+    fn model(&self) -> Result<GptConfig> {
+        let (hidden, sequence) = (self.hidden, self.sequence);
+        let config = GptConfig::new(self.layers, hidden, self.heads, self.vocabulary, sequence);
+        config.validate(&Layout::single(), false)?;
+        Ok(config)
+    }
+
+    fn context(&self, groups: &Groups) -> ParameterContext {
+        ParameterContext {
+            dtype: self.precision.dtype(),
+            ..ParameterContext::new(1, groups, Device::flex())
+        }
+    }
+}
+
 const STEP: AdamWStep = AdamWStep {
     learning_rate: 1e-4,
     weight_decay: 0.1,
@@ -38,19 +92,17 @@ const STEP: AdamWStep = AdamWStep {
 
 fn main() -> Result<()> {
     console::listen(&Screen::default());
-    let steps: usize = std::env::args()
-        .skip(1)
-        .find_map(|a| a.parse().ok())
-        .unwrap_or(5);
-    let config = GptConfig::new(4, 256, 8, 8192, 256);
-    let tokens = BATCH * config.sequence;
+    let options = Options::parse();
+    let (config, steps) = (options.model()?, options.steps);
+    let tokens = options.batch * config.sequence;
     say!(
-        "{:.2} million parameters, {tokens} tokens a step, {steps} steps each, in turn",
-        config.parameters() as f64 / 1e6
+        "{:.2} million parameters in {}, {tokens} tokens a step, {steps} steps each, in turn",
+        config.parameters() as f64 / 1e6,
+        options.precision
     );
-    let batch = batch(&config)?;
-    let mut plain = Plain::new(&config)?;
-    let mut stack = Stack::new(&config)?;
+    let batch = batch(&config, options.batch)?;
+    let mut plain = Plain::new(&config, &options)?;
+    let mut stack = Stack::new(&config, &options)?;
     let (mut plain_times, mut stack_times) = (Vec::new(), Vec::new());
     for step in 0..=steps {
         let (a, b) = (plain.step(&batch)?, stack.step(&batch)?);
@@ -102,32 +154,29 @@ fn median(values: impl Iterator<Item = Duration>) -> f64 {
     values[values.len() / 2]
 }
 
-fn batch(config: &GptConfig) -> Result<TokenBatch> {
+fn batch(config: &GptConfig, samples: usize) -> Result<TokenBatch> {
     let sample = |i: usize| -> Vec<u32> {
         (0..=config.sequence)
             .map(|t| ((i * 7919 + t * 104_729) % config.vocabulary) as u32)
             .collect()
     };
-    let samples: Vec<_> = (0..BATCH).map(sample).collect();
-    TokenBatch::new(&samples, (0..BATCH as u64).collect())
-}
-
-fn context(groups: &Groups) -> ParameterContext {
-    ParameterContext::new(1, groups, Device::flex())
+    let samples: Vec<_> = (0..samples).map(sample).collect();
+    let ids = (0..samples.len() as u64).collect();
+    TokenBatch::new(&samples, ids)
 }
 
 /// The same mathematics as one autodiff graph and one optimiser call a parameter.
 struct Plain {
     model: GptPart,
-    moments: Vec<(Tensor<1>, Tensor<1>)>,
+    states: Vec<AdamWState>,
 }
 
 impl Plain {
-    fn new(config: &GptConfig) -> Result<Self> {
+    fn new(config: &GptConfig, options: &Options) -> Result<Self> {
         let groups = Groups::new(Layout::single(), local::single())?;
         Ok(Self {
-            model: config.init_part(0..config.layers, &context(&groups)),
-            moments: Vec::new(),
+            model: config.init_part(0..config.layers, &options.context(&groups)),
+            states: Vec::new(),
         })
     }
 
@@ -161,13 +210,14 @@ impl Plain {
         let start = Instant::now();
         let mut update = Update {
             gradients,
-            moments: std::mem::take(&mut self.moments),
+            before: std::mem::take(&mut self.states).into_iter(),
+            states: Vec::new(),
             next: 0,
             result: Ok(()),
         };
         self.model.visit(&mut update);
         update.result?;
-        self.moments = update.moments;
+        self.states = update.states;
         Ok(vec![
             ("forward", forward),
             ("backward", backward),
@@ -178,7 +228,9 @@ impl Plain {
 
 struct Update {
     gradients: Vec<Option<Tensor<1>>>,
-    moments: Vec<(Tensor<1>, Tensor<1>)>,
+    /// Of the parameters that are still to come; none before the first step.
+    before: std::vec::IntoIter<AdamWState>,
+    states: Vec<AdamWState>,
     next: usize,
     result: Result<()>,
 }
@@ -190,23 +242,19 @@ impl Visitor for Update {
         let Some(gradient) = self.gradients[i].take() else {
             return;
         };
-        if self.moments.len() <= i {
-            self.moments
-                .push((gradient.zeros_like(), gradient.zeros_like()));
-        }
-        let empty = || Tensor::<1>::zeros([1], &Device::flex());
-        let (first, second) = std::mem::replace(&mut self.moments[i], (empty(), empty()));
-        let (shape, count) = (p.value.shape(), p.count());
-        let parameters = p.value.clone().reshape([count]);
-        let state = AdamWState {
-            parameters,
-            first,
-            second,
-        };
-        match adamw(state, gradient, &STEP, DType::F32) {
-            Ok((new, _)) => {
-                p.value = new.parameters.reshape(shape);
-                self.moments[i] = (new.first, new.second);
+        let gradient = gradient.cast(DType::F32);
+        let (shape, count, dtype) = (p.value.shape(), p.count(), p.value.dtype());
+        let state = self.before.next().unwrap_or_else(|| AdamWState {
+            parameters: p.value.clone().reshape([count]).cast(DType::F32),
+            first: gradient.zeros_like(),
+            second: gradient.zeros_like(),
+        });
+        // The weights are the state's own, where they are of its type.
+        p.value = Tensor::zeros([1; D], (&Device::flex(), dtype));
+        match adamw(state, gradient, &STEP, dtype) {
+            Ok((state, weights)) => {
+                p.value = weights.reshape(shape);
+                self.states.push(state);
             }
             Err(error) => self.result = Err(error),
         }
@@ -217,9 +265,9 @@ impl Visitor for Update {
 struct Stack(TrainState<GptPart>);
 
 impl Stack {
-    fn new(config: &GptConfig) -> Result<Self> {
+    fn new(config: &GptConfig, options: &Options) -> Result<Self> {
         let groups = Groups::new(Layout::single(), local::single())?;
-        let pipeline = config.init(Kind::default(), &groups, &context(&groups))?;
+        let pipeline = config.init(Kind::default(), &groups, &options.context(&groups))?;
         let mut state = TrainState::new(pipeline, &[OptimizerConfig::new(0, false)], 1)?;
         state.spans = SpanRecorder::new(Instant::now(), 0, 0, true);
         Ok(Self(state))
