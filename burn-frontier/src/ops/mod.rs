@@ -11,6 +11,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 mod backends;
+pub mod convolution;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod exchange;

@@ -19,6 +19,7 @@ pub(crate) use results::*;
 
 use super::problem::adamw::{AdamWState, AdamWStep};
 use super::problem::attention::{AttentionOptions, Biases, Sequences};
+use super::problem::convolution::Convolution;
 use super::problem::dropout::Dropout;
 use super::problem::gradient_sum::LinearSums;
 use super::problem::layers::{FeedForward, NormParameters};
@@ -176,6 +177,43 @@ pub(crate) trait Fused: Sync {
 
     /// x `[batch, heads, seq, head_dim]`, rotated by a table of as many positions, or back.
     fn rotary(&self, _x: &Tensor<4>, _table: &RotaryTable, _inverse: bool) -> Option<Tensor<4>> {
+        None
+    }
+
+    /// The convolution of x `[batch, inputs, input...]`, and a bias.
+    fn convolution(
+        &self,
+        _convolution: &Convolution,
+        _x: &Tensor<5>,
+        _weight: &Tensor<5>,
+        _bias: Option<&Tensor<1>>,
+    ) -> Option<Tensor<5>> {
+        None
+    }
+
+    /// The gradient of a convolution's input from that of its value, g `[batch, outputs, output...]`, and a bias.
+    fn convolution_data_gradient(
+        &self,
+        _convolution: &Convolution,
+        _g: &Tensor<5>,
+        _weight: &Tensor<5>,
+        _bias: Option<&Tensor<1>>,
+    ) -> Option<Tensor<5>> {
+        None
+    }
+
+    /// The gradient of a convolution's weights from its input and the gradient of its value.
+    fn convolution_weight_gradient(
+        &self,
+        _convolution: &Convolution,
+        _x: &Tensor<5>,
+        _g: &Tensor<5>,
+    ) -> Option<Tensor<5>> {
+        None
+    }
+
+    /// The sums of each channel of g `[batch, channels, places...]`.
+    fn convolution_bias_gradient(&self, _g: &Tensor<5>) -> Option<Tensor<1>> {
         None
     }
 

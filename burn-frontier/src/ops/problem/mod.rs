@@ -2,6 +2,7 @@
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
+pub(crate) mod convolution;
 pub(crate) mod dropout;
 pub(crate) mod gradient_sum;
 pub(crate) mod layers;

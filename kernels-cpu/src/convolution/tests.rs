@@ -1,0 +1,152 @@
+use super::*;
+
+/// A sequence of numbers that look random, from its seed.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        // Knuth's MMIX generator; its high bits are the better ones.
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    fn within(&mut self, least: usize, most: usize) -> usize {
+        least + self.next() as usize % (most - least + 1)
+    }
+
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        let value = |_| self.next() as f32 / (1_u64 << 30) as f32 - 1.0;
+        (0..count).map(value).collect()
+    }
+}
+
+fn random(numbers: &mut Numbers) -> Option<Convolution> {
+    let groups = [1, 1, 1, 2, 3, 5][numbers.within(0, 5)];
+    // A group an input channel is every other one of these.
+    let most = if groups > 1 && numbers.within(0, 1) == 0 {
+        1
+    } else {
+        40
+    };
+    let dimensions = numbers.within(1, 3);
+    let mut of = |least: usize, most: usize, otherwise: usize| {
+        [0, 1, 2].map(|i| match i + dimensions {
+            3.. => numbers.within(least, most),
+            _ => otherwise,
+        })
+    };
+    let (input, kernel, stride) = (of(1, 9, 1), of(1, 4, 1), of(1, 3, 1));
+    let (dilation, before, behind) = (of(1, 3, 1), of(0, 5, 0), of(0, 5, 0));
+    let problem = Problem {
+        batch: numbers.within(0, 3),
+        inputs: groups * numbers.within(1, most),
+        outputs: groups * numbers.within(1, 40),
+        groups,
+        input,
+        kernel,
+        stride,
+        padding: [0, 1, 2].map(|i| [before[i], behind[i]]),
+        dilation,
+    };
+    Convolution::new(problem).ok()
+}
+
+fn close(own: &[f32], expected: &[f64], terms: usize, what: &str) {
+    assert_eq!(own.len(), expected.len());
+    let bound = 1e-6 * (terms as f64 + 1.0);
+    for (i, (&own, expected)) in own.iter().zip(expected).enumerate() {
+        let error = (f64::from(own) - expected).abs();
+        assert!(error <= bound, "{what}, place {i}: {own} for {expected}");
+    }
+}
+
+/// All three directions against their definition.
+fn agrees(of: &Convolution, numbers: &mut Numbers, what: &str) {
+    let p = *of.problem();
+    let [inputs, taps] = [p.inputs / p.groups, p.kernel.iter().product()];
+    let pixels: [usize; 2] = [p.input.iter().product(), of.output().iter().product()];
+    let x = numbers.values(p.batch * p.inputs * pixels[0]);
+    let dy = numbers.values(p.batch * p.outputs * pixels[1]);
+    let weight = numbers.values(p.outputs * inputs * taps);
+    let biases = [numbers.values(p.outputs), numbers.values(p.inputs)];
+    for biased in [false, true] {
+        let [out, back] = [0, 1].map(|i| biased.then_some(&biases[i][..]));
+        let mut y = vec![f32::NAN; dy.len()];
+        of.forward(&x, &weight, out, &mut y);
+        let expected = reference::forward(of, &x, &weight, out);
+        close(&y, &expected, inputs * taps, &format!("forward, {what}"));
+        let mut dx = vec![f32::NAN; x.len()];
+        of.data_gradient(&dy, &weight, back, &mut dx);
+        let expected = reference::data_gradient(of, &dy, &weight, back);
+        let terms = p.outputs / p.groups * taps;
+        close(&dx, &expected, terms, &format!("data gradient, {what}"));
+    }
+    let mut dweight = vec![f32::NAN; weight.len()];
+    of.weight_gradient(&x, &dy, &mut dweight);
+    let expected = reference::weight_gradient(of, &x, &dy);
+    let terms = p.batch * pixels[1];
+    close(&dweight, &expected, terms, &format!("weights, {what}"));
+    let mut dbias = vec![f32::NAN; p.outputs];
+    of.bias_gradient(&dy, &mut dbias);
+    for (channel, sum) in dbias.iter().enumerate() {
+        let images =
+            (0..p.batch).map(|n| &dy[(n * p.outputs + channel) * pixels[1]..][..pixels[1]]);
+        let expected: f64 = images.flatten().map(|&x| f64::from(x)).sum();
+        close(&[*sum], &[expected], terms, &format!("bias, {what}"));
+    }
+}
+
+#[test]
+fn random_convolutions_equal_their_definition() {
+    for seed in 0..400 {
+        let mut numbers = Numbers(seed);
+        if let Some(of) = random(&mut numbers) {
+            let what = format!("seed {seed}, {:?}", of.problem());
+            agrees(&of, &mut numbers, &what);
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_named() {
+    let good = Problem {
+        batch: 2,
+        inputs: 6,
+        outputs: 4,
+        groups: 2,
+        input: [1, 5, 5],
+        kernel: [1, 3, 3],
+        stride: [1, 2, 2],
+        padding: [[0, 0], [1, 1], [0, 1]],
+        dilation: [1, 1, 1],
+    };
+    assert_eq!(Convolution::new(good).unwrap().output(), [1, 3, 2]);
+    let refused = |problem: Problem, says: &str| {
+        let error = Convolution::new(problem).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    };
+    refused(Problem { groups: 0, ..good }, "0 groups");
+    refused(
+        Problem { groups: 3, ..good },
+        "3 groups for 6 input and 4 output",
+    );
+    refused(
+        Problem {
+            stride: [1, 0, 1],
+            ..good
+        },
+        "stride [1, 0, 1]",
+    );
+    refused(
+        Problem {
+            kernel: [1, 3, 7],
+            ..good
+        },
+        "kernel [1, 3, 7]",
+    );
+    let input = [1 << 40, 1 << 30, 3];
+    refused(Problem { input, ..good }, "larger than memory");
+}
