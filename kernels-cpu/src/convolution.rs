@@ -3,9 +3,17 @@
 //! Tensors are contiguous, as Burn and PyTorch have them: images `[batch, channels, depth, height, width]`, kernels
 //! `[outputs, inputs / groups, depth, height, width]`. Fewer dimensions are leading ones of size 1.
 
+mod gather;
+mod images;
+mod pass;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+mod weights;
+
+use images::Job;
+use pass::Pass;
 
 /// What a convolution is: sizes and how the kernel moves. Each array has the depth, the height and the width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,9 +120,8 @@ impl Convolution {
     pub fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
         self.check(x.len(), weight.len(), y.len());
         check_bias(bias, self.problem.outputs);
-        for (to, sum) in y.iter_mut().zip(reference::forward(self, x, weight, bias)) {
-            *to = sum as f32;
-        }
+        let passes = [Pass::over_input(self)];
+        Job::forward(self, x, weight, bias).run(&passes, y);
     }
 
     /// The gradient of the input, to which `bias`, one an input channel, is added: the forward of a transposed convolution.
@@ -124,10 +131,8 @@ impl Convolution {
     pub fn data_gradient(&self, dy: &[f32], weight: &[f32], bias: Option<&[f32]>, dx: &mut [f32]) {
         self.check(dx.len(), weight.len(), dy.len());
         check_bias(bias, self.problem.inputs);
-        let sums = reference::data_gradient(self, dy, weight, bias);
-        for (to, sum) in dx.iter_mut().zip(sums) {
-            *to = sum as f32;
-        }
+        let passes = Pass::all_over_output(self);
+        Job::data_gradient(self, dy, weight, bias).run(&passes, dx);
     }
 
     /// The gradient of the kernels.
@@ -136,10 +141,7 @@ impl Convolution {
     /// If a slice has another length than its tensor.
     pub fn weight_gradient(&self, x: &[f32], dy: &[f32], dweight: &mut [f32]) {
         self.check(x.len(), dweight.len(), dy.len());
-        let sums = reference::weight_gradient(self, x, dy);
-        for (to, sum) in dweight.iter_mut().zip(sums) {
-            *to = sum as f32;
-        }
+        weights::gradient(self, x, dy, dweight);
     }
 
     /// The gradient of the bias: the sum of each output channel.
