@@ -7,7 +7,7 @@ pub use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{Tensor, module};
 
 use super::backends;
-use super::gradient::{seed, with_gradient};
+use super::gradient::with_gradient;
 use super::problem::convolution::Convolution;
 use super::shape::{expect, expect_type};
 use crate::error::{Error, Result};
@@ -27,7 +27,15 @@ pub fn conv1d(
     options: ConvOptions<1>,
 ) -> Result<Tensor<3>> {
     convolve("conv1d", (x, weight, bias), options, |(x, w, b), o| {
-        module::conv1d(x, w, b, o)
+        // By two dimensions: Burn's gradient of the weights of several groups is wrong where the stride leaves places over.
+        let options = ConvOptions {
+            stride: [1, o.stride[0]],
+            padding: [(0, 0), o.padding[0]],
+            dilation: [1, o.dilation[0]],
+            groups: o.groups,
+        };
+        let [x, w] = [x, w].map(|x| x.unsqueeze_dim(2));
+        module::conv2d(x, w, b, options).squeeze_dim(2)
     })
 }
 
@@ -167,9 +175,7 @@ fn convolve<const D: usize, const N: usize>(
     }
     let channels = [inputs_per_group * window.groups, outputs];
     let convolution = window.convolution(&inputs, channels, input);
-    apply(inputs, convolution, false, move |inputs| {
-        plain(inputs, options.clone())
-    })
+    apply(inputs, convolution, false, |inputs| plain(inputs, options))
 }
 
 /// A transposed convolution over `N = D - 2` dimensions: the way back of a convolution from where its result is to where it begins.
@@ -210,9 +216,7 @@ fn transpose<const D: usize, const N: usize>(
     }
     let channels = [outputs_per_group * window.groups, inputs.0.dims()[1]];
     let convolution = window.convolution(&inputs, channels, output);
-    apply(inputs, convolution, true, move |inputs| {
-        plain(inputs, options.clone())
-    })
+    apply(inputs, convolution, true, |inputs| plain(inputs, options))
 }
 
 /// How a kernel goes over x.
@@ -310,7 +314,7 @@ fn apply<const D: usize>(
     (x, weight, bias): Inputs<D>,
     convolution: Convolution,
     transposed: bool,
-    plain: impl Fn(Inputs<D>) -> Tensor<D> + Send + 'static,
+    plain: impl FnOnce(Inputs<D>) -> Tensor<D>,
 ) -> Result<Tensor<D>> {
     let kept = Kept {
         convolution,
@@ -335,12 +339,8 @@ fn apply<const D: usize>(
         bias.map_or_else(|| y.clone().into_dispatch(), Tensor::into_dispatch),
     ];
     Ok(with_gradient(inputs, narrow::<D>(y), move |g| {
-        kept.gradients(&wide(g.clone()), wanted, shapes)
-            .unwrap_or_else(|| {
-                let [x, weight] = [(kept.x, shapes[0]), (kept.weight, shapes[1])]
-                    .map(|(x, shape)| x.reshape(shape));
-                by_burn((x, weight, plain_bias), g, plain)
-            })
+        kept.gradients(&wide(g), wanted, shapes)
+            .expect("a gradient is where its value is, and of its type")
     }))
 }
 
@@ -420,24 +420,4 @@ impl Kept {
         }
         Some([dx, dw, db])
     }
-}
-
-/// The gradients that Burn gives.
-fn by_burn<const D: usize>(
-    (x, weight, bias): Inputs<D>,
-    g: Tensor<D>,
-    plain: impl Fn(Inputs<D>) -> Tensor<D>,
-) -> [Option<DispatchTensor>; 3] {
-    let leaf = |x: Tensor<D>| x.autodiff().require_grad();
-    let bias = bias.map(|bias| bias.autodiff().require_grad());
-    let (x, weight) = (leaf(x), leaf(weight));
-    let y = plain((x.clone(), weight.clone(), bias.clone()));
-    let g = g.to_device(&x.device().without_autodiff()).cast(x.dtype());
-    let gradients = seed(y, g).backward();
-    [
-        x.grad(&gradients).map(Tensor::into_dispatch),
-        weight.grad(&gradients).map(Tensor::into_dispatch),
-        bias.and_then(|bias| bias.grad(&gradients))
-            .map(Tensor::into_dispatch),
-    ]
 }

@@ -4,6 +4,7 @@
 
 mod activation;
 mod adamw;
+mod convolution;
 mod cross_entropy;
 mod norm;
 mod softmax;
@@ -22,6 +23,7 @@ use rayon::prelude::*;
 use super::{AdamWOutcome, CrossEntropyBackward, Fused, NormBackward, TokenStatistics};
 use crate::error::Result;
 use crate::ops::problem::adamw::{AdamWState, AdamWStep};
+use crate::ops::problem::convolution::Convolution;
 use crate::ops::problem::layers::NormParameters;
 
 /// Burn's flex backend.
@@ -70,6 +72,39 @@ impl Fused for Flex {
         parameters: &NormParameters,
     ) -> Option<(Tensor<3>, NormBackward)> {
         norm::norm(x, parameters)
+    }
+
+    fn convolution(
+        &self,
+        convolution: &Convolution,
+        x: &Tensor<5>,
+        weight: &Tensor<5>,
+        bias: Option<&Tensor<1>>,
+    ) -> Option<Tensor<5>> {
+        convolution::forward(convolution, x, weight, bias)
+    }
+
+    fn convolution_data_gradient(
+        &self,
+        convolution: &Convolution,
+        g: &Tensor<5>,
+        weight: &Tensor<5>,
+        bias: Option<&Tensor<1>>,
+    ) -> Option<Tensor<5>> {
+        convolution::data_gradient(convolution, g, weight, bias)
+    }
+
+    fn convolution_weight_gradient(
+        &self,
+        convolution: &Convolution,
+        x: &Tensor<5>,
+        g: &Tensor<5>,
+    ) -> Option<Tensor<5>> {
+        convolution::weight_gradient(convolution, x, g)
+    }
+
+    fn convolution_bias_gradient(&self, g: &Tensor<5>) -> Option<Tensor<1>> {
+        convolution::bias_gradient(g)
     }
 
     fn cross_entropy(
