@@ -31,6 +31,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+#[cfg(feature = "flex")]
+use burn_frontier::device::memory::HostMemory;
 use burn_frontier::device::{self, Choice};
 use burn_frontier::ops::{self, tuning};
 use burn_frontier::run_folder;
@@ -45,6 +47,11 @@ use report::{Peer, Row};
 
 /// The root of the workspace: Cargo starts a benchmark in its package's folder.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Large tensors of a case lie where those of the last one lay.
+#[cfg(feature = "flex")]
+#[global_allocator]
+static MEMORY: HostMemory = HostMemory::new();
 
 fn main() -> ExitCode {
     match run(&Options::read()) {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
 use burn_frontier::comm::{groups::Groups, local};
+#[cfg(feature = "flex")]
+use burn_frontier::device::memory::HostMemory;
 use burn_frontier::models::gpt::GptConfig;
 use burn_frontier::models::gpt::batch::TokenBatch;
 use burn_frontier::models::gpt::model::Pass;
@@ -79,6 +81,11 @@ impl Options {
         }
     }
 }
+
+/// Large tensors of a step lie where those of the last one lay.
+#[cfg(feature = "flex")]
+#[global_allocator]
+static MEMORY: HostMemory = HostMemory::new();
 
 const STEP: AdamWStep = AdamWStep {
     learning_rate: 1e-4,

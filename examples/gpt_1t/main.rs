@@ -34,6 +34,8 @@ use burn_frontier::comm::groups::Groups;
 use burn_frontier::comm::local::{self, FlightRecorder, LocalOptions};
 use burn_frontier::comm::{Buffer, Communicator, Reduction};
 use burn_frontier::data::{Sampler, Tokenizer};
+#[cfg(feature = "flex")]
+use burn_frontier::device::memory::HostMemory;
 use burn_frontier::device::{self, Choice};
 use burn_frontier::models::gpt::batch::TokenBatch;
 use burn_frontier::models::gpt::sharding::GptPart;
@@ -55,6 +57,11 @@ use report::{Measured, Reporter};
 use saved::{Saved, carry_on, same_run};
 use settings::Settings;
 use signals::Signals;
+
+/// Large tensors of a step lie where those of the last one lay.
+#[cfg(feature = "flex")]
+#[global_allocator]
+static MEMORY: HostMemory = HostMemory::new();
 
 /// Samples that a validation looks at.
 const VALIDATION_SAMPLES: u64 = 32;

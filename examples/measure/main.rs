@@ -11,12 +11,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+#[cfg(feature = "flex")]
+use burn_frontier::device::memory::HostMemory;
 use burn_frontier::models::gpt::{GptConfig, runs};
 use burn_frontier::observe::progress::Screen;
 use burn_frontier::plan::Machine;
 use burn_frontier::plan::fit::Run;
 use burn_frontier::plan::fit::{self, Prediction};
 use clap::Parser;
+
+/// Large tensors of a step lie where those of the last one lay.
+#[cfg(feature = "flex")]
+#[global_allocator]
+static MEMORY: HostMemory = HostMemory::new();
 
 /// Writes and calibrates machine files for the planner.
 #[derive(Debug, Parser)]

@@ -10,10 +10,17 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData, activation::tanh};
 use burn_frontier::device::Choice;
+#[cfg(feature = "flex")]
+use burn_frontier::device::memory::HostMemory;
 use burn_frontier::plan::{Estimate, Job, Machine, Outline};
 use burn_frontier::prelude::*;
 use burn_frontier::run_folder::{self, RunFolder};
 use clap::Parser;
+
+/// Large tensors of a step lie where those of the last one lay.
+#[cfg(feature = "flex")]
+#[global_allocator]
+static MEMORY: HostMemory = HostMemory::new();
 
 /// Trains a small network on any number of replicas, draws its losses and saves. Run again, it goes on.
 #[derive(Debug, Parser)]

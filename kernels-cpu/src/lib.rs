@@ -6,5 +6,6 @@
 
 pub mod convolution;
 pub mod math;
+pub mod memory;
 pub mod parallel;
 pub mod product;

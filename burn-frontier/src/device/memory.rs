@@ -4,6 +4,10 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+/// The allocator for a program that trains on the processor: `#[global_allocator] static MEMORY: HostMemory = HostMemory::new();`.
+#[cfg(feature = "flex")]
+pub use frontier_kernels_cpu::memory::HostMemory;
+
 /// What limits memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
