@@ -10,6 +10,7 @@ use burn_frontier::Result;
 use burn_frontier::comm::local::{LocalOptions, run, single};
 use burn_frontier::comm::{Buffer, Communicator, Reduction, Traffic};
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 /// Sizes on both sides of the limit from which ranks share the work of an all-reduce; all divide by 1, 2, 3 and 4.
 const COUNTS: [usize; 4] = [0, 12, 4092, 4 * 3 * 1000];
@@ -99,6 +100,23 @@ fn all_reduce_gives_every_rank_the_sum_and_the_maximum() {
         assert_eq!(c.all_reduce(mine, Reduction::Max)?, buffer(dtype, &max));
         Ok(())
     });
+}
+
+#[test]
+fn ranks_compute_on_their_share_of_the_threads_and_on_their_own_first() {
+    let all = rayon::current_num_threads();
+    for world in [1, 2, 3, 2 * all] {
+        let pool = |_: Arc<dyn Communicator>| {
+            let own = std::thread::current().id();
+            let here = rayon::iter::repeat_n((), 4).all(|()| std::thread::current().id() == own);
+            let share = rayon::current_num_threads();
+            assert_eq!(rayon::current_thread_index(), Some(0));
+            assert!(here || share > 1);
+            Ok(share)
+        };
+        let shares = run(world, &patient(), pool).unwrap();
+        assert_eq!(shares, vec![all.div_ceil(world); world]);
+    }
 }
 
 #[test]

@@ -58,6 +58,9 @@ impl FlightRecorder {
 /// Runs `body` as ranks `0..world`, each on a thread of its own with its communicator of the whole world. Returns what
 /// the ranks return, in rank order. `body` must not leave threads behind that communicate.
 ///
+/// Each rank computes on its share of the caller's threads (those of rayon's pool, rounded up): a pool of its own, which its thread
+/// belongs to. A rank that waits leaves its core to another, and none waits for a pool that others keep busy.
+///
 /// # Errors
 /// The first failure in time, whichever rank met it: an error of a body or of a communicator, a panic, a rank that
 /// returned while others waited for it. All other ranks get that error from their communicators, so that they end too.
@@ -75,6 +78,7 @@ pub fn run<T: Send>(
     let shared = Arc::new(World::new(world, options));
     *lock(&options.recorder.0) = Arc::downgrade(&shared);
     let everyone = shared.everyone();
+    let share = rayon::current_num_threads().div_ceil(world);
     let results: Vec<Option<T>> = std::thread::scope(|scope| {
         let mut threads = Vec::with_capacity(world);
         for rank in 0..world {
@@ -83,7 +87,7 @@ pub fn run<T: Send>(
             let thread = std::thread::Builder::new()
                 .name(format!("rank {rank}"))
                 .stack_size(STACK);
-            match thread.spawn_scoped(scope, move || rank_main(shared, communicator, body)) {
+            match thread.spawn_scoped(scope, move || rank_main(shared, communicator, share, body)) {
                 Ok(thread) => threads.push(thread),
                 Err(reason) => {
                     let what = format!("cannot start a thread for rank {rank}: {reason}");
@@ -118,13 +122,25 @@ pub fn single() -> Arc<dyn Communicator> {
     Arc::new(Member::new(&world, &everyone, 0))
 }
 
-/// The life of one rank.
+/// The life of one rank, on a pool of so many threads.
 fn rank_main<T>(
     world: &World,
     communicator: Member,
+    threads: usize,
     body: &impl Fn(Arc<dyn Communicator>) -> Result<T>,
 ) -> Option<T> {
     let rank = communicator.world_rank();
+    // Until the rank ends; its own thread is one of them.
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(move |i| format!("rank {rank}, thread {i}"))
+        .use_current_thread()
+        .build();
+    if let Err(reason) = &pool {
+        let what = format!("cannot start {threads} threads for rank {rank}: {reason}");
+        world.fail(Error::communication(rank, what, "use fewer ranks"));
+        return None;
+    }
     // Nothing that the body may leave half done is looked at again: a panic fails the whole world.
     match catch_unwind(AssertUnwindSafe(|| body(Arc::new(communicator)))) {
         Ok(Ok(result)) => {

@@ -324,15 +324,20 @@ impl<'a> Sizes<'a> {
         self.share.tokens as f64 * columns
     }
 
-    /// What the head needs from logits to their gradient, in fp32; in half precision the logits and their gradient besides.
-    /// Ours also has the gradient of the head's weight before it is added to the others'.
+    /// What the head needs from logits to their gradient, in fp32. Ours also has the gradient of the head's weight before it is added
+    /// to the others', when one of the two is gone; in half precision the logits and their gradient are there besides.
     fn head(&self) -> f64 {
-        let half = if self.share.element < 4.0 { 4.0 } else { 0.0 };
+        let logits = 4.0 * self.logits();
         let columns = self.logits() / self.share.tokens as f64;
         let weight = match self.ours() {
             true => columns * self.model.hidden as f64 * self.share.element,
             false => 0.0,
         };
-        self.logits() * (8.0 + half) + self.between + weight
+        let both = if self.share.element < 4.0 {
+            3.0 * logits + weight
+        } else {
+            logits + logits.max(weight)
+        };
+        both + self.between
     }
 }
