@@ -8,6 +8,7 @@ mod images;
 mod pass;
 #[cfg(test)]
 mod reference;
+mod strips;
 #[cfg(test)]
 mod tests;
 mod weights;

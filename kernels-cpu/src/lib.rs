@@ -8,4 +8,5 @@ pub mod convolution;
 pub mod math;
 pub mod memory;
 pub mod parallel;
+mod prefetch;
 pub mod product;

@@ -7,6 +7,7 @@
 
 mod matrix;
 mod tile;
+mod transpose;
 
 pub use matrix::Matrix;
 pub use tile::{MOST_COLUMNS, MOST_ROWS, Tile};
@@ -22,13 +23,42 @@ pub const DEPTH: usize = 256;
 const COLUMNS: usize = 512;
 
 /// Multiplications that are worth another thread.
-const PARALLEL: usize = 1 << 18;
+const PARALLEL: usize = 1 << 22;
 
 /// One operand: the left one `[rows, depth]`, or the right one `[depth, columns]`.
 pub trait Operand: Sync {
     /// Writes a panel: element (across, depth) to `panel[(d - depth.start) * width + (i - across.start)]`, and zeros where `width` is
     /// more than there is across. `across` are rows of the left operand, columns of the right one.
     fn pack(&self, across: Range<usize>, depth: Range<usize>, width: usize, panel: &mut [f32]);
+
+    /// Writes the panels of `across`, one after the other.
+    fn pack_all(
+        &self,
+        across: Range<usize>,
+        depth: Range<usize>,
+        width: usize,
+        panels: &mut [f32],
+    ) {
+        each(self, across, depth, width, panels);
+    }
+
+    /// Asks for the memory of a panel that is packed soon.
+    fn prefetch(&self, _across: Range<usize>, _depth: Range<usize>) {}
+}
+
+/// Packs panel by panel.
+fn each<T: Operand + ?Sized>(
+    operand: &T,
+    across: Range<usize>,
+    depth: Range<usize>,
+    width: usize,
+    panels: &mut [f32],
+) {
+    let starts = across.clone().step_by(width);
+    for (start, panel) in starts.zip(panels.chunks_exact_mut(width * depth.len().max(1))) {
+        let across = start..(start + width).min(across.end);
+        operand.pack(across, depth.clone(), width, panel);
+    }
 }
 
 /// Where a product goes.
@@ -41,7 +71,8 @@ pub struct Output<'a> {
     pub add: bool,
 }
 
-/// What is done to a piece of a row as soon as it is complete: its row, its first column, and its values, to be changed.
+/// What is done to a piece of a row as soon as it is complete: its row, its first column, and its values, to be changed. A piece is as
+/// long as a task has columns.
 pub type Epilogue<'a> = &'a (dyn Fn(usize, usize, &mut [f32]) + Sync);
 
 /// Sizes of a product: `[rows, depth]` by `[depth, columns]`.
@@ -133,25 +164,31 @@ fn check(size: Size, out: &Output) {
     );
 }
 
-/// Rows and columns of a task: some tasks a thread, so that none waits long for another, yet each so large that packing is little
-/// of it.
+/// Rows and columns of a task: those of which the slowest thread is ready first. A task costs its multiplications and its packing,
+/// and an eighth of one is waited for at the end.
 fn task(size: Size, tile: Tile) -> [usize; 2] {
+    /// What packing a row costs for each block of columns, and packing a column, in multiplications.
+    const PACKING: [usize; 2] = [20, 12];
+    let threads = threads();
     let cut = |n: usize, parts: usize, multiple: usize| {
-        n.div_ceil(parts.max(1)).next_multiple_of(multiple)
+        n.div_ceil(parts).next_multiple_of(multiple).max(multiple)
     };
-    let enough = 3 * threads();
-    let parts = size.columns.div_ceil(COLUMNS);
-    let columns = cut(size.columns, parts, tile.columns);
-    let least = 8 * tile.rows;
-    let parts = enough.div_ceil(parts).min(size.rows.div_ceil(least));
-    let rows = cut(size.rows, parts, tile.rows);
-    // Few rows: more parts across.
-    let down = size.rows.div_ceil(rows.max(1));
-    let parts = enough
-        .div_ceil(down.max(1))
-        .min(size.columns.div_ceil(4 * tile.columns));
-    let columns = columns.min(cut(size.columns, parts, tile.columns));
-    [rows.max(1), columns.max(1)]
+    let least = size.columns.div_ceil(COLUMNS).max(1);
+    let most = 4 * threads;
+    let parts = (least..=most.max(least))
+        .flat_map(|across| (1..=most.div_ceil(across)).map(move |down| [down, across]));
+    let tasks = parts.map(|[down, across]| {
+        [
+            cut(size.rows, down, tile.rows),
+            cut(size.columns, across, tile.columns),
+        ]
+    });
+    let cost = |&[rows, columns]: &[usize; 2]| {
+        let tasks = size.rows.div_ceil(rows) * size.columns.div_ceil(columns);
+        let one = (rows + PACKING[1]) * (columns + PACKING[0]);
+        (8 * tasks.div_ceil(threads) + 1) * one
+    };
+    tasks.min_by_key(cost).unwrap_or([1, 1])
 }
 
 struct Target<'a> {
@@ -183,16 +220,14 @@ fn multiply(
         loop {
             let depth = start..(start + DEPTH).min(block.depth);
             let panel = tile.columns * depth.len();
-            for i in 0..panels {
-                let first = block.columns.start + i * tile.columns;
-                let across = first..(first + tile.columns).min(block.columns.end);
-                let panel = &mut right_panels[i * panel..][..panel];
-                right.pack(across, depth.clone(), tile.columns, panel);
-            }
+            let packed = &mut right_panels[..panels * panel];
+            right.pack_all(block.columns.clone(), depth.clone(), tile.columns, packed);
             for row in block.rows.clone().step_by(tile.rows) {
                 let rows = row..(row + tile.rows).min(block.rows.end);
                 let left_panel = &mut left_panel[..tile.rows * depth.len()];
                 left.pack(rows.clone(), depth.clone(), tile.rows, left_panel);
+                let next = rows.end..(rows.end + tile.rows).min(block.rows.end);
+                left.prefetch(next, depth.clone());
                 for i in 0..panels {
                     let first = block.columns.start + i * tile.columns;
                     let panels = [&*left_panel, &right_panels[i * panel..][..panel]];
@@ -204,11 +239,17 @@ fn multiply(
                         add: target.add || start > 0,
                     };
                     tile.multiply(panels, &mut piece);
-                    if depth.end == block.depth
-                        && let Some(epilogue) = epilogue
-                    {
-                        piece.end(epilogue);
-                    }
+                }
+                if depth.end == block.depth
+                    && let Some(epilogue) = epilogue
+                {
+                    let mut piece = Piece {
+                        target,
+                        rows,
+                        columns: block.columns.clone(),
+                        add: false,
+                    };
+                    piece.end(epilogue);
                 }
             }
             start = depth.end;
@@ -219,7 +260,7 @@ fn multiply(
     });
 }
 
-/// A register tile's part of the result.
+/// A part of the result: a register tile's, or all columns of a task in some rows.
 struct Piece<'a> {
     target: &'a Target<'a>,
     rows: Range<usize>,

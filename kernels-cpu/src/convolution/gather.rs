@@ -11,8 +11,8 @@ pub(super) struct Gathered<'a> {
     pub depth: &'a [usize],
 }
 
-/// Columns of the right operand that lie side by side: two vectors, or one where that is enough.
-pub(super) fn widths() -> [usize; 2] {
+/// Columns of the right operand that lie side by side: a vector. (Of two vectors, LLVM spills the sums.)
+pub(super) fn width() -> usize {
     struct Lanes;
     impl WithSimd for Lanes {
         type Output = usize;
@@ -21,27 +21,31 @@ pub(super) fn widths() -> [usize; 2] {
             S::F32_LANES
         }
     }
-    let lanes = Arch::new().dispatch(Lanes);
-    [lanes, 2 * lanes]
+    Arch::new().dispatch(Lanes)
 }
 
-/// `left right` into `out` `[rows, width]`, or added to it; `right` is `[depth, width]`, and `width` one of [`widths`].
-pub(super) fn multiply(left: Gathered, right: &[f32], width: usize, out: &mut [f32], add: bool) {
+/// `left right` into `out` `[rows, width]`, or added to it; `right` is `[depth, width]`.
+pub(super) fn multiply(left: Gathered, right: &[f32], out: &mut [f32], add: bool) {
+    let width = width();
     assert_eq!(right.len(), left.depth.len() * width, "the right operand");
     assert_eq!(out.len(), left.rows.len() * width, "the result");
     Arch::new().dispatch(Multiply {
         left,
         right,
-        width,
         out,
         add,
     });
 }
 
+/// Rows of the register tile: each needs a register for its sums and one for its address.
+const ROWS: usize = 12;
+/// Those of the tiles for the last rows.
+const FEW: usize = 8;
+const LEAST: usize = 4;
+
 struct Multiply<'a> {
     left: Gathered<'a>,
     right: &'a [f32],
-    width: usize,
     out: &'a mut [f32],
     add: bool,
 }
@@ -50,39 +54,20 @@ impl WithSimd for Multiply<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Twelve rows of two vectors need 24 registers, and three for what is multiplied.
-        match (S::REGISTER_COUNT >= 32, self.width == S::F32_LANES) {
-            (true, false) => self.tiles::<S, 2, 12, 8, 4>(simd),
-            (true, true) => self.tiles::<S, 1, 12, 8, 4>(simd),
-            (false, false) => self.tiles::<S, 2, 6, 4, 2>(simd),
-            (false, true) => self.tiles::<S, 1, 6, 4, 2>(simd),
-        }
-    }
-}
-
-impl Multiply<'_> {
-    /// Tiles of the most rows; the last one has no more than it needs.
-    #[inline(always)]
-    fn tiles<S: Simd, const V: usize, const MOST: usize, const FEW: usize, const LEAST: usize>(
-        self,
-        simd: S,
-    ) {
         let reach = self.left.depth.iter().max().map_or(0, |most| most + 1);
-        let tiles = self.left.rows.chunks(MOST);
-        for (rows, out) in tiles.zip(self.out.chunks_mut(MOST * self.width)) {
+        let (out, _) = S::as_mut_simd_f32s(self.out);
+        let (right, _) = S::as_simd_f32s(self.right);
+        for (rows, out) in self.left.rows.chunks(ROWS).zip(out.chunks_mut(ROWS)) {
             let tile = Tile {
                 left: self.left,
                 rows,
                 reach,
-                right: self.right,
                 add: self.add,
             };
-            if rows.len() > FEW {
-                tile.multiply::<S, V, MOST>(simd, out);
-            } else if rows.len() > LEAST {
-                tile.multiply::<S, V, FEW>(simd, out);
-            } else {
-                tile.multiply::<S, V, LEAST>(simd, out);
+            match rows.len() {
+                0..=LEAST => tile.multiply::<S, LEAST>(simd, right, out),
+                0..=FEW => tile.multiply::<S, FEW>(simd, right, out),
+                _ => tile.multiply::<S, ROWS>(simd, right, out),
             }
         }
     }
@@ -92,38 +77,29 @@ struct Tile<'a> {
     left: Gathered<'a>,
     rows: &'a [usize],
     reach: usize,
-    right: &'a [f32],
     add: bool,
 }
 
 impl Tile<'_> {
     #[inline(always)]
-    fn multiply<S: Simd, const V: usize, const ROWS: usize>(self, simd: S, out: &mut [f32]) {
+    fn multiply<S: Simd, const ROWS: usize>(self, simd: S, right: &[S::f32s], out: &mut [S::f32s]) {
         // Rows that are not there repeat the last one. All lines have one length, so that one check of bounds does for all.
         let line = |i: usize| {
             let start = self.rows[i.min(self.rows.len() - 1)];
             &self.left.values[start..start + self.reach]
         };
         let lines: [&[f32]; ROWS] = std::array::from_fn(line);
-        let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
-        let (right, _) = S::as_simd_f32s(self.right).0.as_chunks::<V>();
-        for (&place, right) in self.left.depth.iter().zip(right) {
-            for (sums, line) in sums.iter_mut().zip(&lines) {
-                let x = simd.splat_f32s(line[place]);
-                for (sum, &y) in sums.iter_mut().zip(right) {
-                    *sum = simd.mul_add_e_f32s(x, y, *sum);
-                }
+        let mut sums = [simd.splat_f32s(0.0); ROWS];
+        for (&place, &y) in self.left.depth.iter().zip(right) {
+            for (sum, line) in sums.iter_mut().zip(&lines) {
+                *sum = simd.mul_add_e_f32s(simd.splat_f32s(line[place]), y, *sum);
             }
         }
-        let (out, _) = S::as_mut_simd_f32s(out).0.as_chunks_mut::<V>();
-        for (out, sums) in out.iter_mut().zip(sums) {
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = if self.add {
-                    simd.add_f32s(*out, sum)
-                } else {
-                    sum
-                };
-            }
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = match self.add {
+                true => simd.add_f32s(*out, sum),
+                false => sum,
+            };
         }
     }
 }

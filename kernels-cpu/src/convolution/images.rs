@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::gather::{Gathered, for_columns, multiply, widths};
+use super::gather::{self, Gathered, for_columns};
 use super::pass::{Cut, Pass, Piece};
-use super::{Convolution, Problem};
+use super::{Convolution, Problem, strips};
 use crate::parallel::{Shared, for_tasks, threads, with_scratch};
 
 /// What the depth, channels and elements of the kernel, is cut into.
@@ -111,7 +111,7 @@ impl<'a> Job<'a> {
         let pieces: usize = plans.iter().map(|plan| plan.cut.pieces()).sum();
         let mut all = Vec::new();
         for (number, plan) in plans.iter().enumerate() {
-            let panels = plan.panels.len();
+            let panels = plan.panels;
             let parts = (4 * threads()).div_ceil((pieces * self.groups).max(1));
             let some = panels.div_ceil(parts.min(panels).max(1)).max(1);
             for piece in 0..plan.cut.pieces() {
@@ -152,33 +152,27 @@ struct Task {
     panels: Range<usize>,
 }
 
-/// Channels that are written together: those of a panel of the kernels.
-struct Panel {
-    channels: Range<usize>,
-    width: usize,
-    /// Widths of all panels before it.
-    before: usize,
+/// Parts of at most that size, as even as can be.
+pub(super) fn even(count: usize, most: usize) -> usize {
+    let parts = count.div_ceil(most.max(1));
+    count.div_ceil(parts.max(1)).max(1)
 }
 
-/// Panels of two vectors; the last is of one where that holds its channels.
-fn panels(channels: usize) -> Vec<Panel> {
-    let [one, two] = widths();
-    let panel = |first: usize| {
-        let channels = first..(first + two).min(channels);
-        Panel {
-            width: if channels.len() <= one { one } else { two },
-            channels,
-            before: first,
-        }
-    };
-    (0..channels).step_by(two).map(panel).collect()
+/// Whether more lanes are filled by places of a line than by channels.
+fn strips_pay(channels: usize, line: usize, lanes: usize) -> bool {
+    channels * line.next_multiple_of(lanes) < channels.next_multiple_of(lanes) * line
 }
 
 /// One pass of a job.
 struct Plan<'a> {
     job: &'a Job<'a>,
     cut: Cut<'a>,
-    panels: Vec<Panel>,
+    /// Starts of strips, if strips of places are vectors; else the channels of a panel are.
+    strips: Option<Vec<usize>>,
+    lanes: usize,
+    /// Channels that are written together: those of a panel of the kernels.
+    width: usize,
+    panels: usize,
     /// Channels that are summed over at a time.
     chunk: usize,
 }
@@ -187,23 +181,32 @@ impl<'a> Plan<'a> {
     fn new(job: &'a Job<'a>, pass: &'a Pass, places: usize) -> Self {
         let channels = job.channels[0];
         let most = (DEPTH / pass.taps().max(1)).max(1);
-        let chunk = channels.div_ceil(channels.div_ceil(most).max(1));
+        let chunk = even(channels, most);
+        let lanes = gather::width();
+        let (in_strips, width) = match strips_pay(job.channels[1], pass.count[2], lanes) {
+            true => (true, even(job.channels[1], strips::CHANNELS)),
+            false => (false, lanes),
+        };
+        let cut = Cut::new(pass, job.batch, chunk, places, in_strips);
         Self {
             job,
-            cut: Cut::new(pass, job.batch, chunk, places),
-            panels: panels(job.channels[1]),
+            strips: in_strips.then(|| cut.strips(lanes)),
+            cut,
+            lanes,
+            width,
+            panels: job.channels[1].div_ceil(width),
             chunk,
         }
     }
 
-    fn width(&self) -> usize {
-        self.panels
-            .last()
-            .map_or(0, |panel| panel.before + panel.width)
+    fn group(&self) -> usize {
+        self.panels * self.width * self.job.channels[0] * self.cut.pass.taps()
     }
 
-    fn group(&self) -> usize {
-        self.width() * self.job.channels[0] * self.cut.pass.taps()
+    /// The channels of a panel.
+    fn channels(&self, panel: usize) -> Range<usize> {
+        let start = panel * self.width;
+        start..(start + self.width).min(self.job.channels[1])
     }
 
     /// Elements of its kernels, as they are packed.
@@ -218,12 +221,11 @@ impl<'a> Plan<'a> {
     }
 
     /// Where a panel of a chunk is: a group after the other, a chunk after the other, a panel after the other.
-    fn place(&self, group: usize, chunk: &Range<usize>, panel: &Panel) -> Range<usize> {
+    fn place(&self, group: usize, chunk: &Range<usize>, panel: usize) -> Range<usize> {
         let taps = self.cut.pass.taps();
         let start = group * self.group()
-            + chunk.start * taps * self.width()
-            + panel.before * chunk.len() * taps;
-        start..start + panel.width * chunk.len() * taps
+            + (chunk.start * self.panels + panel * chunk.len()) * taps * self.width;
+        start..start + chunk.len() * taps * self.width
     }
 
     /// Packs the kernels: each panel `[channels that are read, taps, channels that are written]`.
@@ -234,17 +236,18 @@ impl<'a> Plan<'a> {
         let to = Shared::new(to);
         for_tasks(job.groups * chunks.len(), parallel, |i| {
             let (group, chunk) = (i / chunks.len(), &chunks[i % chunks.len()]);
-            for panel in &self.panels {
+            for panel in 0..self.panels {
+                let channels = self.channels(panel);
                 let place = self.place(group, chunk, panel);
                 let to = part(to, place);
-                let mut rows = to.chunks_exact_mut(panel.width);
+                let mut rows = to.chunks_exact_mut(self.width);
                 for channel in chunk.clone() {
                     let start = group * job.group + channel * job.steps[0];
                     for (element, row) in elements.iter().zip(&mut rows) {
-                        for (x, out) in row.iter_mut().zip(panel.channels.clone()) {
+                        for (x, out) in row.iter_mut().zip(channels.clone()) {
                             *x = job.weight[start + element + out * job.steps[1]];
                         }
-                        row[panel.channels.len()..].fill(0.0);
+                        row[channels.len()..].fill(0.0);
                     }
                 }
             }
@@ -254,12 +257,18 @@ impl<'a> Plan<'a> {
     fn compute(&self, task: &Task, packed: &[f32], to: Shared) {
         let job = self.job;
         let piece = self.cut.piece(task.piece);
-        let panels = &self.panels[task.panels.clone()];
-        let width: usize = panels.iter().map(|panel| panel.width).sum();
-        let (sums, staged) = (piece.len() * width, self.cut.staged(self.chunk));
+        let strips = self.strips.as_ref().map(|all| {
+            let lines = piece.len() / self.cut.pass.count[2];
+            &all[..lines * self.cut.pass.count[2].div_ceil(self.lanes)]
+        });
+        let each = match strips {
+            Some(strips) => strips.len() * self.width * self.lanes,
+            None => piece.len() * self.width,
+        };
+        let (sums, staged) = (task.panels.len() * each, self.cut.staged(self.chunk));
         let taps = self.cut.pass.taps();
         let channels = job.channels[0];
-        with_scratch(sums + staged, |scratch| {
+        with_scratch(sums + staged + self.lanes, |scratch| {
             let (sums, staged) = scratch.split_at_mut(sums);
             for chunk in self.chunks() {
                 let all = [chunk.start, chunk.end].map(|c| task.group * channels + c);
@@ -271,60 +280,60 @@ impl<'a> Plan<'a> {
                 );
                 let left = Gathered {
                     values: staged,
-                    rows: &self.cut.places[..piece.len()],
+                    rows: strips.unwrap_or(&self.cut.places[..piece.len()]),
                     depth: &self.cut.depth[..chunk.len() * taps],
                 };
-                let mut rest = &mut *sums;
-                for panel in panels {
-                    let (out, after) = rest.split_at_mut(piece.len() * panel.width);
+                for (panel, out) in task.panels.clone().zip(sums.chunks_exact_mut(each)) {
                     let right = &packed[self.place(task.group, &chunk, panel)];
-                    multiply(left, right, panel.width, out, chunk.start > 0);
-                    rest = after;
+                    let add = chunk.start > 0;
+                    match strips {
+                        Some(_) => strips::multiply(left, right, self.width, out, add),
+                        None => gather::multiply(left, right, out, add),
+                    }
                 }
             }
-            let mut rest = &*sums;
-            for panel in panels {
-                let (out, after) = rest.split_at(piece.len() * panel.width);
-                self.write(&piece, task.group, panel, out, to);
-                rest = after;
+            for (panel, sums) in task.panels.clone().zip(sums.chunks_exact(each)) {
+                self.write(&piece, task.group, panel, sums, to);
             }
         });
     }
 
-    /// Writes the sums of a panel's channels, `[places, width]`, to their places in the images.
-    fn write(&self, piece: &Piece, group: usize, panel: &Panel, sums: &[f32], to: Shared) {
+    /// Writes the sums of a panel's channels, `[places, width]` or `[strips, width, lanes]`, to their places in the images.
+    fn write(&self, piece: &Piece, group: usize, panel: usize, sums: &[f32], to: Shared) {
         let job = self.job;
         let image: usize = job.target.iter().product();
-        let first = group * job.channels[1] + panel.channels.start;
-        for run in self.runs(piece) {
-            let sums = &sums[run.sums.start * panel.width..run.sums.end * panel.width];
-            for_columns(
-                sums,
-                panel.width,
-                panel.channels.len(),
-                |column, row, values| {
-                    let channel = first + column;
-                    let plane = (run.image * job.groups * job.channels[1] + channel) * image;
-                    let start = plane + run.start + row * run.step;
-                    let bias = job.bias.map_or(0.0, |bias| bias[channel]);
-                    if run.step == 1 {
-                        for (to, x) in part(to, start..start + values.len()).iter_mut().zip(values)
-                        {
-                            *to = x + bias;
-                        }
-                    } else {
-                        for (i, x) in values.iter().enumerate() {
-                            let at = start + i * run.step;
-                            part(to, at..at + 1)[0] = x + bias;
-                        }
-                    }
-                },
-            );
+        let all = job.groups * job.channels[1];
+        let channels = self.channels(panel);
+        let first = group * job.channels[1] + channels.start;
+        let put = |run: &Run, column: usize, place: usize, values: &[f32]| {
+            let channel = first + column;
+            let start = (run.image * all + channel) * image + run.start + place * run.step;
+            let bias = job.bias.map_or(0.0, |bias| bias[channel]);
+            put(to, start, run.step, values, bias);
+        };
+        if self.strips.is_none() {
+            for run in self.runs(piece, self.cut.pass.step == [1; 3]) {
+                let sums = &sums[run.sums.start * self.width..run.sums.end * self.width];
+                for_columns(sums, self.width, channels.len(), |column, place, values| {
+                    put(&run, column, place, values);
+                });
+            }
+            return;
+        }
+        let line = self.cut.pass.count[2];
+        let sums = sums.chunks_exact(line.div_ceil(self.lanes) * self.width * self.lanes);
+        for (run, sums) in self.runs(piece, false).iter().zip(sums) {
+            for (i, sums) in sums.chunks_exact(self.lanes).enumerate() {
+                let (place, column) = (i / self.width * self.lanes, i % self.width);
+                if column < channels.len() {
+                    put(run, column, place, &sums[..self.lanes.min(line - place)]);
+                }
+            }
         }
     }
 
-    /// What of a piece is written in steps of one size: all of an image where the places are neighbours, else lines.
-    fn runs(&self, piece: &Piece) -> Vec<Run> {
+    /// What of a piece is written in steps of one size: all of an image where its places are neighbours (`whole`), else lines.
+    fn runs(&self, piece: &Piece, whole: bool) -> Vec<Run> {
         let Pass { origin, step, .. } = self.cut.pass;
         let [_, height, width] = self.job.target;
         let at = |a: usize, b: usize| {
@@ -342,7 +351,7 @@ impl<'a> Plan<'a> {
             });
         };
         for image in piece.images.clone() {
-            if *step == [1; 3] {
+            if whole {
                 let len = planes.len() * lines.len() * line.len();
                 run(image, at(planes.start, lines.start), len);
                 continue;
@@ -363,6 +372,20 @@ struct Run {
     start: usize,
     step: usize,
     sums: Range<usize>,
+}
+
+fn put(to: Shared, start: usize, step: usize, values: &[f32], bias: f32) {
+    if step == 1 {
+        let to = part(to, start..start + values.len());
+        for (to, x) in to.iter_mut().zip(values) {
+            *to = x + bias;
+        }
+        return;
+    }
+    for (i, x) in values.iter().enumerate() {
+        let at = start + i * step;
+        part(to, at..at + 1)[0] = x + bias;
+    }
 }
 
 /// A part that only this task writes.

@@ -145,14 +145,17 @@ pub(super) struct Cut<'a> {
     extent: [usize; 3],
     /// First element that is staged for place 0.
     least: [isize; 3],
+    /// How many lines a staged line is taken apart into: the stride, where neighbours of the lattice must be neighbours in memory.
+    apart: usize,
     /// Steps of the places, images first, and of the taps of all channels, channels first.
     pub places: Vec<usize>,
     pub depth: Vec<usize>,
 }
 
 impl<'a> Cut<'a> {
-    /// Pieces of about `pixels` places, of which so many channels are staged at a time.
-    pub fn new(pass: &'a Pass, batch: usize, channels: usize, pixels: usize) -> Self {
+    /// Pieces of about `pixels` places, of which so many channels are staged at a time. In `strips`, neighbours of a line are
+    /// neighbours in memory.
+    pub fn new(pass: &'a Pass, batch: usize, channels: usize, pixels: usize, strips: bool) -> Self {
         let [depth, height, width] = pass.count;
         let cut = |count: usize, inner: usize| {
             let parts = count.div_ceil((pixels / inner.max(1)).max(1));
@@ -170,16 +173,22 @@ impl<'a> Cut<'a> {
         let images = if whole { cut(batch, volume) } else { 1 };
         let most = [images, planes, lines, width];
         let offsets = pass.offsets();
-        let extent =
+        let apart = if strips { pass.stride[2] } else { 1 };
+        let mut extent =
             [0, 1, 2].map(|i| (most[i + 1].max(1) - 1) * pass.stride[i] + offsets[i].1 + 1);
+        extent[2] = extent[2].next_multiple_of(apart);
         let size: usize = extent.iter().product();
-        let step = |at: [usize; 3]| (at[0] * extent[1] + at[1]) * extent[2] + at[2];
+        let step = |at: [usize; 3]| {
+            let inner = at[2] % apart * (extent[2] / apart) + at[2] / apart;
+            (at[0] * extent[1] + at[1]) * extent[2] + inner
+        };
         let mut places = Vec::with_capacity(images * planes * lines * width);
         for n in 0..images {
             for a in 0..planes {
                 for b in 0..lines {
-                    let start = n * size + step([a * pass.stride[0], b * pass.stride[1], 0]);
-                    places.extend((0..width).map(|c| start + c * pass.stride[2]));
+                    let [d, h, w] = pass.stride;
+                    let at = |c: usize| step([a * d, b * h, c * w]);
+                    places.extend((0..width).map(|c| n * size + at(c)));
                 }
             }
         }
@@ -192,6 +201,7 @@ impl<'a> Cut<'a> {
             most,
             extent,
             least: offsets.map(|(least, _)| least),
+            apart,
             places,
             depth: (0..channels).flat_map(channel).collect(),
         }
@@ -226,6 +236,15 @@ impl<'a> Cut<'a> {
             images: range(0, self.batch),
             places: [range(1, depth), range(2, height), range(3, width)],
         }
+    }
+
+    /// Starts of strips of so many places, of all lines.
+    pub fn strips(&self, len: usize) -> Vec<usize> {
+        let lines = self.places.chunks(self.pass.count[2].max(1));
+        lines
+            .flat_map(|line| line.iter().step_by(len))
+            .copied()
+            .collect()
     }
 
     /// Elements that are staged of so many channels.
@@ -275,9 +294,37 @@ impl<'a> Cut<'a> {
                 }
                 let start = (a as usize * height + b as usize) * width;
                 let start = start + (first[2] + before as isize) as usize;
-                to[..before].fill(0.0);
-                to[before..until].copy_from_slice(&image[start..start + until - before]);
-                to[until..].fill(0.0);
+                let from = &image[start..start + until - before];
+                if self.apart == 1 {
+                    to[..before].fill(0.0);
+                    to[before..until].copy_from_slice(from);
+                    to[until..].fill(0.0);
+                } else {
+                    self.take_apart(from, before, to);
+                }
+            }
+        }
+    }
+
+    /// Elements that are a stride apart become neighbours.
+    fn take_apart(&self, from: &[f32], before: usize, to: &mut [f32]) {
+        to.fill(0.0);
+        let lines = to.chunks_exact_mut(to.len() / self.apart);
+        for (residue, to) in lines.enumerate() {
+            let first = before.saturating_sub(residue).div_ceil(self.apart);
+            let from = &from[(first * self.apart + residue - before).min(from.len())..];
+            if self.apart == 2 {
+                // Of pairs, which compilers make vectors of.
+                let (pairs, rest) = from.as_chunks::<2>();
+                let last = rest.first();
+                let all = pairs.iter().map(|pair| &pair[0]).chain(last);
+                for (to, x) in to[first..].iter_mut().zip(all) {
+                    *to = *x;
+                }
+                continue;
+            }
+            for (to, x) in to[first..].iter_mut().zip(from.iter().step_by(self.apart)) {
+                *to = *x;
             }
         }
     }

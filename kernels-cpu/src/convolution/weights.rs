@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Convolution;
-use super::gather::{Gathered, for_columns, multiply, widths};
+use super::gather::{Gathered, for_columns, multiply, width};
 use super::images::PARALLEL;
 use super::pass::{Cut, Pass, Piece};
 use crate::parallel::{Shared, for_tasks, with_scratch};
@@ -71,12 +71,12 @@ impl<'a> Plan<'a> {
             even(channels[0], ROWS / pass.taps()),
             even(channels[1], COLUMNS),
         ];
-        let some = [some[0], some[1].next_multiple_of(32)];
+        let some = [some[0], some[1].next_multiple_of(width())];
         let mut plan = Self {
             of,
             x,
             dy,
-            cut: Cut::new(pass, p.batch, some[0], PLACES),
+            cut: Cut::new(pass, p.batch, some[0], PLACES, false),
             channels,
             some,
             parts: 1,
@@ -108,18 +108,17 @@ impl<'a> Plan<'a> {
             start..(start + self.some[i]).min(self.channels[i])
         };
         let (inputs, outputs) = (range(0, task / columns % rows), range(1, task % columns));
-        let [one, two] = widths();
+        let width = width();
         let rows = inputs.len() * taps;
-        let panels = outputs.len().div_ceil(two);
+        let panels = outputs.len().div_ceil(width);
         let panel = |i: usize| {
-            let start = outputs.start + i * two;
-            start..(start + two).min(outputs.end)
+            let start = outputs.start + i * width;
+            start..(start + width).min(outputs.end)
         };
-        let width = |i: usize| if panel(i).len() <= one { one } else { two };
         let lens = [
-            panels * two * rows,
+            panels * width * rows,
             self.cut.staged(inputs.len()),
-            two * self.cut.places.len(),
+            width * self.cut.places.len(),
         ];
         with_scratch(lens.iter().sum(), |scratch| {
             let (sums, rest) = scratch.split_at_mut(lens[0]);
@@ -135,18 +134,18 @@ impl<'a> Plan<'a> {
                     depth: &self.cut.places[..piece.len()],
                 };
                 for i in 0..panels {
-                    let right = &mut right[..piece.len() * width(i)];
+                    let right = &mut right[..piece.len() * width];
                     let channels = panel(i);
                     let first = group * self.channels[1] + channels.start;
-                    self.pack(&piece, first..first + channels.len(), width(i), right);
-                    let out = &mut sums[i * two * rows..][..rows * width(i)];
-                    multiply(left, right, width(i), out, true);
+                    self.pack(&piece, first..first + channels.len(), width, right);
+                    let out = &mut sums[i * width * rows..][..rows * width];
+                    multiply(left, right, out, true);
                 }
             }
             for i in 0..panels {
-                let sums = &sums[i * two * rows..][..rows * width(i)];
+                let sums = &sums[i * width * rows..][..rows * width];
                 let first = group * self.channels[1] + panel(i).start;
-                for_columns(sums, width(i), panel(i).len(), |column, row, values| {
+                for_columns(sums, width, panel(i).len(), |column, row, values| {
                     let kernel = (first + column) * self.channels[0] + inputs.start;
                     write(to, offset + kernel * taps + row, values);
                 });

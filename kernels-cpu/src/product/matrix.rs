@@ -2,7 +2,12 @@
 
 use std::ops::Range;
 
-use super::Operand;
+use super::transpose::transpose;
+use super::{Operand, each};
+use crate::prefetch::prefetch;
+
+/// Rows that panels are packed of, one panel after the other, before the next rows.
+const ROWS: usize = 16;
 
 /// A matrix, or a view of one: element (across, depth) is `values[across * strides[0] + depth * strides[1]]`.
 #[derive(Clone, Copy)]
@@ -22,6 +27,24 @@ impl<'a> Matrix<'a> {
             deep,
         }
     }
+
+    /// A panel whose rows are contiguous in memory.
+    fn copy(&self, across: Range<usize>, depth: Range<usize>, width: usize, panel: &mut [f32]) {
+        let count = across.len();
+        for (d, row) in depth.zip(panel.chunks_exact_mut(width)) {
+            let start = d * self.deep + across.start;
+            row[..count].copy_from_slice(&self.values[start..start + count]);
+        }
+    }
+
+    /// [`Self::copy`] of a panel that is full: moves of a known length are a few instructions.
+    fn copy_full<const WIDTH: usize>(&self, first: usize, depth: Range<usize>, panel: &mut [f32]) {
+        let (rows, _) = panel.as_chunks_mut::<WIDTH>();
+        for (d, row) in depth.zip(rows) {
+            let values = &self.values[d * self.deep + first..];
+            row.copy_from_slice(&values[..WIDTH]);
+        }
+    }
 }
 
 impl Operand for Matrix<'_> {
@@ -30,51 +53,55 @@ impl Operand for Matrix<'_> {
         if count < width {
             panel.fill(0.0);
         }
-        if self.across == 1 {
-            for (d, row) in depth.zip(panel.chunks_exact_mut(width)) {
-                let start = d * self.deep + across.start;
-                row[..count].copy_from_slice(&self.values[start..start + count]);
+        match (self.across, self.deep, count == width, width) {
+            (1, _, true, 32) => self.copy_full::<32>(across.start, depth, panel),
+            (1, _, true, 16) => self.copy_full::<16>(across.start, depth, panel),
+            (1, _, true, 12) => self.copy_full::<12>(across.start, depth, panel),
+            (1, _, true, 8) => self.copy_full::<8>(across.start, depth, panel),
+            (1, ..) => self.copy(across, depth, width, panel),
+            (_, 1, ..) => {
+                let line =
+                    |i: usize| &self.values[(across.start + i) * self.across..][depth.clone()];
+                transpose(count, line, width, panel);
             }
-            return;
-        }
-        if self.deep == 1 {
-            transpose(self, across, depth, width, panel);
-            return;
-        }
-        for (d, row) in depth.zip(panel.chunks_exact_mut(width)) {
-            for (x, i) in row.iter_mut().zip(across.clone()) {
-                *x = self.values[i * self.across + d * self.deep];
+            _ => {
+                for (d, row) in depth.zip(panel.chunks_exact_mut(width)) {
+                    for (x, i) in row.iter_mut().zip(across.clone()) {
+                        *x = self.values[i * self.across + d * self.deep];
+                    }
+                }
             }
         }
     }
-}
 
-/// Each line, which is contiguous over the depth, becomes a column of the panel; four lines at a time.
-fn transpose(
-    matrix: &Matrix,
-    across: Range<usize>,
-    depth: Range<usize>,
-    width: usize,
-    panel: &mut [f32],
-) {
-    let line = |i: usize| &matrix.values[i * matrix.across..][depth.clone()];
-    let (first, count) = (across.start, across.len());
-    let whole = count / 4 * 4;
-    for i in (0..whole).step_by(4) {
-        let lines = [0, 1, 2, 3].map(|j| line(first + i + j));
-        let places = panel.chunks_exact_mut(width);
-        for ((((place, a), b), c), d) in places
-            .zip(lines[0])
-            .zip(lines[1])
-            .zip(lines[2])
-            .zip(lines[3])
-        {
-            place[i..i + 4].copy_from_slice(&[*a, *b, *c, *d]);
+    fn pack_all(
+        &self,
+        across: Range<usize>,
+        depth: Range<usize>,
+        width: usize,
+        panels: &mut [f32],
+    ) {
+        if self.across != 1 {
+            return each(self, across, depth, width, panels);
+        }
+        // As memory lies, some rows at a time of all panels.
+        let (all, first) = (depth.len(), depth.start);
+        for start in depth.clone().step_by(ROWS) {
+            let some = start..(start + ROWS).min(depth.end);
+            let starts = across.clone().step_by(width);
+            for (start, panel) in starts.zip(panels.chunks_exact_mut((width * all).max(1))) {
+                let across = start..(start + width).min(across.end);
+                let panel = &mut panel[(some.start - first) * width..][..some.len() * width];
+                self.pack(across, some.clone(), width, panel);
+            }
         }
     }
-    for i in whole..count {
-        for (place, x) in panel.chunks_exact_mut(width).zip(line(first + i)) {
-            place[i] = *x;
+
+    fn prefetch(&self, across: Range<usize>, depth: Range<usize>) {
+        if self.deep == 1 {
+            for i in across {
+                prefetch(&self.values[i * self.across..][depth.clone()]);
+            }
         }
     }
 }

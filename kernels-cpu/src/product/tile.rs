@@ -3,6 +3,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::Piece;
+use crate::prefetch::prefetch;
 
 /// The most rows that a tile has on any CPU.
 pub const MOST_ROWS: usize = 12;
@@ -65,10 +66,15 @@ const fn many_registers<S: Simd>() -> bool {
 
 #[inline(always)]
 fn multiply<S: Simd, const ROWS: usize>(simd: S, [left, right]: [&[f32]; 2], piece: &mut Piece) {
-    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
     let (left, _) = left.as_chunks::<ROWS>();
     let (right, _) = S::as_simd_f32s(right);
     let (right, _) = right.as_chunks::<VECTORS>();
+    for row in piece.rows.clone() {
+        prefetch(piece.row(row));
+    }
+    // Loaded by one, so that they begin in registers.
+    let zero = simd.splat_f32s(std::hint::black_box(0.0));
+    let mut sums = [[zero; VECTORS]; ROWS];
     for (left, right) in left.iter().zip(right) {
         for (row, &x) in sums.iter_mut().zip(left) {
             let x = simd.splat_f32s(x);

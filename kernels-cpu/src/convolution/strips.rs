@@ -1,0 +1,88 @@
+//! A product of few rows whose right operand is read where it lies: strips of neighbouring places, a vector each. For few channels,
+//! above all one a group (depthwise), this is what fills the lanes.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::gather::Gathered;
+
+/// Channels that are summed at once, at most; and strips.
+pub(super) const CHANNELS: usize = 4;
+const STRIPS: usize = 4;
+
+/// For each start of a strip (a row of `left`) and each of up to [`CHANNELS`] channels, a vector of sums over the depth: `out` is
+/// `[strips, channels, lanes]`, `weight` `[depth, channels]`.
+pub(super) fn multiply(
+    left: Gathered,
+    weight: &[f32],
+    channels: usize,
+    out: &mut [f32],
+    add: bool,
+) {
+    assert_eq!(
+        weight.len(),
+        left.depth.len() * channels,
+        "the left operand"
+    );
+    Arch::new().dispatch(Multiply {
+        left,
+        weight,
+        channels,
+        out,
+        add,
+    });
+}
+
+struct Multiply<'a> {
+    left: Gathered<'a>,
+    weight: &'a [f32],
+    channels: usize,
+    out: &'a mut [f32],
+    add: bool,
+}
+
+impl WithSimd for Multiply<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match self.channels {
+            1 => self.strips::<S, 1>(simd),
+            2 => self.strips::<S, 2>(simd),
+            3 => self.strips::<S, 3>(simd),
+            _ => self.strips::<S, CHANNELS>(simd),
+        }
+    }
+}
+
+impl Multiply<'_> {
+    #[inline(always)]
+    fn strips<S: Simd, const C: usize>(self, simd: S) {
+        let reach = self.left.depth.iter().max().map_or(0, |most| most + 1);
+        let (weight, _) = self.weight.as_chunks::<C>();
+        let (out, _) = S::as_mut_simd_f32s(self.out).0.as_chunks_mut::<C>();
+        for (strips, out) in self.left.rows.chunks(STRIPS).zip(out.chunks_mut(STRIPS)) {
+            let line = |i: usize| {
+                let start = strips[i.min(strips.len() - 1)];
+                &self.left.values[start..start + reach + S::F32_LANES]
+            };
+            let lines: [&[f32]; STRIPS] = std::array::from_fn(line);
+            let mut sums = [[simd.splat_f32s(0.0); C]; STRIPS];
+            for (&place, weight) in self.left.depth.iter().zip(weight) {
+                let weight = weight.map(|x| simd.splat_f32s(x));
+                for (sums, line) in sums.iter_mut().zip(lines) {
+                    let x = S::as_simd_f32s(&line[place..place + S::F32_LANES]).0[0];
+                    for (sum, y) in sums.iter_mut().zip(weight) {
+                        *sum = simd.mul_add_e_f32s(x, y, *sum);
+                    }
+                }
+            }
+            for (out, sums) in out.iter_mut().zip(sums) {
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out = match self.add {
+                        true => simd.add_f32s(*out, sum),
+                        false => sum,
+                    };
+                }
+            }
+        }
+    }
+}
