@@ -4,6 +4,7 @@
 //! written once over [`pulp`]'s vectors and compiled for each instruction set. How many threads there are changes no result: work is
 //! cut by shapes alone, and sums have an order of their own.
 
+pub mod attention;
 pub mod convolution;
 pub mod math;
 pub mod memory;

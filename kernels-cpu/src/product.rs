@@ -11,6 +11,7 @@ mod transpose;
 
 pub use matrix::Matrix;
 pub use tile::{MOST_COLUMNS, MOST_ROWS, Tile};
+pub(crate) use tile::{VECTORS, many_registers};
 
 use std::ops::Range;
 

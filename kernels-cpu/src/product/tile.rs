@@ -11,7 +11,7 @@ pub const MOST_ROWS: usize = 12;
 pub const MOST_COLUMNS: usize = 32;
 
 /// Vectors that a row of a tile takes.
-const VECTORS: usize = 2;
+pub(crate) const VECTORS: usize = 2;
 
 /// Sizes of the register tile, which are the widths of the panels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Tile {
 }
 
 /// Twelve rows of two vectors need 24 registers, and three for what is multiplied.
-const fn many_registers<S: Simd>() -> bool {
+pub(crate) const fn many_registers<S: Simd>() -> bool {
     S::REGISTER_COUNT >= 32
 }
 
