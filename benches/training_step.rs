@@ -6,11 +6,17 @@
 #[path = "../examples/common/console.rs"]
 #[macro_use]
 mod console;
+#[path = "training_step/peer.rs"]
+mod peer;
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Tensor};
-use burn_frontier::comm::{groups::Groups, local};
+use burn_frontier::comm::Communicator;
+use burn_frontier::comm::groups::Groups;
+use burn_frontier::comm::local::{self, LocalOptions};
 #[cfg(feature = "flex")]
 use burn_frontier::device::memory::HostMemory;
 use burn_frontier::models::gpt::GptConfig;
@@ -56,6 +62,9 @@ struct Options {
     /// fp32, bf16 or fp16
     #[arg(long, default_value_t)]
     precision: Precision,
+    /// Answer each line on standard input with a step, whose seconds and loss it is; the first weights go to this folder
+    #[arg(long, value_name = "FOLDER")]
+    peer: Option<PathBuf>,
     /// Cargo says it
     #[arg(long, hide = true)]
     bench: bool,
@@ -100,16 +109,27 @@ const STEP: AdamWStep = AdamWStep {
 fn main() -> Result<()> {
     console::listen(&Screen::default());
     let options = Options::parse();
-    let (config, steps) = (options.model()?, options.steps);
+    let config = options.model()?;
+    // One rank, as a program has it.
+    local::run(1, &LocalOptions::default(), |world| match &options.peer {
+        Some(folder) => peer::answer(&options, &config, folder, world),
+        None => compare(&options, &config, world),
+    })?;
+    Ok(())
+}
+
+/// Both in turn.
+fn compare(options: &Options, config: &GptConfig, world: Arc<dyn Communicator>) -> Result<()> {
+    let steps = options.steps;
     let tokens = options.batch * config.sequence;
     say!(
         "{:.2} million parameters in {}, {tokens} tokens a step, {steps} steps each, in turn",
         config.parameters() as f64 / 1e6,
         options.precision
     );
-    let batch = batch(&config, options.batch)?;
-    let mut plain = Plain::new(&config, &options)?;
-    let mut stack = Stack::new(&config, &options)?;
+    let batch = batch(config, options.batch)?;
+    let mut plain = Plain::new(config, options)?;
+    let mut stack = Stack::new(config, options, world)?;
     let (mut plain_times, mut stack_times) = (Vec::new(), Vec::new());
     for step in 0..=steps {
         let (a, b) = (plain.step(&batch)?, stack.step(&batch)?);
@@ -269,24 +289,31 @@ impl Visitor for Update {
 }
 
 /// As the training loop runs it.
-struct Stack(TrainState<GptPart>);
+struct Stack {
+    state: TrainState<GptPart>,
+    /// Of the last step.
+    loss: f64,
+}
 
 impl Stack {
-    fn new(config: &GptConfig, options: &Options) -> Result<Self> {
-        let groups = Groups::new(Layout::single(), local::single())?;
+    fn new(config: &GptConfig, options: &Options, world: Arc<dyn Communicator>) -> Result<Self> {
+        let groups = Groups::new(Layout::single(), world)?;
         let pipeline = config.init(Kind::default(), &groups, &options.context(&groups))?;
         let mut state = TrainState::new(pipeline, &[OptimizerConfig::new(0, false)], 1)?;
         state.spans = SpanRecorder::new(Instant::now(), 0, 0, true);
-        Ok(Self(state))
+        Ok(Self {
+            state,
+            loss: f64::NAN,
+        })
     }
 
     fn step(&mut self, batch: &TokenBatch) -> Result<Times> {
         let options = StepOptions::new(1e-4);
         let start = Instant::now();
         let batches = std::slice::from_ref(batch);
-        let gradients = self.0.gradients(batches, &options)?;
+        let gradients = self.state.gradients(batches, &options)?;
         let all = start.elapsed();
-        let spans = self.0.spans.take();
+        let spans = self.state.spans.take();
         let of = |first: char| {
             let spans = spans.iter().filter(|s| s.name().starts_with(first));
             Duration::from_secs_f64(spans.map(|s| s.duration_us()).sum::<f64>() * 1e-6)
@@ -294,7 +321,7 @@ impl Stack {
         let (forward, backward) = (of('F'), of('B'));
 
         let start = Instant::now();
-        self.0.update(gradients, &options)?;
+        self.loss = self.state.update(gradients, &options)?.loss;
         Ok(vec![
             ("forward", forward),
             ("backward", backward),

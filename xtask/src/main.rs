@@ -76,7 +76,7 @@ enum Task {
     ///
     /// In the dev profile, which is optimised, so that what `cargo test` compiled is not compiled again.
     Bench {
-        /// Its name: `kernels` or `training_step`.
+        /// Its name: `kernels`, `training_step`, `ranks` or `convolution`.
         #[arg(default_value = "kernels")]
         name: String,
         /// Arguments for the benchmark.
