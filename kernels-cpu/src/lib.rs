@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod convolution;
+pub mod linear;
 pub mod math;
 pub mod memory;
 pub mod parallel;

@@ -11,7 +11,7 @@ pub use super::problem::layers::FeedForward;
 use crate::error::{Error, Result};
 
 impl FeedForward {
-    fn without_autodiff(&self) -> Self {
+    pub(super) fn without_autodiff(&self) -> Self {
         let vector = |x: &Option<Tensor<1>>| x.as_ref().map(|x| x.clone().without_autodiff());
         Self {
             up: self.up.clone().without_autodiff(),

@@ -5,6 +5,8 @@
     allow(dead_code)
 )]
 
+pub mod layers;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// The GPU that the variable GPU names: wgpu, if there is none, cuda or rocm. Without such a device a test is skipped and says

@@ -20,13 +20,13 @@ use tile::transposed_products;
 use super::problem::{Entry, Gradients, Inputs, Problem, Rows, Target};
 use super::score::{KEYS, Part, panel};
 use super::vector::{
-    LINE, Lengths, MOST_ROWS, aligned, columns_times, pairs, pairs_mut, transpose,
+    LINE, Lengths, MOST_ROWS, add_columns_times, aligned, pairs, splat, transpose,
 };
 use crate::parallel::{for_tasks, with_scratch};
 use crate::product::many_registers;
 
 /// Tasks that keep the cores of a node busy, whatever their number.
-const TASKS: usize = 32;
+const TASKS: usize = 16;
 
 /// Keys that are worth a task.
 const SHARE: usize = 256;
@@ -318,12 +318,8 @@ impl Head<'_> {
             score_gradients::<S, R>(simd, &self.part, tile, &side, [p, scores, memory.spare]);
             let scores = &pairs::<S>(scores)[..tile.seen];
             let sums = &mut memory.sums[i * stride * width..][..stride * width];
-            let (sums, _) = pairs_mut::<S>(sums).as_chunks_mut::<R>();
-            for (i, out) in sums.iter_mut().enumerate() {
-                let mut sums = *out;
-                columns_times(simd, (&memory.keys[i * R..], stride), scores, &mut sums);
-                *out = sums;
-            }
+            let keys = (&*memory.keys, stride);
+            add_columns_times::<S, R>(simd, keys, scores, splat(simd, 1.0), sums);
         }
         let seen = &seen[..tiles.len()];
         let rows = tiles.start * width;

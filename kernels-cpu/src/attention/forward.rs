@@ -5,7 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 use super::problem::{Inputs, Problem, Target};
 use super::score::{KEYS, Part, Tile, panel};
 use super::vector::{
-    LINE, Lengths, MOST_ROWS, Pair, aligned, columns_times, exp, pairs, pairs_mut, splat, take,
+    LINE, Lengths, MOST_ROWS, Pair, add_columns_times, aligned, exp, pairs, pairs_mut, splat, take,
     transpose, width,
 };
 use crate::parallel::{Shared, for_tasks, with_scratch};
@@ -193,18 +193,7 @@ impl Block<'_> {
             }
         }
         let sums = &mut memory.sums[i * stride * width..][..stride * width];
-        let (sums, _) = pairs_mut::<S>(sums).as_chunks_mut::<R>();
-        for (i, out) in sums.iter_mut().enumerate() {
-            let mut sums = *out;
-            for sums in &mut sums {
-                for (sum, factor) in sums.iter_mut().zip(factor) {
-                    *sum = simd.mul_f32s(*sum, factor);
-                }
-            }
-            let values = (&memory.values[i * R..], stride);
-            columns_times(simd, values, scores, &mut sums);
-            *out = sums;
-        }
+        add_columns_times::<S, R>(simd, (memory.values, stride), scores, factor, sums);
     }
 
     /// Writes the rows of a tile.

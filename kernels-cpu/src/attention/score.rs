@@ -186,9 +186,9 @@ pub fn products<S: Simd, const R: usize>(
     let panel = &pairs::<S>(panel)[..depth];
     let (tiles, _) = pairs_mut::<S>(out).as_chunks_mut::<R>();
     for (i, out) in tiles[..rows.div_ceil(R)].iter_mut().enumerate() {
-        let left: [&[f32]; R] = std::array::from_fn(|r| &left[(i * R + r) * stride..][..depth]);
         let mut sums = [splat(simd, 0.0); R];
-        rows_times(simd, left, (panel, 1), &mut sums);
+        let left = (&left[i * R * stride..], stride);
+        rows_times(simd, depth, left, (panel, 1), &mut sums);
         *out = sums;
     }
 }

@@ -60,24 +60,26 @@ pub fn splat<S: Simd>(simd: S, x: f32) -> Pair<S> {
     [simd.splat_f32s(x); VECTORS]
 }
 
-/// Adds `left right` to a tile, of rows of the left operand that are contiguous over the depth, and rows of the right one that lie
-/// `step` pairs apart.
+/// Adds `left right` to a tile: rows of the left operand are contiguous over the depth and lie `stride` elements apart, those of the
+/// right one lie `step` pairs apart.
 #[inline(always)]
 pub fn rows_times<S: Simd, const R: usize>(
     simd: S,
-    left: [&[f32]; R],
+    depth: usize,
+    (left, stride): (&[f32], usize),
     (right, step): (&[Pair<S>], usize),
     sums: &mut [Pair<S>; R],
 ) {
-    let depth = left[0].len();
-    let left = left.map(|x| &x[..depth]);
-    let right = &right[..((depth - 1) * step + 1)];
+    let mut rows = [&left[..0]; R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = &left[r * stride..][..depth];
+    }
     for d in 0..depth {
         let right = right[d * step];
-        for (sums, left) in sums.iter_mut().zip(&left) {
-            let x = simd.splat_f32s(left[d]);
-            for (sum, right) in sums.iter_mut().zip(right) {
-                *sum = simd.mul_add_e_f32s(x, right, *sum);
+        for r in 0..R {
+            let x = simd.splat_f32s(rows[r][d]);
+            for v in 0..VECTORS {
+                sums[r][v] = simd.mul_add_e_f32s(x, right[v], sums[r][v]);
             }
         }
     }
@@ -93,10 +95,32 @@ pub fn columns_times<S: Simd, const R: usize>(
 ) {
     for (d, right) in right.iter().enumerate() {
         let left = &left[d * stride..][..R];
-        for (sums, &x) in sums.iter_mut().zip(left) {
-            let x = simd.splat_f32s(x);
-            for (sum, &right) in sums.iter_mut().zip(right) {
-                *sum = simd.mul_add_e_f32s(x, right, *sum);
+        for r in 0..R {
+            let x = simd.splat_f32s(left[r]);
+            for v in 0..VECTORS {
+                sums[r][v] = simd.mul_add_e_f32s(x, right[v], sums[r][v]);
+            }
+        }
+    }
+}
+
+/// `to = factor to + left^T right` of a panel `[rows, lanes]`: `left` has `stride` elements for each row of `right`, and as many rows
+/// as it has elements are a multiple of R.
+#[inline(always)]
+pub fn add_columns_times<S: Simd, const R: usize>(
+    simd: S,
+    (left, stride): (&[f32], usize),
+    right: &[Pair<S>],
+    factor: Pair<S>,
+    to: &mut [f32],
+) {
+    let (tiles, _) = pairs_mut::<S>(to).as_chunks_mut::<R>();
+    for (i, to) in tiles.iter_mut().enumerate() {
+        let mut sums = [splat(simd, 0.0); R];
+        columns_times(simd, (&left[i * R..], stride), right, &mut sums);
+        for r in 0..R {
+            for v in 0..VECTORS {
+                to[r][v] = simd.mul_add_e_f32s(to[r][v], factor[v], sums[r][v]);
             }
         }
     }

@@ -6,6 +6,7 @@ mod activation;
 mod adamw;
 mod convolution;
 mod cross_entropy;
+mod linear;
 mod norm;
 mod softmax;
 mod sum_of_squares;
@@ -20,11 +21,15 @@ use burn_flex::FlexTensor;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::{AdamWOutcome, CrossEntropyBackward, Fused, NormBackward, TokenStatistics};
+use super::{
+    AdamWOutcome, CrossEntropyBackward, FeedForwardBackward, Fused, LinearBackward, NormBackward,
+    TokenStatistics,
+};
 use crate::error::Result;
 use crate::ops::problem::adamw::{AdamWState, AdamWStep};
 use crate::ops::problem::convolution::Convolution;
-use crate::ops::problem::layers::NormParameters;
+use crate::ops::problem::gradient_sum::LinearSums;
+use crate::ops::problem::layers::{FeedForward, NormParameters};
 
 /// Burn's flex backend.
 pub(super) struct Flex;
@@ -64,6 +69,25 @@ impl Fused for Flex {
         gradient: Tensor<4>,
     ) -> Result<Tensor<4>, Box<Tensor<4>>> {
         softmax::softmax_gradient(p, gradient)
+    }
+
+    fn linear(
+        &self,
+        x: &Tensor<3>,
+        weight: &Tensor<2>,
+        bias: Option<&Tensor<1>>,
+        sums: (&LinearSums, bool),
+    ) -> Option<(Tensor<3>, LinearBackward)> {
+        linear::linear(x, weight, bias, sums)
+    }
+
+    fn feed_forward(
+        &self,
+        x: &Tensor<3>,
+        layers: &FeedForward,
+        sums: &[LinearSums; 2],
+    ) -> Option<(Tensor<3>, FeedForwardBackward)> {
+        linear::feed_forward(x, layers, sums)
     }
 
     fn norm(

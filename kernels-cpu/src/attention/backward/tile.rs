@@ -5,8 +5,9 @@ use pulp::Simd;
 use super::Outputs;
 use super::memory::STATISTICS;
 use crate::attention::score::{KEYS, Part, Tile, products};
-use crate::attention::vector::{Lengths, Pair, exp, pairs, pairs_mut, rows_times};
+use crate::attention::vector::{Lengths, exp, pairs, pairs_mut, rows_times, splat};
 use crate::math::sum;
+use crate::product::VECTORS;
 
 impl Outputs<'_> {
     /// Gradients of outputs as rows, and their queries' statistics `[STATISTICS, lanes]`: the greatest score, the inverse of the sum
@@ -107,16 +108,19 @@ pub fn transposed_products<S: Simd, const R: usize>(
     let (right, sums) = (pairs::<S>(right), pairs_mut::<S>(sums));
     for column in 0..step {
         for key in (0..most).step_by(R) {
-            let mut tile: [Pair<S>; R] = std::array::from_fn(|r| sums[(key + r) * step + column]);
+            let mut tile = [splat(simd, 0.0); R];
             for (i, &seen) in seen.iter().enumerate() {
                 if seen > key {
-                    let row = |r: usize| &left[((i * KEYS) + key + r) * width..][..width];
-                    let right = &right[i * width * step + column..];
-                    rows_times(simd, std::array::from_fn(row), (right, step), &mut tile);
+                    let left = (&left[(i * KEYS + key) * width..], width);
+                    let right = (&right[i * width * step + column..], step);
+                    rows_times::<S, R>(simd, width, left, right, &mut tile);
                 }
             }
-            for (r, tile) in tile.into_iter().enumerate() {
-                sums[(key + r) * step + column] = tile;
+            for r in 0..R {
+                let sums = &mut sums[(key + r) * step + column];
+                for v in 0..VECTORS {
+                    sums[v] = simd.add_f32s(sums[v], tile[r][v]);
+                }
             }
         }
     }

@@ -4,22 +4,10 @@ use burn::backend::DispatchTensor;
 use burn::tensor::Tensor;
 
 use super::{close, elements, for_rows, open, overwrite};
-use crate::ops::problem::layers::{CUBIC, SCALE};
-use frontier_kernels_cpu::math::exp;
+use frontier_kernels_cpu::linear::{gelu as value, gelu_and_slope, sigmoid};
 
 /// Elements that are taken together.
 const PIECE: usize = 1024;
-
-#[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
-/// `(1 + tanh u) / 2` of GELU's `u = scale (x + cubic x^3)`, which is the sigmoid of `2 u`.
-#[inline(always)]
-fn gate(x: f32) -> f32 {
-    sigmoid(2.0 * SCALE as f32 * x * (1.0 + CUBIC as f32 * x * x))
-}
 
 /// A tensor of any rank, which is a label only.
 fn labelled(x: DispatchTensor) -> Tensor<1> {
@@ -38,7 +26,7 @@ pub(super) fn gelu(x: DispatchTensor) -> Option<DispatchTensor> {
         #[inline(always)]
         |piece, y| {
             for (y, &x) in y.iter_mut().zip(&input[piece * PIECE..]) {
-                *y = x * gate(x);
+                *y = value(x);
             }
         },
     );
@@ -61,9 +49,7 @@ pub(super) fn gelu_gradient(
             #[inline(always)]
             |piece, g| {
                 for (g, &x) in g.iter_mut().zip(&x[piece * PIECE..]) {
-                    let s = gate(x);
-                    let slope = 2.0 * SCALE as f32 * (1.0 + 3.0 * CUBIC as f32 * x * x);
-                    *g *= s + x * s * (1.0 - s) * slope;
+                    *g *= gelu_and_slope(x).1;
                 }
             },
         );
@@ -77,28 +63,41 @@ pub(super) fn gelu_gradient(
 /// SwiGLU of x `[batch, seq, 2 * ffn]`, gate and up side by side.
 pub(super) fn swiglu(x: &Tensor<3>) -> Option<Tensor<3>> {
     let [batch, seq, width] = x.dims();
-    let (input, ffn) = (open(x)?, width / 2);
-    let input = elements(&input);
-    let mut y = vec![0.0; batch * seq * ffn];
-    for_rows(
-        &mut y,
-        ffn,
-        #[inline(always)]
-        |row, y| {
-            let (gate, up) = input[row * width..][..width].split_at(ffn);
-            for (y, (&gate, &up)) in y.iter_mut().zip(gate.iter().zip(up)) {
-                *y = gate * sigmoid(gate) * up;
-            }
-        },
-    );
-    Some(close(y, [batch, seq, ffn]))
+    let y = gated(elements(&open(x)?), width);
+    Some(close(y, [batch, seq, width / 2]))
 }
 
 /// The gradient of SwiGLU's argument from that of its value.
 pub(super) fn swiglu_gradient(x: &Tensor<3>, g: &Tensor<3>) -> Option<Tensor<3>> {
     let ([_, _, width], shape) = (x.dims(), x.shape());
-    let (x, g, ffn) = (open(x)?, open(g)?, width / 2);
-    let (x, g) = (elements(&x), elements(&g));
+    let (x, g) = (open(x)?, open(g)?);
+    Some(close(
+        gated_gradient(elements(&x), elements(&g), width),
+        shape,
+    ))
+}
+
+/// SwiGLU of rows of so many elements.
+pub(super) fn gated(x: &[f32], width: usize) -> Vec<f32> {
+    let ffn = width / 2;
+    let mut y = vec![0.0; x.len() / 2];
+    for_rows(
+        &mut y,
+        ffn,
+        #[inline(always)]
+        |row, y| {
+            let (gate, up) = x[row * width..][..width].split_at(ffn);
+            for (y, (&gate, &up)) in y.iter_mut().zip(gate.iter().zip(up)) {
+                *y = gate * sigmoid(gate) * up;
+            }
+        },
+    );
+    y
+}
+
+/// The gradient of [`gated`]'s argument x from that of its value.
+pub(super) fn gated_gradient(x: &[f32], g: &[f32], width: usize) -> Vec<f32> {
+    let ffn = width / 2;
     let mut dx = vec![0.0; x.len()];
     for_rows(
         &mut dx,
@@ -116,5 +115,5 @@ pub(super) fn swiglu_gradient(x: &Tensor<3>, g: &Tensor<3>) -> Option<Tensor<3>>
             }
         },
     );
-    Some(close(dx, shape))
+    dx
 }
