@@ -5,6 +5,7 @@
 //! cut by shapes alone, and sums have an order of their own.
 
 pub mod attention;
+pub mod batch_norm;
 pub mod convolution;
 pub mod linear;
 pub mod math;

@@ -1,7 +1,24 @@
 //! Arithmetic that compilers turn into vector instructions.
 
+use pulp::{Arch, Simd, WithSimd};
+
 /// Lanes of a sum: its order is fixed, whatever the instruction set.
 const LANES: usize = 16;
+
+/// Calls `work`, compiled for the vectors that this CPU has. It is `#[inline(always)]`, and so is all that it calls.
+///
+/// A closure passed to [`Arch::dispatch`] itself is called through a shim, which compilers leave outside, for the least CPU.
+pub fn vectorised<R>(work: impl FnMut() -> R) -> R {
+    struct Work<F>(F);
+    impl<R, F: FnMut() -> R> WithSimd for Work<F> {
+        type Output = R;
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, _: S) -> R {
+            (self.0)()
+        }
+    }
+    Arch::new().dispatch(Work(work))
+}
 
 /// `e^x` with an error of two units in the last place; 0 below -87, and `e^88` above 88. NaN stays NaN.
 ///
