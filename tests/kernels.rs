@@ -45,7 +45,7 @@ fn a_refused_kernel_is_an_error_where_kernels_are_required() {
         .grad(&gradients)
         .expect("computed otherwise")
         .flatten(0, 3);
-    let refusal = sum_of_squares(dq).unwrap_err().to_string();
+    let refusal = sum_of_squares(&[dq]).unwrap_err().to_string();
     for part in ["attention_backward", "required", "does not vary along keys"] {
         assert!(refusal.contains(part), "{part} is not in: {refusal}");
     }

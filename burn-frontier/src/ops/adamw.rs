@@ -1,9 +1,9 @@
 //! AdamW (arXiv 1711.05101) over a flat run of parameters.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::backends;
-pub use super::problem::adamw::{AdamWState, AdamWStep};
+pub use super::problem::adamw::{AdamWRun, AdamWState, AdamWStep};
 use super::shape::{expect, expect_type};
 use crate::error::{Error, Result};
 
@@ -11,28 +11,57 @@ use crate::error::{Error, Result};
 /// `weights`, with which the model computes.
 ///
 /// # Errors
-/// Gradient or moments of another length or type than the parameters, or on another device; kernels that are required
-/// refuse it.
+/// Those of [`adamw_of_all`].
 pub fn adamw(
     state: AdamWState,
     gradient: Tensor<1>,
     step: &AdamWStep,
     weights: DType,
 ) -> Result<(AdamWState, Tensor<1>)> {
-    check(&state, &gradient)?;
-    let backend = backends::of(&gradient.device());
-    let (state, gradient) = match backend.adamw(state, gradient, step, weights) {
-        Ok(done) => return Ok(done),
-        Err(given_back) => *given_back,
+    let run = AdamWRun {
+        state,
+        gradient,
+        step: *step,
+        weights,
     };
-    backend.refusal()?;
-    let state = reference(state, gradient, step);
-    let weights = state.parameters.clone().cast(weights);
-    Ok((state, weights))
+    let done = adamw_of_all(vec![run])?.pop();
+    done.ok_or_else(|| Error::Internal("AdamW gave nothing for a run".into()))
+}
+
+/// [`adamw`] of several runs on one device, on the CPU in one pass over the memory of all.
+///
+/// # Errors
+/// Gradient or moments of another length or type than the parameters, or on another device; kernels that are required
+/// refuse it.
+pub fn adamw_of_all(runs: Vec<AdamWRun>) -> Result<Vec<(AdamWState, Tensor<1>)>> {
+    runs.iter().try_for_each(check)?;
+    let Some(first) = runs.first() else {
+        return Ok(Vec::new());
+    };
+    let backend = backends::of(&first.gradient.device());
+    let mut all = Vec::new();
+    for outcome in backend.adamw(runs) {
+        all.push(match outcome {
+            Ok(done) => done,
+            Err(run) => {
+                backend.refusal()?;
+                let state = reference(run.state, run.gradient, &run.step);
+                let weights = state.parameters.clone().cast(run.weights);
+                (state, weights)
+            }
+        });
+    }
+    Ok(all)
+}
+
+/// Whether many short runs take no longer than a long one, so that nothing is to be joined for [`adamw_of_all`].
+pub(crate) fn takes_short_runs(device: Device) -> bool {
+    backends::of(&device).takes_short_runs()
 }
 
 /// Fails unless all is of the parameters' kind: a run that is shorter would be updated in part.
-fn check(state: &AdamWState, gradient: &Tensor<1>) -> Result<()> {
+fn check(run: &AdamWRun) -> Result<()> {
+    let (state, gradient) = (&run.state, &run.gradient);
     let parameters = &state.parameters;
     let device = parameters.device().without_autodiff();
     for (what, x) in [
@@ -87,7 +116,6 @@ pub fn reference(state: AdamWState, gradient: Tensor<1>, s: &AdamWStep) -> AdamW
 mod tests {
     use super::*;
     use crate::ops::testing::Place;
-    use burn::tensor::Device;
 
     #[test]
     fn a_gradient_that_is_not_the_parameters_is_refused() {
@@ -158,6 +186,55 @@ mod tests {
         let (fast, plain) = (fast.parameters.into_data(), plain.parameters.into_data());
         for (a, b) in fast.iter::<f32>().zip(plain.iter::<f32>()) {
             assert!((a - b).abs() < 2e-6, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn all_runs_at_once_are_as_each_by_itself() {
+        let place = Place::new(&Device::flex(), DType::F32);
+        let run = |n: usize, dtype: DType, weights: DType| {
+            let of = |seed| place.constant([n], seed).cast(dtype);
+            AdamWRun {
+                state: AdamWState {
+                    parameters: of(1),
+                    first: of(2),
+                    second: of(3).abs(),
+                },
+                gradient: of(4),
+                step: AdamWStep {
+                    learning_rate: 1e-2,
+                    weight_decay: n as f64 * 1e-5,
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    epsilon: 1e-8,
+                    step: 3,
+                    gradient_scale: 0.5,
+                },
+                weights,
+            }
+        };
+        let (f32, f64) = (DType::F32, DType::F64);
+        let runs = [
+            run(1, f32, f32),
+            run(50_000, f32, DType::BF16),
+            run(7, f64, f64),
+            run(300, f32, DType::F16),
+            run(40_000, f32, f32),
+        ];
+        let together = adamw_of_all(runs.to_vec()).unwrap();
+        for (run, (state, weights)) in runs.into_iter().zip(together) {
+            let dtype = run.weights;
+            let (alone, own) = adamw(run.state, run.gradient, &run.step, dtype).unwrap();
+            let rounded = state.parameters.clone().cast(dtype);
+            assert_eq!(weights.clone().into_data(), rounded.into_data());
+            for (a, b) in [
+                (weights, own),
+                (state.parameters, alone.parameters),
+                (state.first, alone.first),
+                (state.second, alone.second),
+            ] {
+                assert_eq!(a.into_data(), b.into_data());
+            }
         }
     }
 }

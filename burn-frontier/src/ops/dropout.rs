@@ -56,7 +56,7 @@ fn dropped(x: Tensor<3>, site: Option<&Dropout>) -> Result<Tensor<3>> {
     let Some(site) = site else { return Ok(x) };
     let x0 = x.clone().without_autodiff();
     let backend = backends::of(&x0.device());
-    let Some(y) = backend.dropout(&x0, None, site) else {
+    let Some(y) = backend.dropout(&x0, None, Some(site)) else {
         backend.refusal()?;
         let mask = flat_mask(&x0, site);
         return Ok(x * mask);
@@ -74,24 +74,28 @@ fn dropped(x: Tensor<3>, site: Option<&Dropout>) -> Result<Tensor<3>> {
 pub fn add_dropout(x: Tensor<3>, residual: Tensor<3>, site: Option<&Dropout>) -> Result<Tensor<3>> {
     check_site("add_dropout", &x, Some(&residual), site)?;
     let plain = [&x, &residual].map(|x| x.clone().without_autodiff());
-    let fused = site.and_then(|site| {
-        let sum = backends::of(&x.device()).dropout(&plain[0], Some(&plain[1]), site)?;
-        Some((sum, site.clone()))
-    });
-    let Some((sum, site)) = fused else {
+    let backend = backends::of(&plain[0].device());
+    let Some(sum) = backend.dropout(&plain[0], Some(&plain[1]), site) else {
         return Ok(residual + dropped(x, site)?);
     };
+    let site = site.cloned();
     Ok(with_gradient(
         [x.into_dispatch(), residual.into_dispatch()],
         sum,
-        move |g| [gradient(g.clone(), &site), g].map(|g| Some(g.into_dispatch())),
+        move |g| {
+            let dx = match &site {
+                Some(site) => gradient(g.clone(), site),
+                None => g.clone(),
+            };
+            [dx, g].map(|g| Some(g.into_dispatch()))
+        },
     ))
 }
 
 /// The gradient of x from that of what is left of it.
 pub(super) fn gradient(g: Tensor<3>, site: &Dropout) -> Tensor<3> {
     backends::of(&g.device())
-        .dropout(&g, None, site)
+        .dropout(&g, None, Some(site))
         .unwrap_or_else(|| {
             let mask = flat_mask(&g, site);
             g * mask

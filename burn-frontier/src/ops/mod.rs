@@ -14,6 +14,7 @@ mod backends;
 pub mod convolution;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod embedding;
 pub mod exchange;
 pub mod feed_forward;
 pub mod gradient;

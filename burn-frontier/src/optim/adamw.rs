@@ -3,8 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
-use crate::ops::adamw::{AdamWState, AdamWStep, adamw};
+use crate::ops::adamw::{AdamWRun, AdamWState, AdamWStep};
 use crate::precision::{full_precision, is_half};
 
 /// AdamW's constants.
@@ -45,33 +44,34 @@ impl Moments {
     pub fn new(piece: Tensor<1>) -> Self {
         let half = is_half(&piece);
         let piece = full_precision(piece);
-        let zeros = piece.zeros_like();
         Self {
-            first: zeros.clone(),
-            second: zeros,
+            first: piece.zeros_like(),
+            second: piece.zeros_like(),
             master: half.then_some(piece),
         }
     }
 
-    /// One step, in place where nobody else holds the tensors. `piece`: the parameters; gives the new ones.
-    pub fn step(
-        self,
-        piece: Tensor<1>,
-        gradient: Tensor<1>,
-        step: &AdamWStep,
-    ) -> Result<(Self, Tensor<1>)> {
-        let (dtype, half) = (piece.dtype(), self.master.is_some());
-        let before = AdamWState {
-            parameters: self.master.unwrap_or(piece),
-            first: self.first,
-            second: self.second,
-        };
-        let (after, weights) = adamw(before, gradient, step, dtype)?;
-        let moments = Self {
-            first: after.first,
-            second: after.second,
-            master: half.then_some(after.parameters),
-        };
-        Ok((moments, weights))
+    /// What a step does with the moments' run. `piece`: the parameters, which nobody else is to hold, so that they are updated in
+    /// place.
+    pub fn run(self, piece: Tensor<1>, gradient: Tensor<1>, step: AdamWStep) -> AdamWRun {
+        AdamWRun {
+            gradient,
+            step,
+            weights: piece.dtype(),
+            state: AdamWState {
+                parameters: self.master.unwrap_or(piece),
+                first: self.first,
+                second: self.second,
+            },
+        }
+    }
+
+    /// What is remembered after a step, which gave `weights` to the model.
+    pub fn after(state: AdamWState, weights: &Tensor<1>) -> Self {
+        Self {
+            first: state.first,
+            second: state.second,
+            master: is_half(weights).then_some(state.parameters),
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::rule::Rule;
 use crate::comm::groups::Groups;
 use crate::comm::{Buffer, Reduction};
 use crate::error::Result;
+use crate::ops::adamw::takes_short_runs;
 use crate::parameter::{Module, Selection};
 use crate::zero::partition::{self, Slot};
 use crate::zero::reducer::{GradientReducer, ReducerOptions};
@@ -24,7 +25,7 @@ pub struct OptimizerConfig {
     pub selection: Selection,
     /// How gradients are reduced and the state is split.
     pub reducer: ReducerOptions,
-    /// Most elements of a bucket.
+    /// Most elements of a bucket. One rank on the CPU has none to exchange, and updates each parameter where it lies.
     pub bucket_elements: usize,
 }
 
@@ -112,7 +113,13 @@ impl OptimizerConfig {
         updates.check_counts(&sums, &names)?;
         told(groups, partition::share_sums(chunks, &slots))?;
         let slots = Arc::new(slots);
-        let buckets = partition::buckets(&slots, groups.layout.dp, self.bucket_elements);
+        // Where there is nobody to exchange with, joining would only copy.
+        let device = partition::device(chunks);
+        let limit = match groups.world.size() == 1 && device.is_some_and(takes_short_runs) {
+            true => 0,
+            false => self.bucket_elements,
+        };
+        let buckets = partition::buckets(&slots, groups.layout.dp, limit);
         let buckets = Arc::new(buckets);
         let optimizer = Optimizer::new(
             updates.all,

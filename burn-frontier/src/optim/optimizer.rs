@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor};
 
+use super::adamw::Moments;
 use super::group::Update;
 use super::logical;
-use super::update::{Memory, Numbers, Part};
+use super::update::{Memory, Numbers, Part, nothing_like};
 use crate::comm::groups::Groups;
 use crate::comm::{Buffer, Reduction};
 use crate::error::{Error, Result};
+use crate::ops::adamw::{AdamWRun, adamw_of_all};
 use crate::ops::exchange::{Exchange, apply};
 use crate::ops::sum_squares::sum_of_squares;
 use crate::parameter::{Module, Parameter, ParameterSpec, Selection, Visitor};
@@ -95,20 +97,20 @@ impl Optimizer {
         self.check(reduced)?;
         let at = self.groups.at;
         let (dp, replicas) = (at.dp, self.groups.layout.dp);
-        let mut sum = 0.0;
+        let mut counted = Vec::new();
         for (bucket, gradient) in self.buckets.iter().zip(reduced) {
             let class = bucket.class;
             if (class.replicated && at.tp != 0) || (class.tied && !self.groups.is_first_stage()) {
                 continue;
             }
             let piece = bucket.piece(dp, replicas);
-            let mine = if self.sharded || replicas == 1 {
+            counted.push(if self.sharded || replicas == 1 {
                 gradient.clone()
             } else {
                 gradient.clone().narrow(0, piece.start, piece.len())
-            };
-            sum += sum_of_squares(mine)?;
+            });
         }
+        let sum = sum_of_squares(&counted)?;
         let total = self
             .groups
             .world
@@ -122,7 +124,8 @@ impl Optimizer {
     /// With ZeRO 1 an all-gather of every bucket's parameters over dp.
     ///
     /// # Errors
-    /// Other gradients or parameters than the optimiser was made for, or failed communication.
+    /// Other gradients or parameters than the optimiser was made for, or failed communication; parameters are lost where the
+    /// update itself fails.
     pub fn step<M: Module>(
         &mut self,
         chunks: &mut [M],
@@ -132,26 +135,71 @@ impl Optimizer {
     ) -> Result<()> {
         self.check(&reduced)?;
         let mut values = self.values(chunks)?;
+        self.release(chunks);
         self.steps += 1;
         let numbers = Numbers {
             rate: learning_rate,
             gradient_scale,
             step: self.steps,
         };
+        let updated = self.update(&mut values, reduced, numbers);
+        self.set_values(chunks, values);
+        updated?;
+        self.groups.world.failure().map_or(Ok(()), Err)
+    }
+
+    /// Updates the values. Nobody else holds them, nor what is remembered, so that it can work in place.
+    fn update(
+        &mut self,
+        values: &mut [Tensor<1>],
+        reduced: Vec<Tensor<1>>,
+        numbers: Numbers,
+    ) -> Result<()> {
+        let buckets = self.buckets.clone();
+        let mut runs = Vec::new();
         for (i, gradient) in reduced.into_iter().enumerate() {
-            let bucket = self.buckets[i].clone();
-            // Nobody else holds the memory's tensors, so that the update can work in place.
             let memory = self.memory[i].take().ok_or_else(failed_before)?;
-            let part = self.part(&bucket);
-            let (memory, piece) = part.step(memory, &values, gradient, numbers)?;
-            self.memory[i] = Some(memory);
-            let whole = self.gather(piece);
-            for &(slot, offset) in &bucket.slots {
-                values[slot] = whole.clone().narrow(0, offset, self.slots[slot].count);
+            let part = self.part(&buckets[i]);
+            let copies = !part.is_one_parameter();
+            match part.adamw(memory, values, gradient, numbers) {
+                Ok(run) => runs.push((i, run)),
+                Err(other) => {
+                    let (memory, gradient) = *other;
+                    let (memory, piece) = part.step(memory, values, gradient, numbers)?;
+                    self.memory[i] = Some(memory);
+                    self.put(&buckets[i], piece, values);
+                }
+            }
+            if copies {
+                // One at a time is in memory.
+                self.update_by_adamw(std::mem::take(&mut runs), values)?;
             }
         }
-        self.set_values(chunks, values);
-        self.groups.world.failure().map_or(Ok(()), Err)
+        self.update_by_adamw(runs, values)
+    }
+
+    /// Updates the values of buckets whose rule is AdamW.
+    fn update_by_adamw(
+        &mut self,
+        runs: Vec<(usize, AdamWRun)>,
+        values: &mut [Tensor<1>],
+    ) -> Result<()> {
+        let buckets = self.buckets.clone();
+        let (numbers, runs): (Vec<usize>, Vec<AdamWRun>) = runs.into_iter().unzip();
+        for (i, (state, weights)) in numbers.into_iter().zip(adamw_of_all(runs)?) {
+            let moments = Moments::after(state, &weights);
+            self.memory[i] = Some(Memory::AdamW(Box::new(moments)));
+            self.put(&buckets[i], weights, values);
+        }
+        Ok(())
+    }
+
+    /// Puts a bucket's new parameters into the values, from this replica's piece.
+    fn put(&self, bucket: &Bucket, piece: Tensor<1>, values: &mut [Tensor<1>]) {
+        let whole = self.gather(piece);
+        for &(slot, offset) in &bucket.slots {
+            values[slot] = whole.clone().narrow(0, offset, self.slots[slot].count);
+        }
     }
 
     /// The gradients of some of this stage's parameters, each with what is true of the parameter and whole in its logical shape,
@@ -275,6 +323,22 @@ impl Optimizer {
             value.ok_or_else(|| Error::Internal(format!("{} is not in the model", slot.spec.name)))
         });
         known.collect()
+    }
+
+    /// Lets go of the parameters' values.
+    fn release<M: Module>(&self, chunks: &mut [M]) {
+        struct Release<'a>(&'a HashMap<String, usize>);
+        impl Visitor for Release<'_> {
+            fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
+                if self.0.contains_key(&p.spec.name) {
+                    p.value = nothing_like(&p.value);
+                }
+            }
+        }
+        let mut release = Release(&self.by_name);
+        chunks
+            .iter_mut()
+            .for_each(|chunk| chunk.visit(&mut release));
     }
 
     fn set_values<M: Module>(&self, chunks: &mut [M], values: Vec<Tensor<1>>) {

@@ -10,7 +10,7 @@ use super::logical;
 use super::rule::{BurnRule, Rule, RuleState};
 use crate::comm::groups::Groups;
 use crate::error::{Error, Result};
-use crate::ops::adamw::AdamWStep;
+use crate::ops::adamw::{AdamWRun, AdamWStep};
 use crate::precision::{full_precision, is_half};
 use crate::zero::partition::{Bucket, Slot, join};
 
@@ -68,6 +68,33 @@ impl Part<'_> {
         whole.narrow(0, self.piece.start, self.piece.len())
     }
 
+    /// As [`Self::flat`]; a parameter that is all of the piece is taken out of the values.
+    fn take_flat(&self, values: &mut [Tensor<1>]) -> Tensor<1> {
+        match self.bucket.slots[..] {
+            [(slot, 0)] if self.is_one_parameter() => {
+                let nothing = nothing_like(&values[slot]);
+                std::mem::replace(&mut values[slot], nothing)
+            }
+            _ => self.flat(values),
+        }
+    }
+
+    /// Whether the piece is one parameter, and so no copy.
+    pub fn is_one_parameter(&self) -> bool {
+        match self.bucket.slots[..] {
+            [(slot, _)] => self.slots[slot].count == self.piece.len(),
+            _ => false,
+        }
+    }
+
+    /// The numbers of a step of this part.
+    fn numbers(&self, numbers: Numbers) -> Numbers {
+        Numbers {
+            rate: numbers.rate * self.update.rate_factor,
+            ..numbers
+        }
+    }
+
     /// The slots that lie in the piece, and where they begin in it.
     pub fn own_slots(&self) -> impl Iterator<Item = (usize, usize)> {
         let slots = self.bucket.slots.iter();
@@ -96,7 +123,24 @@ impl Part<'_> {
         }
     }
 
-    /// One step. Gives what is remembered, and the piece's new parameters, in the model's type.
+    /// What a step of AdamW does, if that is the rule; else the memory and the gradient.
+    pub fn adamw(
+        &self,
+        memory: Memory,
+        values: &mut [Tensor<1>],
+        gradient: Tensor<1>,
+        numbers: Numbers,
+    ) -> Result<AdamWRun, Box<(Memory, Tensor<1>)>> {
+        match (memory, &self.update.rule) {
+            (Memory::AdamW(moments), Rule::AdamW(config)) => {
+                let step = adamw_step(config, self.bucket.class.decay, self.numbers(numbers));
+                Ok(moments.run(self.take_flat(values), gradient, step))
+            }
+            (memory, _) => Err(Box::new((memory, gradient))),
+        }
+    }
+
+    /// One step of another rule. Gives what is remembered, and the piece's new parameters, in the model's type.
     pub fn step(
         &self,
         memory: Memory,
@@ -104,16 +148,8 @@ impl Part<'_> {
         gradient: Tensor<1>,
         numbers: Numbers,
     ) -> Result<(Memory, Tensor<1>)> {
-        let numbers = Numbers {
-            rate: numbers.rate * self.update.rate_factor,
-            ..numbers
-        };
+        let numbers = self.numbers(numbers);
         match (memory, &self.update.rule) {
-            (Memory::AdamW(moments), Rule::AdamW(config)) => {
-                let step = adamw_step(config, self.bucket.class.decay, numbers);
-                let (moments, weights) = moments.step(self.flat(values), gradient, &step)?;
-                Ok((Memory::AdamW(Box::new(moments)), weights))
-            }
             (Memory::Flat(kept), Rule::Burn(rule)) => {
                 let shape = [gradient.dims()[0]];
                 let flat = self.flat(values);
@@ -194,6 +230,11 @@ impl Kept {
         };
         Ok((kept, if half { new.cast(dtype) } else { new }))
     }
+}
+
+/// Zeros of the same shape that take no memory.
+pub(super) fn nothing_like<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
+    Tensor::<D>::zeros([1; D], (&x.device(), x.dtype())).expand(x.shape())
 }
 
 fn adamw_step(config: &AdamWConfig, decay: bool, numbers: Numbers) -> AdamWStep {

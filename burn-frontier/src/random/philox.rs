@@ -28,16 +28,24 @@ impl Philox {
 
     /// The four words at `counter`.
     pub fn block(self, counter: [u32; 4]) -> [u32; 4] {
-        let ([mut c0, mut c1, mut c2, mut c3], [mut k0, mut k1]) = (counter, self.key);
+        self.blocks(counter.map(|word| [word])).map(|[word]| word)
+    }
+
+    /// The four words at several counters, side by side.
+    #[inline(always)]
+    fn blocks<const N: usize>(self, counters: [[u32; N]; 4]) -> [[u32; N]; 4] {
+        let ([mut c0, mut c1, mut c2, mut c3], [mut k0, mut k1]) = (counters, self.key);
         for _ in 0..ROUNDS {
-            let product0 = u64::from(MULTIPLIERS[0]) * u64::from(c0);
-            let product1 = u64::from(MULTIPLIERS[1]) * u64::from(c2);
-            (c0, c1, c2, c3) = (
-                (product1 >> 32) as u32 ^ c1 ^ k0,
-                product1 as u32,
-                (product0 >> 32) as u32 ^ c3 ^ k1,
-                product0 as u32,
-            );
+            for i in 0..N {
+                let product0 = u64::from(MULTIPLIERS[0]) * u64::from(c0[i]);
+                let product1 = u64::from(MULTIPLIERS[1]) * u64::from(c2[i]);
+                (c0[i], c1[i], c2[i], c3[i]) = (
+                    (product1 >> 32) as u32 ^ c1[i] ^ k0,
+                    product1 as u32,
+                    (product0 >> 32) as u32 ^ c3[i] ^ k1,
+                    product0 as u32,
+                );
+            }
             k0 = k0.wrapping_add(WEYL[0]);
             k1 = k1.wrapping_add(WEYL[1]);
         }
@@ -46,17 +54,25 @@ impl Philox {
 
     /// Words `start..start + out.len()` of row `row` of site `site`: word `d` is word `d % 4` of the block at
     /// `[d / 4, row, site, site >> 32]`.
+    #[inline(always)]
     pub fn row(self, site: u64, row: u32, start: u32, out: &mut [u32]) {
-        let mut d = start;
-        let mut rest = out;
-        while !rest.is_empty() {
-            let block = self.block([d / 4, row, site as u32, (site >> 32) as u32]);
-            let words = &block[(d % 4) as usize..];
-            let count = words.len().min(rest.len());
-            let (now, later) = rest.split_at_mut(count);
-            now.copy_from_slice(&words[..count]);
-            d = d.wrapping_add(count as u32);
-            rest = later;
+        /// Blocks that a CPU computes at once.
+        const N: usize = 16;
+        let site = [site as u32, (site >> 32) as u32];
+        let offset = (start % 4) as usize;
+        let (head, rest) = out.split_at_mut(((4 - offset) % 4).min(out.len()));
+        let block = self.block([start / 4, row, site[0], site[1]]);
+        head.copy_from_slice(&block[offset..][..head.len()]);
+        let mut first = start.div_ceil(4);
+        for out in rest.chunks_mut(4 * N) {
+            let at = std::array::from_fn(|i| first.wrapping_add(i as u32));
+            let words = self.blocks([at, [row; N], [site[0]; N], [site[1]; N]]);
+            for (i, out) in out.chunks_mut(4).enumerate() {
+                for (out, words) in out.iter_mut().zip(&words) {
+                    *out = words[i];
+                }
+            }
+            first = first.wrapping_add(N as u32);
         }
     }
 }
@@ -90,9 +106,12 @@ mod tests {
     #[test]
     fn a_word_depends_on_its_place_alone() {
         let philox = Philox::new(1, 2, "site");
-        let mut all = [0; 40];
+        let mut all = [0; 300];
         philox.row(1 << 33, 5, 0, &mut all);
-        for (start, len) in [(0, 1), (3, 9), (7, 33), (38, 2)] {
+        for (d, &word) in all.iter().enumerate() {
+            assert_eq!(word, philox.block([d as u32 / 4, 5, 0, 2])[d % 4]);
+        }
+        for (start, len) in [(0, 1), (3, 9), (7, 33), (5, 2), (38, 200), (41, 259)] {
             let mut part = vec![0; len];
             philox.row(1 << 33, 5, start, &mut part);
             assert_eq!(part, all[start as usize..][..len]);

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::maps;
 use crate::comm::Group;
 use crate::error::{Error, Result};
 use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::embedding::embedding;
 use crate::ops::exchange::{Exchange, apply};
 use crate::ops::linear::projection;
 use crate::parameter::{Init, Parameter, ParameterContext, ParameterSpec};
@@ -86,33 +87,20 @@ impl VocabularyParallel {
         };
         check_split(tokens.len() / batch, split)?;
         check_tokens(tokens, self.weight.spec.shape[0])?;
-        let weight = self.weight.value.clone();
-        let (device, dtype) = (weight.device().without_autodiff(), weight.dtype());
-        let seq = tokens.len() / batch;
-        let hidden = weight.dims()[1];
+        let [seq, hidden] = [tokens.len() / batch, self.weight.value.dims()[1]];
         let ids = self.ids();
-        let here = |&token: &i64| usize::try_from(token).is_ok_and(|id| ids.contains(&id));
-        let rows: Vec<i64> = tokens
-            .iter()
-            .map(|token| {
-                if here(token) {
-                    token - ids.start as i64
-                } else {
-                    0
-                }
-            })
-            .collect();
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [tokens.len()]), &device);
-        let x = weight.select(0, rows).reshape([batch, seq, hidden]);
+        let row = |&token: &i64| {
+            let id = usize::try_from(token).ok().filter(|id| ids.contains(id))?;
+            Some(id - ids.start)
+        };
+        // Of a token that is another rank's there is no row here.
+        let rows = tokens.iter().map(row).collect();
+        let table = self.weight.value.clone();
+        let x = embedding(table, rows, self.weight.sum.as_ref())?;
+        let x = x.reshape([batch, seq, hidden]);
         if self.tp.size() == 1 {
             return Ok(x);
         }
-        let mask: Vec<f32> = tokens
-            .iter()
-            .map(|t| f32::from(u8::from(here(t))))
-            .collect();
-        let mask = Tensor::<3>::from_data(TensorData::new(mask, [batch, seq, 1]), (&device, dtype));
-        let x = x * mask;
         Ok(if self.sequence_parallel {
             maps::reduce_scatter_to_sp(x, &self.tp)
         } else {

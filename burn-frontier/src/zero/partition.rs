@@ -125,6 +125,19 @@ pub fn slots<M: Module>(chunks: &mut [M], tied: Option<&str>) -> Vec<Slot> {
     list.slots
 }
 
+/// Where a stage's parameters are, if it has any.
+pub fn device<M: Module>(chunks: &mut [M]) -> Option<Device> {
+    struct First(Option<Device>);
+    impl Visitor for First {
+        fn visit<const D: usize>(&mut self, p: &mut Parameter<D>) {
+            self.0.get_or_insert_with(|| p.value.device());
+        }
+    }
+    let mut first = First(None);
+    chunks.iter_mut().for_each(|chunk| chunk.visit(&mut first));
+    first.0
+}
+
 /// Gives every parameter that is trained its slot's sum.
 ///
 /// # Errors

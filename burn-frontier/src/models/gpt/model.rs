@@ -6,6 +6,7 @@ use super::{GptConfig, NormKind};
 use crate::error::{Error, Result};
 use crate::ops::attention::{AttentionOptions, attention};
 use crate::ops::dropout::{Dropout, add_dropout, dropout};
+use crate::ops::embedding::add_rows;
 use crate::ops::norm::{add_norm, layer_norm, rms_norm};
 use crate::ops::rotary::{RotaryTable, rotary};
 use crate::parameter::Parameter;
@@ -60,7 +61,7 @@ impl Embedding {
                         "shorten the samples, or give the model a longer sequence",
                     ));
                 }
-                x + table.value.clone().narrow(0, first, seq).unsqueeze()
+                add_rows(x, table.value.clone(), first, table.sum.as_ref())?
             }
             None => x,
         };

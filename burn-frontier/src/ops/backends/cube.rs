@@ -26,7 +26,7 @@ use super::{
     LinearBackward, NormBackward, TokenStatistics,
 };
 use crate::error::Result;
-use crate::ops::problem::adamw::{AdamWState, AdamWStep};
+use crate::ops::problem::adamw::AdamWRun;
 use crate::ops::problem::attention::{AttentionOptions, Biases, Sequences};
 use crate::ops::problem::dropout::Dropout;
 use crate::ops::problem::gradient_sum::LinearSums;
@@ -101,9 +101,9 @@ impl Fused for Cube {
         &self,
         x: &Tensor<3>,
         residual: Option<&Tensor<3>>,
-        site: &Dropout,
+        site: Option<&Dropout>,
     ) -> Option<Tensor<3>> {
-        dropout::dropout(x, residual, site)
+        dropout::dropout(x, residual, site?)
     }
 
     fn rotary(&self, x: &Tensor<4>, table: &RotaryTable, inverse: bool) -> Option<Tensor<4>> {
@@ -119,18 +119,12 @@ impl Fused for Cube {
         cross_entropy::cross_entropy(logits, targets, ids)
     }
 
-    fn adamw(
-        &self,
-        state: AdamWState,
-        gradient: Tensor<1>,
-        step: &AdamWStep,
-        weights: DType,
-    ) -> AdamWOutcome {
-        adamw::adamw(state, gradient, step, weights)
+    fn adamw(&self, runs: Vec<AdamWRun>) -> Vec<AdamWOutcome> {
+        runs.into_iter().map(adamw::adamw).collect()
     }
 
-    fn sum_of_squares(&self, x: &Tensor<1>) -> Option<Result<f64>> {
-        adamw::sum_of_squares(x)
+    fn sum_of_squares(&self, all: &[Tensor<1>]) -> Option<Result<f64>> {
+        all.iter().map(adamw::sum_of_squares).sum()
     }
 
     /// In memory of its own: CubeCL lets another thread's stream wait for what stood in this thread's when a memory was

@@ -6,6 +6,8 @@ mod activation;
 mod adamw;
 mod convolution;
 mod cross_entropy;
+mod dropout;
+mod embedding;
 mod linear;
 mod norm;
 mod softmax;
@@ -22,12 +24,13 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{
-    AdamWOutcome, CrossEntropyBackward, FeedForwardBackward, Fused, LinearBackward, NormBackward,
-    TokenStatistics,
+    AdamWOutcome, AddNorm, CrossEntropyBackward, FeedForwardBackward, Fused, LinearBackward,
+    NormBackward, TokenStatistics,
 };
 use crate::error::Result;
-use crate::ops::problem::adamw::{AdamWState, AdamWStep};
+use crate::ops::problem::adamw::AdamWRun;
 use crate::ops::problem::convolution::Convolution;
+use crate::ops::problem::dropout::Dropout;
 use crate::ops::problem::gradient_sum::LinearSums;
 use crate::ops::problem::layers::{FeedForward, NormParameters};
 
@@ -131,6 +134,37 @@ impl Fused for Flex {
         convolution::bias_gradient(g)
     }
 
+    fn add_norm(
+        &self,
+        inputs: [&Tensor<3>; 2],
+        site: Option<&Dropout>,
+        parameters: &NormParameters,
+    ) -> Option<AddNorm> {
+        norm::add_norm(inputs, site, parameters)
+    }
+
+    fn dropout(
+        &self,
+        x: &Tensor<3>,
+        residual: Option<&Tensor<3>>,
+        site: Option<&Dropout>,
+    ) -> Option<Tensor<3>> {
+        dropout::dropout(x, residual, site)
+    }
+
+    fn rows(&self, table: &Tensor<2>, rows: &[Option<usize>]) -> Option<Tensor<2>> {
+        embedding::rows(table, rows)
+    }
+
+    fn add_rows(
+        &self,
+        table: Tensor<1>,
+        g: &Tensor<2>,
+        rows: &[Option<usize>],
+    ) -> Result<Tensor<1>, Box<Tensor<1>>> {
+        embedding::add_rows(table, g, rows)
+    }
+
     fn cross_entropy(
         &self,
         logits: &Tensor<2>,
@@ -140,23 +174,21 @@ impl Fused for Flex {
         cross_entropy::cross_entropy(logits, targets, ids)
     }
 
-    fn adamw(
-        &self,
-        state: AdamWState,
-        gradient: Tensor<1>,
-        step: &AdamWStep,
-        weights: DType,
-    ) -> AdamWOutcome {
-        adamw::adamw(state, gradient, step, weights)
+    fn adamw(&self, runs: Vec<AdamWRun>) -> Vec<AdamWOutcome> {
+        adamw::adamw(runs)
     }
 
-    fn sum_of_squares(&self, x: &Tensor<1>) -> Option<Result<f64>> {
-        sum_of_squares::sum_of_squares(x).map(Ok)
+    fn takes_short_runs(&self) -> bool {
+        true
+    }
+
+    fn sum_of_squares(&self, all: &[Tensor<1>]) -> Option<Result<f64>> {
+        sum_of_squares::sum_of_squares(all).map(Ok)
     }
 }
 
 /// Elements that are worth another thread.
-const PARALLEL: usize = 1 << 17;
+const PARALLEL: usize = 1 << 15;
 
 /// The f32 tensor without autodiff, contiguous; `None` where it has another type or lives elsewhere.
 fn open<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
@@ -203,47 +235,55 @@ fn overwrite<const D: usize>(
 /// Calls `work` with the index of each row of `out` and the row, on several threads if that pays.
 fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     sum_rows(
-        out,
-        width,
-        1,
+        [out],
+        [width; 2],
+        0,
         #[inline(always)]
-        |row, out, _| work(row, out),
+        |row, [out], _| work(row, out),
     );
 }
 
-/// As [`for_rows`], and `work` adds to sums over all rows, so many as `sums`. Gives them; how many threads there are does not
-/// change them.
-fn sum_rows(
-    out: &mut [f32],
-    width: usize,
+/// As [`for_rows`] of several tensors of one width, and `work` adds to sums over all rows, so many as `sums`. Gives them; how many
+/// threads there are does not change them. `size`: the width, and how many elements a row takes the time of.
+fn sum_rows<const N: usize>(
+    outs: [&mut [f32]; N],
+    [width, cost]: [usize; 2],
     sums: usize,
-    work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    work: impl Fn(usize, [&mut [f32]; N], &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    if out.is_empty() {
+    let count = outs[0].len().div_ceil(width.max(1));
+    if count == 0 {
         return vec![0.0; sums];
     }
-    let rows = (PARALLEL / width).clamp(1, out.len().div_ceil(width));
-    let parts = out.len().div_ceil(rows * width);
-    let mut partial = vec![0.0; parts * sums];
-    let part = |(part, (out, sums)): (usize, (&mut [f32], &mut [f32]))| {
+    let rows = (PARALLEL / cost).clamp(1, count);
+    let mut partial = vec![0.0; count.div_ceil(rows) * sums];
+    let part = |(part, (outs, sums)): (usize, ([&mut [f32]; N], &mut [f32]))| {
         Arch::new().dispatch(
             #[inline(always)]
             || {
-                for (row, out) in out.chunks_mut(width).enumerate() {
-                    work(part * rows + row, out, sums);
+                let mut outs = outs.map(|out| out.chunks_mut(width));
+                for row in part * rows..((part + 1) * rows).min(count) {
+                    let outs = outs.each_mut().map(|out| out.next().unwrap_or_default());
+                    work(row, outs, sums);
                 }
             },
         );
     };
-    if parts == 1 {
-        part((0, (out, &mut partial)));
+    if rows == count {
+        part((0, (outs, &mut partial)));
         return partial;
     }
-    let pieces = out.par_chunks_mut(rows * width);
-    let pieces = pieces.zip(partial.par_chunks_mut(sums)).enumerate();
-    pieces.for_each(part);
+    let mut outs = outs.map(|out| out.chunks_mut(rows * width));
+    let mut all_sums = partial.chunks_mut(sums.max(1));
+    let parts: Vec<_> = (0..count.div_ceil(rows))
+        .map(|i| {
+            let outs = outs.each_mut().map(|out| out.next().unwrap_or_default());
+            (i, (outs, all_sums.next().unwrap_or_default()))
+        })
+        .collect();
+    parts.into_par_iter().for_each(part);
     let (total, rest) = partial.split_at_mut(sums);
-    for part in rest.chunks(sums) {
+    for part in rest.chunks(sums.max(1)) {
         total.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
     }
     partial.truncate(sums);

@@ -17,7 +17,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 pub(crate) use results::*;
 
-use super::problem::adamw::{AdamWState, AdamWStep};
+use super::problem::adamw::AdamWRun;
 use super::problem::attention::{AttentionOptions, Biases, Sequences};
 use super::problem::convolution::Convolution;
 use super::problem::dropout::Dropout;
@@ -165,14 +165,29 @@ pub(crate) trait Fused: Sync {
         None
     }
 
-    /// `dropout(x) + residual` of x and residual `[batch, seq, hidden]`.
+    /// `dropout(x) + residual` of x and residual `[batch, seq, hidden]`; without a site, nothing is dropped.
     fn dropout(
         &self,
         _x: &Tensor<3>,
         _residual: Option<&Tensor<3>>,
-        _site: &Dropout,
+        _site: Option<&Dropout>,
     ) -> Option<Tensor<3>> {
         None
+    }
+
+    /// The rows of a table `[n, hidden]`, zeros where there is none: `[rows, hidden]`.
+    fn rows(&self, _table: &Tensor<2>, _rows: &[Option<usize>]) -> Option<Tensor<2>> {
+        None
+    }
+
+    /// The table, flat, with g `[rows, hidden]` added to its rows, in place where nobody else holds it.
+    fn add_rows(
+        &self,
+        table: Tensor<1>,
+        _g: &Tensor<2>,
+        _rows: &[Option<usize>],
+    ) -> Result<Tensor<1>, Box<Tensor<1>>> {
+        Err(Box::new(table))
     }
 
     /// x `[batch, heads, seq, head_dim]`, rotated by a table of as many positions, or back.
@@ -227,19 +242,19 @@ pub(crate) trait Fused: Sync {
         None
     }
 
-    /// One AdamW step, in place where nobody else holds the tensors, which gives the parameters in the type `weights` too.
-    fn adamw(
-        &self,
-        state: AdamWState,
-        gradient: Tensor<1>,
-        _step: &AdamWStep,
-        _weights: DType,
-    ) -> AdamWOutcome {
-        Err(Box::new((state, gradient)))
+    /// One AdamW step of each run, in place where nobody else holds the tensors, which gives the parameters in the model's type
+    /// too.
+    fn adamw(&self, runs: Vec<AdamWRun>) -> Vec<AdamWOutcome> {
+        runs.into_iter().map(|run| Err(Box::new(run))).collect()
     }
 
-    /// The sum of the squares of x, the same to the bit on every run.
-    fn sum_of_squares(&self, _x: &Tensor<1>) -> Option<Result<f64>> {
+    /// Whether many short runs take AdamW no longer than a long one.
+    fn takes_short_runs(&self) -> bool {
+        false
+    }
+
+    /// The sum of the squares of all elements, the same to the bit on every run.
+    fn sum_of_squares(&self, _all: &[Tensor<1>]) -> Option<Result<f64>> {
         None
     }
 

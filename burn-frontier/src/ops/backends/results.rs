@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::ops::problem::adamw::AdamWState;
+use crate::ops::problem::adamw::{AdamWRun, AdamWState};
 
 /// A norm's gradients: of x, weight, and bias if it has one.
 pub(crate) struct NormGradients {
@@ -80,4 +80,4 @@ pub(crate) type CrossEntropyBackward =
     Box<dyn FnOnce([Tensor<1>; 3]) -> Result<Tensor<2>, Box<Tensor<2>>> + Send>;
 
 /// What an AdamW step gives, or what it was given if no kernel does it.
-pub(crate) type AdamWOutcome = Result<(AdamWState, Tensor<1>), Box<(AdamWState, Tensor<1>)>>;
+pub(crate) type AdamWOutcome = Result<(AdamWState, Tensor<1>), Box<AdamWRun>>;

@@ -1,6 +1,6 @@
 //! An AdamW step's numbers and tensors.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 /// One step's numbers, as PyTorch's `AdamW` names them.
 #[derive(Debug, Clone, Copy)]
@@ -38,4 +38,17 @@ pub struct AdamWState {
     pub first: Tensor<1>,
     /// Second moment.
     pub second: Tensor<1>,
+}
+
+/// A run of parameters and what one step does with them.
+#[derive(Debug, Clone)]
+pub struct AdamWRun {
+    /// What the step changes.
+    pub state: AdamWState,
+    /// `[n]`, in the state's type.
+    pub gradient: Tensor<1>,
+    /// The step's numbers.
+    pub step: AdamWStep,
+    /// Type in which the model computes with the parameters.
+    pub weights: DType,
 }

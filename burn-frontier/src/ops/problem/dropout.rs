@@ -64,11 +64,7 @@ impl Dropout {
         rows.for_each_init(
             || vec![0; len2],
             |random, (row, out)| {
-                let sample = self.samples[row / (len0 * len1)];
-                let d0 = (self.start[0] + row / len1 % len0) as u64;
-                let d1 = (self.start[1] + row % len1) as u32;
-                let site = sample * self.global as u64 + d0;
-                words.row(site, d1, self.start[2] as u32, random);
+                self.row(words, row, random);
                 for (x, &word) in out.iter_mut().zip(&*random) {
                     if word >= threshold {
                         *x = keep;
@@ -77,5 +73,16 @@ impl Dropout {
             },
         );
         factors
+    }
+
+    /// The random words of a row of the part; rows are counted through samples, d0 and d1.
+    #[inline(always)]
+    pub(crate) fn row(&self, words: Philox, row: usize, random: &mut [u32]) {
+        let [len0, len1, _] = self.len;
+        let sample = self.samples[row / (len0 * len1)];
+        let d0 = (self.start[0] + row / len1 % len0) as u64;
+        let d1 = (self.start[1] + row % len1) as u32;
+        let site = sample * self.global as u64 + d0;
+        words.row(site, d1, self.start[2] as u32, random);
     }
 }

@@ -12,26 +12,33 @@ use crate::comm;
 use crate::comm::tensor::to_buffer;
 use crate::error::{Error, Result};
 use crate::ops::backends::AdamWOutcome;
-use crate::ops::problem::adamw::{AdamWState, AdamWStep};
+use crate::ops::problem::adamw::{AdamWRun, AdamWState, AdamWStep};
 
 const ADAMW: &str = "adamw";
 const SQUARES: &str = "sum_of_squares";
 
-/// One step in place, which writes the parameters in the type `weights` too.
-pub(super) fn adamw(
-    state: AdamWState,
-    gradient: Tensor<1>,
-    step: &AdamWStep,
-    weights: DType,
-) -> AdamWOutcome {
-    let all = [&state.parameters, &state.first, &state.second, &gradient];
+/// One step in place, which writes the parameters in the model's type too.
+pub(super) fn adamw(run: AdamWRun) -> AdamWOutcome {
+    let state = &run.state;
+    let all = [
+        &state.parameters,
+        &state.first,
+        &state.second,
+        &run.gradient,
+    ];
     if !all.into_iter().all(is_here) {
-        return Err(Box::new((state, gradient)));
+        return Err(Box::new(run));
     }
     if all[..3].iter().any(|x| x.dtype() != DType::F32) {
         refused::<()>(ADAMW, "AdamW's state is not in f32");
-        return Err(Box::new((state, gradient)));
+        return Err(Box::new(run));
     }
+    let AdamWRun {
+        state,
+        gradient,
+        step,
+        weights,
+    } = run;
     let state = [state.parameters, state.first, state.second].map(Buffer::take);
     let ([Some(parameters), Some(first), Some(second)], Some(scaled)) =
         (state, Buffer::of(&gradient))
@@ -39,7 +46,7 @@ pub(super) fn adamw(
         unreachable!("they are on a CubeCL device");
     };
     let buffers = [parameters, first, second].map(Buffer::own);
-    let written = launch(&buffers, &scaled, step, weights);
+    let written = launch(&buffers, &scaled, &step, weights);
     let [parameters, first, second] = buffers.map(Buffer::tensor::<1>);
     let state = AdamWState {
         parameters,
@@ -52,7 +59,12 @@ pub(super) fn adamw(
             let weights = weights.map_or_else(|| state.parameters.clone(), Buffer::tensor);
             Ok((state, weights))
         }
-        None => Err(Box::new((state, gradient))),
+        None => Err(Box::new(AdamWRun {
+            state,
+            gradient,
+            step,
+            weights,
+        })),
     }
 }
 
@@ -200,7 +212,12 @@ mod tests {
                 let mut weights = own.parameters.clone();
                 for number in 1..=3 {
                     let seed = 10 + number as u32;
-                    let done = adamw(own, place.constant([n], seed), &step(number), dtype);
+                    let done = adamw(AdamWRun {
+                        state: own,
+                        gradient: place.constant([n], seed),
+                        step: step(number),
+                        weights: dtype,
+                    });
                     let Ok(done) = done else {
                         panic!("the kernel refused")
                     };
@@ -242,7 +259,7 @@ mod tests {
             let found = sum_of_squares(&values(&gpu))
                 .expect("the kernel refused")
                 .unwrap();
-            let expected = sum_squares::sum_of_squares(values(&Device::flex())).unwrap();
+            let expected = sum_squares::sum_of_squares(&[values(&Device::flex())]).unwrap();
             assert!(
                 (found - expected).abs() <= 1e-6 * expected,
                 "{found} {expected}"

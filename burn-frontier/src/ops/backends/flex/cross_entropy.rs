@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-use super::{close, elements, for_rows, open, overwrite};
+use super::{close, elements, for_rows, open, overwrite, sum_rows};
 use crate::ops::backends::{CrossEntropyBackward, TokenStatistics};
 use frontier_kernels_cpu::math::{exp, greatest, sum};
 
@@ -30,11 +30,12 @@ pub(super) fn cross_entropy(
     let valid = ids.len();
     let columns_of = columns_of(targets, ids);
     let mut statistics = vec![0.0; 3 * tokens];
-    for_rows(
-        &mut statistics,
-        3,
+    sum_rows(
+        [&mut statistics],
+        [3, columns],
+        0,
         #[inline(always)]
-        |token, out| {
+        |token, [out], _| {
             let row = &x[token * columns..][..valid];
             let most = greatest(row);
             out[0] = most;

@@ -6,8 +6,9 @@ use crate::comm::local;
 use crate::ops::activation::{gelu, swiglu};
 use crate::ops::attention::{AttentionOptions, attention};
 use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::dropout::{Dropout, add_dropout, dropout};
 use crate::ops::gradient::seed;
-use crate::ops::norm::{layer_norm, rms_norm};
+use crate::ops::norm::{add_norm, layer_norm, rms_norm};
 use crate::ops::testing::{Place, assert_close, numbers};
 
 fn leaf<const D: usize>(shape: [usize; D], seed: u32, dtype: DType) -> Tensor<D> {
@@ -108,6 +109,11 @@ fn cross_entropy_equals_its_definition() {
                 cross_entropy(x, &targets, ids.clone(), &group).unwrap()
             });
         }
+        // More than one thread takes.
+        let targets: Vec<i64> = (0..60).map(|i| (i * 37 % 2001) - 1).collect();
+        compare("cross entropy of many", [[60, 2100]], |[x]| {
+            cross_entropy(x, &targets, 0..2000, &group).unwrap()
+        });
         Ok(())
     })
     .unwrap();
@@ -119,4 +125,48 @@ fn a_number_that_is_none_is_not_lost() {
     let p = super::softmax::softmax(x.clone(), false).unwrap();
     assert!(numbers(p).iter().all(|x| x.is_nan()));
     assert!(numbers(gelu(x))[1].is_nan());
+}
+
+/// A site of a tensor of that shape.
+fn site([batch, seq, hidden]: [usize; 3]) -> Dropout {
+    Dropout {
+        probability: 0.3,
+        seed: 1,
+        step: 2,
+        name: "site".into(),
+        samples: (0..batch as u64).map(|i| 3 * i + 1).collect(),
+        global: 1,
+        start: [0, 5, 0],
+        len: [1, seq, hidden],
+    }
+}
+
+#[test]
+fn dropout_equals_its_definition() {
+    for shape in [[2, 3, 37], [7, 100, 520]] {
+        let site = site(shape);
+        compare("dropout", [shape], |[x]| dropout(x, Some(&site)).unwrap());
+        compare("add_dropout", [shape; 2], |[x, residual]| {
+            add_dropout(x, residual, Some(&site)).unwrap()
+        });
+    }
+}
+
+#[test]
+fn add_norm_equals_its_definition() {
+    for shape in [[2, 3, 37], [7, 100, 520]] {
+        let site = site(shape);
+        for site in [None, Some(&site)] {
+            for layer in [false, true] {
+                compare("add_norm", [shape; 4], |[x, residual, w, b]| {
+                    let first_row = |x: Tensor<3>| x.slice([0..1, 0..1]).flatten::<1>(0, 2);
+                    let (w, b) = (first_row(w), first_row(b));
+                    let bias = layer.then(|| b.clone());
+                    let (sum, y) = add_norm(x, residual, site, w, bias, 1e-5).unwrap();
+                    // The sum goes on beside its norm; without a bias, the fourth leaf is used here.
+                    sum + y * b.unsqueeze()
+                });
+            }
+        }
+    }
 }
