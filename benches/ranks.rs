@@ -10,7 +10,12 @@ mod console;
 mod steps;
 
 use burn_frontier::Result;
+use burn_frontier::device::memory::HostMemory;
 use burn_frontier::observe::progress::Screen;
+
+/// As programs have it.
+#[global_allocator]
+static MEMORY: HostMemory = HostMemory::new();
 
 const MODEL: [usize; 3] = [4, 256, 256];
 /// tp, pp, dp; one rank first.

@@ -189,6 +189,7 @@ def arguments():
 
 def main():
     options = arguments()
+    versus.torch(options.threads)  # Before anything is built.
     program = versus.build("training_step")
     print(f"{'hidden, tokens':<14}{'':<6}{'':<28}{'ms a step':>10}{'tokens/s':>10}{'ratio':>8}{'grown MiB':>10}{'peak MiB':>10}")
     rows, processes = [], multiprocessing.get_context("spawn")

@@ -82,7 +82,7 @@ impl Cargo {
         self.run_with(&[&["test"], &kernels[..], &portable].concat(), &environment)
     }
 
-    /// The tests of every member but burn-frontier, which `cargo test` at the root covers; those of the kernels also on what
+    /// The tests of the members that `cargo test` at the root leaves out; those of the kernels also on what
     /// the graphics driver offers.
     pub fn test_others(&self, arguments: &[&str]) -> Result<()> {
         for member in [&KERNELS[..], &["--package", "xtask"]] {
