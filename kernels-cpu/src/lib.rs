@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod batch_norm;
 pub mod convolution;
+pub mod element;
 pub mod linear;
 pub mod math;
 pub mod memory;

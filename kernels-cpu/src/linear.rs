@@ -2,9 +2,10 @@
 
 use pulp::Arch;
 
+use crate::element::Element;
 use crate::math::exp;
 use crate::parallel::{Shared, for_tasks};
-use crate::product::{Operand, Output, Size, product};
+use crate::product::{Operand, Size};
 
 /// sqrt(2 / pi).
 const SCALE: f32 = 0.797_884_6;
@@ -38,9 +39,9 @@ pub fn gelu_and_slope(x: f32) -> (f32, f32) {
 }
 
 #[inline(always)]
-fn add(values: &mut [f32], bias: &[f32]) {
-    for (x, b) in values.iter_mut().zip(bias) {
-        *x += b;
+fn add<E: Element>(values: &mut [f32], x: &[E]) {
+    for (sum, x) in values.iter_mut().zip(x) {
+        *sum += x.widen();
     }
 }
 
@@ -48,7 +49,12 @@ fn add(values: &mut [f32], bias: &[f32]) {
 ///
 /// # Panics
 /// If y or the bias is too short.
-pub fn linear(size: Size, [x, weight]: [&dyn Operand; 2], bias: Option<&[f32]>, y: &mut [f32]) {
+pub fn linear<E: Element>(
+    size: Size,
+    operands: [&dyn Operand; 2],
+    bias: Option<&[E]>,
+    y: &mut [E],
+) {
     let add_bias = bias.map(|bias| {
         move |_, first: usize, values: &mut [f32]| {
             Arch::new().dispatch(
@@ -57,19 +63,18 @@ pub fn linear(size: Size, [x, weight]: [&dyn Operand; 2], bias: Option<&[f32]>, 
             );
         }
     });
-    let epilogue = add_bias.as_ref().map(|add| add as _);
-    product(size, x, weight, whole(size, y, false), epilogue);
+    E::product(size, operands, y, add_bias.as_ref().map(|add| add as _));
 }
 
 /// `argument = x W + b` and `value = gelu(argument)`, `[rows, columns]` each.
 ///
 /// # Panics
 /// If a slice is too short.
-pub fn linear_gelu(
+pub fn linear_gelu<E: Element>(
     size: Size,
-    [x, weight]: [&dyn Operand; 2],
-    bias: Option<&[f32]>,
-    [argument, value]: [&mut [f32]; 2],
+    operands: [&dyn Operand; 2],
+    bias: Option<&[E]>,
+    [argument, value]: [&mut [E]; 2],
 ) {
     let value = Shared::new(value);
     let epilogue = |row: usize, first: usize, values: &mut [f32]| {
@@ -80,30 +85,25 @@ pub fn linear_gelu(
             #[inline(always)]
             || {
                 add(values, bias.map_or(&[], |bias| &bias[first..]));
-                for (y, &x) in out.iter_mut().zip(values.iter()) {
-                    *y = gelu(x);
+                for (y, x) in out.iter_mut().zip(values) {
+                    // Of the argument as it is kept.
+                    *y = E::round(gelu(E::round(*x).widen()));
                 }
             },
         );
     };
-    product(
-        size,
-        x,
-        weight,
-        whole(size, argument, false),
-        Some(&epilogue),
-    );
+    E::product(size, operands, argument, Some(&epilogue));
 }
 
 /// The gradient of GELU's argument, `(g W^T) gelu'(argument)`, `[rows, columns]` as the argument, which becomes GELU's value.
 ///
 /// # Panics
 /// If a slice is too short.
-pub fn gelu_gradient(
+pub fn gelu_gradient<E: Element>(
     size: Size,
-    [g, weight]: [&dyn Operand; 2],
-    argument: &mut [f32],
-    gradient: &mut [f32],
+    operands: [&dyn Operand; 2],
+    argument: &mut [E],
+    gradient: &mut [E],
 ) {
     let argument = Shared::new(argument);
     let epilogue = |row: usize, first: usize, values: &mut [f32]| {
@@ -114,40 +114,18 @@ pub fn gelu_gradient(
             #[inline(always)]
             || {
                 for (g, x) in values.iter_mut().zip(argument) {
-                    let (value, slope) = gelu_and_slope(*x);
+                    let (value, slope) = gelu_and_slope(x.widen());
                     *g *= slope;
-                    *x = value;
+                    *x = E::round(value);
                 }
             },
         );
     };
-    product(
-        size,
-        g,
-        weight,
-        whole(size, gradient, false),
-        Some(&epilogue),
-    );
-}
-
-/// `out = left right`, or is added to out, `[rows, columns]`.
-///
-/// # Panics
-/// If out is too short.
-pub fn weight_gradient(size: Size, [left, right]: [&dyn Operand; 2], out: &mut [f32], add: bool) {
-    product(size, left, right, whole(size, out, add), None);
-}
-
-fn whole(size: Size, values: &mut [f32], add: bool) -> Output<'_> {
-    Output {
-        values,
-        stride: size.columns,
-        add,
-    }
+    E::product(size, operands, gradient, Some(&epilogue));
 }
 
 /// Sums of the columns of x `[rows, sums.len()]`, added to `sums`.
-pub fn column_sums(x: &[f32], sums: &mut [f32]) {
+pub fn column_sums<E: Element>(x: &[E], sums: &mut [f32]) {
     /// Columns of a task.
     const COLUMNS: usize = 64;
     /// Rows whose sum is added to that of the rows before.

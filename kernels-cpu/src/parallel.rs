@@ -37,10 +37,10 @@ pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
 
 /// A slice that several tasks write at once, each its own part.
 #[derive(Clone, Copy)]
-pub struct Shared<'a> {
-    start: *mut f32,
+pub struct Shared<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    slice: std::marker::PhantomData<&'a mut [f32]>,
+    slice: std::marker::PhantomData<&'a mut [T]>,
 }
 
 #[expect(
@@ -50,14 +50,14 @@ pub struct Shared<'a> {
 mod shared {
     use super::Shared;
 
-    // SAFETY: it is a `&mut [f32]`, which may be sent; `range` makes its caller see to it that parts in use do not overlap.
-    unsafe impl Send for Shared<'_> {}
+    // SAFETY: it is a `&mut [T]`, which may be sent; `range` makes its caller see to it that parts in use do not overlap.
+    unsafe impl<T: Send> Send for Shared<'_, T> {}
     // SAFETY: as above.
-    unsafe impl Sync for Shared<'_> {}
+    unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
-    impl<'a> Shared<'a> {
+    impl<'a, T: Copy> Shared<'a, T> {
         /// Of all of the slice.
-        pub fn new(slice: &'a mut [f32]) -> Self {
+        pub fn new(slice: &'a mut [T]) -> Self {
             Self {
                 start: slice.as_mut_ptr(),
                 len: slice.len(),
@@ -73,7 +73,7 @@ mod shared {
         /// # Safety
         /// While the result is in use, no other part that overlaps it is.
         #[inline(always)]
-        pub unsafe fn range(self, start: usize, len: usize) -> &'a mut [f32] {
+        pub unsafe fn range(self, start: usize, len: usize) -> &'a mut [T] {
             assert!(start <= self.len && len <= self.len - start);
             // SAFETY: within the slice by the assertion; not used elsewhere by the caller's promise.
             unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }

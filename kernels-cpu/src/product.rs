@@ -5,10 +5,12 @@
 //! one for the first, and a register tile is computed at a time. Tiles are whole tasks of their own; the depth is cut in one way for all
 //! shapes, so that the bits of a result depend neither on threads nor on how tasks are cut.
 
+mod halves;
 mod matrix;
 mod tile;
 mod transpose;
 
+pub use halves::{Halves, multiplies_pairs};
 pub use matrix::Matrix;
 pub use tile::{MOST_COLUMNS, MOST_ROWS, Tile};
 pub(crate) use tile::{VECTORS, many_registers};
@@ -41,6 +43,12 @@ pub trait Operand: Sync {
         panels: &mut [f32],
     ) {
         each(self, across, depth, width, panels);
+    }
+
+    /// Whether what is packed as an f32 is the bits of two bf16, which follow each other over the depth. Both operands do, or
+    /// neither.
+    fn pairs(&self) -> bool {
+        false
     }
 
     /// Asks for the memory of a panel that is packed soon.
@@ -106,16 +114,39 @@ pub fn product(
     out: Output,
     epilogue: Option<Epilogue>,
 ) {
+    check(size, &out);
+    let target = Target::of(out);
+    for_blocks(size, |tile, block| {
+        multiply(tile, block, [left, right], &target, epilogue);
+    });
+}
+
+/// `left right`, of which each piece of a row is handed out as soon as it is complete, and kept nowhere.
+pub fn product_rows(size: Size, left: &dyn Operand, right: &dyn Operand, take: Epilogue) {
+    for_blocks(size, |tile, block| {
+        let (rows, columns) = (block.rows.len(), block.columns.len());
+        // What is complete at once needs no more than the rows of a tile.
+        let strips = size.depth <= DEPTH;
+        let rows = if strips { tile.rows } else { rows };
+        with_scratch(rows * columns, |values| {
+            let target = Target {
+                values: Shared::new(values),
+                stride: columns,
+                add: false,
+                origin: [block.rows.start, block.columns.start],
+                strips,
+            };
+            multiply(tile, block, [left, right], &target, Some(take));
+        });
+    });
+}
+
+/// Calls `work` with each task of a product, on all threads where that pays.
+fn for_blocks(size: Size, work: impl Fn(Tile, &Block) + Sync + Send) {
     let tile = Tile::of_this_cpu();
     let [rows, columns] = task(size, tile);
     let across = size.columns.div_ceil(columns);
     let tasks = size.rows.div_ceil(rows) * across;
-    check(size, &out);
-    let target = Target {
-        values: Shared::new(out.values),
-        stride: out.stride,
-        add: out.add,
-    };
     for_tasks(tasks, size.multiplications() >= PARALLEL, |i| {
         let (row, column) = (i / across * rows, i % across * columns);
         let block = Block {
@@ -123,7 +154,7 @@ pub fn product(
             columns: column..(column + columns).min(size.columns),
             depth: size.depth,
         };
-        multiply(tile, &block, [left, right], &target, epilogue);
+        work(tile, &block);
     });
 }
 
@@ -139,11 +170,7 @@ pub fn product_here(
     epilogue: Option<Epilogue>,
 ) {
     check(size, &out);
-    let target = Target {
-        values: Shared::new(out.values),
-        stride: out.stride,
-        add: out.add,
-    };
+    let target = Target::of(out);
     for start in (0..size.columns).step_by(COLUMNS) {
         let block = Block {
             rows: 0..size.rows,
@@ -192,10 +219,27 @@ fn task(size: Size, tile: Tile) -> [usize; 2] {
     tasks.min_by_key(cost).unwrap_or([1, 1])
 }
 
+#[derive(Clone, Copy)]
 struct Target<'a> {
     values: Shared<'a>,
     stride: usize,
     add: bool,
+    /// Row and column of the first value.
+    origin: [usize; 2],
+    /// Whether there is memory for the rows of one tile only.
+    strips: bool,
+}
+
+impl<'a> Target<'a> {
+    fn of(out: Output<'a>) -> Self {
+        Self {
+            values: Shared::new(out.values),
+            stride: out.stride,
+            add: out.add,
+            origin: [0, 0],
+            strips: false,
+        }
+    }
 }
 
 struct Block {
@@ -211,6 +255,8 @@ fn multiply(
     target: &Target,
     epilogue: Option<Epilogue>,
 ) {
+    let pairs = left.pairs();
+    assert!(pairs == right.pairs(), "one operand is packed as pairs");
     let panels = block.columns.len().div_ceil(tile.columns);
     let deepest = block.depth.min(DEPTH);
     let (right_len, left_len) = (panels * tile.columns * deepest, tile.rows * deepest);
@@ -229,23 +275,27 @@ fn multiply(
                 left.pack(rows.clone(), depth.clone(), tile.rows, left_panel);
                 let next = rows.end..(rows.end + tile.rows).min(block.rows.end);
                 left.prefetch(next, depth.clone());
+                let mut target = *target;
+                if target.strips {
+                    target.origin[0] = row;
+                }
                 for i in 0..panels {
                     let first = block.columns.start + i * tile.columns;
                     let panels = [&*left_panel, &right_panels[i * panel..][..panel]];
                     let columns = first..(first + tile.columns).min(block.columns.end);
                     let mut piece = Piece {
-                        target,
+                        target: &target,
                         rows: rows.clone(),
                         columns,
                         add: target.add || start > 0,
                     };
-                    tile.multiply(panels, &mut piece);
+                    tile.multiply(panels, pairs, &mut piece);
                 }
                 if depth.end == block.depth
                     && let Some(epilogue) = epilogue
                 {
                     let mut piece = Piece {
-                        target,
+                        target: &target,
                         rows,
                         columns: block.columns.clone(),
                         add: false,
@@ -274,7 +324,8 @@ impl Piece<'_> {
     #[inline(always)]
     #[expect(unsafe_code, reason = "pieces are blocks of a matrix")]
     fn row(&mut self, row: usize) -> &mut [f32] {
-        let start = row * self.target.stride + self.columns.start;
+        let [first_row, first_column] = self.target.origin;
+        let start = (row - first_row) * self.target.stride + self.columns.start - first_column;
         // SAFETY: the blocks of tasks do not overlap, nor do a task's pieces, which are used one after the other.
         unsafe { self.target.values.range(start, self.columns.len()) }
     }

@@ -3,12 +3,30 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// `[rows, depth]`: element (r, d) is `values[rows[r] + depth[d]]`.
+/// Where a place of the depth is: a step in what is gathered, and a line of the other operand.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    pub left: usize,
+    pub right: usize,
+}
+
+/// `[rows, depth]`: element (r, d) is `values[rows[r] + depth[d].left]`.
 #[derive(Clone, Copy)]
 pub(super) struct Gathered<'a> {
     pub values: &'a [f32],
     pub rows: &'a [usize],
-    pub depth: &'a [usize],
+    pub depth: &'a [Step],
+}
+
+impl Gathered<'_> {
+    /// Elements from the first to the last one that a row has.
+    pub fn reach(&self) -> usize {
+        self.depth
+            .iter()
+            .map(|step| step.left + 1)
+            .max()
+            .unwrap_or(0)
+    }
 }
 
 /// Columns of the right operand that lie side by side: a vector. (Of two vectors, LLVM spills the sums.)
@@ -24,10 +42,10 @@ pub(super) fn width() -> usize {
     Arch::new().dispatch(Lanes)
 }
 
-/// `left right` into `out` `[rows, width]`, or added to it; `right` is `[depth, width]`.
+/// `left right` into `out` `[rows, width]`, or added to it; `right` has lines of
+/// [`width`] elements.
 pub(super) fn multiply(left: Gathered, right: &[f32], out: &mut [f32], add: bool) {
     let width = width();
-    assert_eq!(right.len(), left.depth.len() * width, "the right operand");
     assert_eq!(out.len(), left.rows.len() * width, "the result");
     Arch::new().dispatch(Multiply {
         left,
@@ -54,7 +72,7 @@ impl WithSimd for Multiply<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let reach = self.left.depth.iter().max().map_or(0, |most| most + 1);
+        let reach = self.left.reach();
         let (out, _) = S::as_mut_simd_f32s(self.out);
         let (right, _) = S::as_simd_f32s(self.right);
         for (rows, out) in self.left.rows.chunks(ROWS).zip(out.chunks_mut(ROWS)) {
@@ -90,9 +108,10 @@ impl Tile<'_> {
         };
         let lines: [&[f32]; ROWS] = std::array::from_fn(line);
         let mut sums = [simd.splat_f32s(0.0); ROWS];
-        for (&place, &y) in self.left.depth.iter().zip(right) {
+        for step in self.left.depth {
+            let y = right[step.right];
             for (sum, line) in sums.iter_mut().zip(&lines) {
-                *sum = simd.mul_add_e_f32s(simd.splat_f32s(line[place]), y, *sum);
+                *sum = simd.mul_add_e_f32s(simd.splat_f32s(line[step.left]), y, *sum);
             }
         }
         for (out, sum) in out.iter_mut().zip(sums) {
@@ -105,47 +124,69 @@ impl Tile<'_> {
 }
 
 /// Columns that are written at a time, and rows.
-const BLOCK: usize = 16;
+const COLUMNS: usize = 16;
+const BLOCK: usize = 64;
 
-/// Calls `write` with pieces of the columns of `[rows, width]`: the column, its first row, and the values.
+/// Calls `write` with pieces of the columns of `[rows, width]`, whose rows are taken in `order`: the column, its first row's place
+/// there, and the values.
 pub(super) fn for_columns(
     values: &[f32],
-    width: usize,
+    order: &[usize],
     columns: usize,
-    write: impl FnMut(usize, usize, &[f32]),
+    mut write: impl FnMut(usize, usize, &[f32]),
 ) {
-    struct Columns<'a, F>(&'a [f32], usize, usize, F);
-    impl<F: FnMut(usize, usize, &[f32])> WithSimd for Columns<'_, F> {
-        type Output = ();
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) {
-            let Self(values, width, columns, mut write) = self;
-            for (block, rows) in values.chunks(BLOCK * width).enumerate() {
-                for first in (0..columns).step_by(BLOCK) {
-                    let mut turned = [[0.0; BLOCK]; BLOCK];
-                    let count = (width - first).min(BLOCK);
-                    turn(rows, width, first..first + count, &mut turned);
-                    let pieces = turned.iter().take(columns - first);
-                    for (i, piece) in pieces.enumerate() {
-                        write(first + i, block * BLOCK, &piece[..rows.len() / width]);
+    let width = width();
+    let mut turned = [[0.0; BLOCK]; COLUMNS];
+    for (block, rows) in order.chunks(BLOCK).enumerate() {
+        for first in (0..columns).step_by(COLUMNS) {
+            for (at, rows) in rows.chunks(SIDE).enumerate() {
+                // Rows that are not there repeat the first one.
+                let line = |i: usize| {
+                    let row = rows.get(i).unwrap_or(&rows[0]);
+                    &values[row * width + first..(row + 1) * width]
+                };
+                let lines = [line(0), line(1), line(2), line(3)];
+                for (squares, j) in turned.chunks_exact_mut(SIDE).zip((0..width).step_by(SIDE)) {
+                    let square = lines.map(|line| line[j..].as_chunks::<SIDE>().0[0]);
+                    for (to, column) in squares.iter_mut().zip(turn(square)) {
+                        to.as_chunks_mut::<SIDE>().0[at] = column;
                     }
                 }
             }
+            for (i, piece) in turned.iter().take(columns - first).enumerate() {
+                write(first + i, block * BLOCK, &piece[..rows.len()]);
+            }
         }
     }
-    Arch::new().dispatch(Columns(values, width, columns, write));
 }
 
+/// Squares of this side are turned in registers.
+const SIDE: usize = 4;
+
+/// Rows become columns. (Compilers do not find these instructions.)
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn turn(
-    rows: &[f32],
-    width: usize,
-    columns: std::ops::Range<usize>,
-    turned: &mut [[f32; BLOCK]; BLOCK],
-) {
-    for (i, row) in rows.chunks_exact(width).enumerate() {
-        for (to, &x) in turned.iter_mut().zip(&row[columns.clone()]) {
-            to[i] = x;
-        }
-    }
+#[expect(unsafe_code, reason = "instructions")]
+fn turn(rows: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+    use std::arch::x86_64::{_mm_movehl_ps, _mm_movelh_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
+    let [a, b, c, d] = rows.map(pulp::cast);
+    // SAFETY: every x86-64 has SSE.
+    let columns = unsafe {
+        let [low, high] = [_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b)];
+        let [low_2, high_2] = [_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d)];
+        [
+            _mm_movelh_ps(low, low_2),
+            _mm_movehl_ps(low_2, low),
+            _mm_movelh_ps(high, high_2),
+            _mm_movehl_ps(high_2, high),
+        ]
+    };
+    columns.map(pulp::cast)
+}
+
+/// Rows become columns.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn turn(rows: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+    [0, 1, 2, 3].map(|column| rows.map(|row| row[column]))
 }

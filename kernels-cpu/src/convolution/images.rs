@@ -2,15 +2,18 @@
 
 use std::ops::Range;
 
-use super::gather::{self, Gathered, for_columns};
-use super::pass::{Cut, Pass, Piece};
+use super::gather::{self, Gathered, Step, for_columns};
+use super::pass::{Class, Cut, Pass, Piece};
 use super::{Convolution, Problem, strips};
 use crate::parallel::{Shared, for_tasks, threads, with_scratch};
+use crate::product::{Matrix, Operand};
 
 /// What the depth, channels and elements of the kernel, is cut into.
 const DEPTH: usize = 256;
 /// Places of a piece, at least and at most.
 const PLACES: [usize; 2] = [96, 512];
+/// Where they are strips, and few channels are read.
+const STRIPS: [usize; 2] = [512, 8192];
 
 /// Which channels are read and written, and how the kernels are to be read for that.
 pub(super) struct Job<'a> {
@@ -71,23 +74,10 @@ impl<'a> Job<'a> {
     /// Writes all that the passes give.
     pub fn run(&self, passes: &[Pass], to: &mut [f32]) {
         let work = |pass: &Pass| pass.taps() * pass.count.iter().product::<usize>();
-        let places = passes
-            .iter()
-            .map(|pass| pass.count.iter().product::<usize>());
-        let places = self.batch * places.max().unwrap_or(0);
         let work: usize = passes.iter().map(work).sum();
         let parallel =
             work * self.batch * self.groups * self.channels[0] * self.channels[1] >= PARALLEL;
-        let plans: Vec<Plan> = passes
-            .iter()
-            .map(|pass| {
-                Plan::new(
-                    self,
-                    pass,
-                    (places / (8 * threads())).clamp(PLACES[0], PLACES[1]),
-                )
-            })
-            .collect();
+        let plans: Vec<Plan> = passes.iter().map(|pass| Plan::new(self, pass)).collect();
         let packed: usize = plans.iter().map(|plan| plan.packed()).sum();
         with_scratch(packed, |scratch| {
             let mut start = 0;
@@ -167,8 +157,9 @@ fn strips_pay(channels: usize, line: usize, lanes: usize) -> bool {
 struct Plan<'a> {
     job: &'a Job<'a>,
     cut: Cut<'a>,
-    /// Starts of strips, if strips of places are vectors; else the channels of a panel are.
-    strips: Option<Vec<usize>>,
+    /// Whether strips of places are vectors, or the channels of a panel are.
+    in_strips: bool,
+    strips: Vec<usize>,
     lanes: usize,
     /// Channels that are written together: those of a panel of the kernels.
     width: usize,
@@ -178,7 +169,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(job: &'a Job<'a>, pass: &'a Pass, places: usize) -> Self {
+    fn new(job: &'a Job<'a>, pass: &'a Pass) -> Self {
         let channels = job.channels[0];
         let most = (DEPTH / pass.taps().max(1)).max(1);
         let chunk = even(channels, most);
@@ -187,10 +178,14 @@ impl<'a> Plan<'a> {
             true => (true, even(job.channels[1], strips::CHANNELS)),
             false => (false, lanes),
         };
+        let all = job.batch * job.groups * pass.count.iter().product::<usize>();
+        let [least, most] = if in_strips { STRIPS } else { PLACES };
+        let places = (all / (8 * threads())).clamp(least, (most / chunk).max(PLACES[1]));
         let cut = Cut::new(pass, job.batch, chunk, places, in_strips);
         Self {
             job,
-            strips: in_strips.then(|| cut.strips(lanes)),
+            in_strips,
+            strips: cut.strips(lanes),
             cut,
             lanes,
             width,
@@ -232,6 +227,11 @@ impl<'a> Plan<'a> {
     fn pack(&self, to: &mut [f32], parallel: bool) {
         let job = self.job;
         let elements = self.cut.pass.elements(job.kernel);
+        // Then a row of the kernels is a row of a matrix.
+        let in_order = elements
+            .iter()
+            .enumerate()
+            .all(|(i, &element)| i == element);
         let chunks: Vec<_> = self.chunks().collect();
         let to = Shared::new(to);
         for_tasks(job.groups * chunks.len(), parallel, |i| {
@@ -240,6 +240,13 @@ impl<'a> Plan<'a> {
                 let channels = self.channels(panel);
                 let place = self.place(group, chunk, panel);
                 let to = part(to, place);
+                if in_order && job.steps[0] == elements.len() {
+                    let (start, end) = (chunk.start * elements.len(), chunk.end * elements.len());
+                    let group = &job.weight[group * job.group..];
+                    let matrix = Matrix::new(group, job.steps[1], 1);
+                    matrix.pack(channels, start..end, self.width, to);
+                    continue;
+                }
                 let mut rows = to.chunks_exact_mut(self.width);
                 for channel in chunk.clone() {
                     let start = group * job.group + channel * job.steps[0];
@@ -255,80 +262,156 @@ impl<'a> Plan<'a> {
     }
 
     fn compute(&self, task: &Task, packed: &[f32], to: Shared) {
-        let job = self.job;
         let piece = self.cut.piece(task.piece);
-        let strips = self.strips.as_ref().map(|all| {
-            let lines = piece.len() / self.cut.pass.count[2];
-            &all[..lines * self.cut.pass.count[2].div_ceil(self.lanes)]
-        });
-        let each = match strips {
-            Some(strips) => strips.len() * self.width * self.lanes,
-            None => piece.len() * self.width,
+        let parts = self.parts(&piece);
+        let each = self.width * parts.iter().map(|part| part.rows.len()).sum::<usize>();
+        let each = if self.in_strips {
+            each * self.lanes
+        } else {
+            each
         };
         let (sums, staged) = (task.panels.len() * each, self.cut.staged(self.chunk));
-        let taps = self.cut.pass.taps();
-        let channels = job.channels[0];
+        let channels = self.job.channels[0];
         with_scratch(sums + staged + self.lanes, |scratch| {
             let (sums, staged) = scratch.split_at_mut(sums);
             for chunk in self.chunks() {
-                let all = [chunk.start, chunk.end].map(|c| task.group * channels + c);
-                self.cut.stage(
-                    &piece,
-                    (job.image, job.groups * channels),
-                    all[0]..all[1],
-                    staged,
-                );
-                let left = Gathered {
-                    values: staged,
-                    rows: strips.unwrap_or(&self.cut.places[..piece.len()]),
-                    depth: &self.cut.depth[..chunk.len() * taps],
-                };
+                let first = task.group * channels;
+                let images = (self.job.image, self.job.groups * channels);
+                let some = first + chunk.start..first + chunk.end;
+                self.cut.stage(&piece, images, some, staged);
                 for (panel, out) in task.panels.clone().zip(sums.chunks_exact_mut(each)) {
-                    let right = &packed[self.place(task.group, &chunk, panel)];
-                    let add = chunk.start > 0;
-                    match strips {
-                        Some(_) => strips::multiply(left, right, self.width, out, add),
-                        None => gather::multiply(left, right, out, add),
-                    }
+                    let weight = &packed[self.place(task.group, &chunk, panel)];
+                    self.multiply(&parts, staged, weight, &chunk, out);
                 }
             }
+            let order = order(&parts, &piece);
             for (panel, sums) in task.panels.clone().zip(sums.chunks_exact(each)) {
-                self.write(&piece, task.group, panel, sums, to);
+                let panel = Written {
+                    group: task.group,
+                    panel,
+                    sums,
+                    order: &order,
+                };
+                match self.in_strips {
+                    true => self.write_strips(&piece, &panel, to),
+                    false => self.write_places(&piece, &panel, to),
+                }
             }
         });
     }
 
-    /// Writes the sums of a panel's channels, `[places, width]` or `[strips, width, lanes]`, to their places in the images.
-    fn write(&self, piece: &Piece, group: usize, panel: usize, sums: &[f32], to: Shared) {
-        let job = self.job;
-        let image: usize = job.target.iter().product();
-        let all = job.groups * job.channels[1];
-        let channels = self.channels(panel);
-        let first = group * job.channels[1] + channels.start;
-        let put = |run: &Run, column: usize, place: usize, values: &[f32]| {
-            let channel = first + column;
-            let start = (run.image * all + channel) * image + run.start + place * run.step;
-            let bias = job.bias.map_or(0.0, |bias| bias[channel]);
-            put(to, start, run.step, values, bias);
-        };
-        if self.strips.is_none() {
-            for run in self.runs(piece, self.cut.pass.step == [1; 3]) {
-                let sums = &sums[run.sums.start * self.width..run.sums.end * self.width];
-                for_columns(sums, self.width, channels.len(), |column, place, values| {
-                    put(&run, column, place, values);
-                });
-            }
-            return;
+    /// The rows of a piece's products, and what each sums over in a chunk of channels.
+    fn parts(&self, piece: &Piece) -> Vec<Part> {
+        let taps = self.cut.pass.taps();
+        if self.in_strips {
+            let lines = piece.len() / self.cut.pass.count[2];
+            let strips = lines * self.cut.pass.count[2].div_ceil(self.lanes);
+            let all: Vec<usize> = (0..taps).collect();
+            return vec![Part {
+                numbers: Vec::new(),
+                rows: self.strips[..strips].to_vec(),
+                depth: self.depth(&all),
+                taps,
+            }];
         }
+        let classes = self.cut.classes(piece).into_iter();
+        let part = |class: Class| Part {
+            rows: class
+                .places
+                .iter()
+                .map(|&place| self.cut.places[place])
+                .collect(),
+            depth: self.depth(&class.taps),
+            taps: class.taps.len(),
+            numbers: class.places,
+        };
+        classes.map(part).collect()
+    }
+
+    /// Steps of these taps of each channel of a chunk.
+    fn depth(&self, taps: &[usize]) -> Vec<Step> {
+        let step = |right: usize| Step {
+            left: self.cut.depth[right],
+            right,
+        };
+        let all = self.cut.pass.taps();
+        let channel = |c: usize| taps.iter().map(move |tap| step(c * all + tap));
+        (0..self.chunk).flat_map(channel).collect()
+    }
+
+    fn multiply(
+        &self,
+        parts: &[Part],
+        staged: &[f32],
+        weight: &[f32],
+        chunk: &Range<usize>,
+        out: &mut [f32],
+    ) {
+        let each = self.width * if self.in_strips { self.lanes } else { 1 };
+        let add = chunk.start > 0;
+        let mut rest = out;
+        for part in parts {
+            let (out, after) = rest.split_at_mut(part.rows.len() * each);
+            rest = after;
+            let left = Gathered {
+                values: staged,
+                rows: &part.rows,
+                depth: &part.depth[..chunk.len() * part.taps],
+            };
+            match self.in_strips {
+                true => strips::multiply(left, weight, self.width, out, add),
+                false => gather::multiply(left, weight, out, add),
+            }
+        }
+    }
+
+    /// Writes the sums of a panel's channels, `[places, width]`.
+    fn write_places(&self, piece: &Piece, panel: &Written, to: Shared) {
+        let columns = self.channels(panel.panel).len();
+        for run in self.runs(piece, self.cut.pass.step == [1; 3]) {
+            let order = &panel.order[run.sums.clone()];
+            for_columns(panel.sums, order, columns, |column, place, values| {
+                self.put(&run, panel, [column, place], values, to);
+            });
+        }
+    }
+
+    /// Writes the sums of a panel's channels, `[strips, width, lanes]`.
+    fn write_strips(&self, piece: &Piece, panel: &Written, to: Shared) {
         let line = self.cut.pass.count[2];
+        let columns = self.channels(panel.panel).len();
+        let sums = panel.sums;
         let sums = sums.chunks_exact(line.div_ceil(self.lanes) * self.width * self.lanes);
         for (run, sums) in self.runs(piece, false).iter().zip(sums) {
             for (i, sums) in sums.chunks_exact(self.lanes).enumerate() {
                 let (place, column) = (i / self.width * self.lanes, i % self.width);
-                if column < channels.len() {
-                    put(run, column, place, &sums[..self.lanes.min(line - place)]);
+                if column < columns {
+                    let values = &sums[..self.lanes.min(line - place)];
+                    self.put(run, panel, [column, place], values, to);
                 }
             }
+        }
+    }
+
+    /// Writes a channel's values at places of a run that are neighbours.
+    fn put(&self, run: &Run, panel: &Written, at: [usize; 2], values: &[f32], to: Shared) {
+        let [column, place] = at;
+        let job = self.job;
+        let image: usize = job.target.iter().product();
+        let channel = panel.group * job.channels[1] + self.channels(panel.panel).start + column;
+        let plane = run.image * job.groups * job.channels[1] + channel;
+        let start = plane * image + run.start + place * run.step;
+        let bias = job.bias.map_or(0.0, |bias| bias[channel]);
+        if run.step == 1 {
+            let to = part(to, start..start + values.len());
+            for (to, x) in to.iter_mut().zip(values) {
+                *to = x + bias;
+            }
+            return;
+        }
+        for (i, x) in values.iter().enumerate() {
+            let at = start + i * run.step;
+            part(to, at..at + 1)[0] = x + bias;
         }
     }
 
@@ -366,26 +449,40 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Rows of a product that sum over the same.
+struct Part {
+    /// The places of the piece that they are.
+    numbers: Vec<usize>,
+    rows: Vec<usize>,
+    /// Of a whole chunk of channels; taps of a channel.
+    depth: Vec<Step>,
+    taps: usize,
+}
+
+/// In which row each place of the piece is.
+fn order(parts: &[Part], piece: &Piece) -> Vec<usize> {
+    let mut order = vec![0; piece.len()];
+    let numbers = parts.iter().flat_map(|part| &part.numbers);
+    for (row, &number) in numbers.enumerate() {
+        order[number] = row;
+    }
+    order
+}
+
+/// Sums of a panel's channels.
+struct Written<'a> {
+    group: usize,
+    panel: usize,
+    sums: &'a [f32],
+    order: &'a [usize],
+}
+
 struct Run {
     image: usize,
     /// The first element in the image, and from one to the next.
     start: usize,
     step: usize,
     sums: Range<usize>,
-}
-
-fn put(to: Shared, start: usize, step: usize, values: &[f32], bias: f32) {
-    if step == 1 {
-        let to = part(to, start..start + values.len());
-        for (to, x) in to.iter_mut().zip(values) {
-            *to = x + bias;
-        }
-        return;
-    }
-    for (i, x) in values.iter().enumerate() {
-        let at = start + i * step;
-        part(to, at..at + 1)[0] = x + bias;
-    }
 }
 
 /// A part that only this task writes.

@@ -28,6 +28,13 @@ impl Piece {
     }
 }
 
+/// Places that meet the same taps.
+pub(super) struct Class {
+    /// Their numbers in the piece.
+    pub places: Vec<usize>,
+    pub taps: Vec<usize>,
+}
+
 pub(super) struct Pass {
     /// Size of the image that is read.
     image: [usize; 3],
@@ -119,6 +126,23 @@ impl Pass {
         for a in depth {
             for b in height {
                 all.extend(width.iter().map(|c| of([a, b, c])));
+            }
+        }
+        all
+    }
+
+    /// Places along one dimension, from the first on, by the taps that meet the image there.
+    fn sorted(&self, i: usize, places: Range<usize>) -> Vec<(Range<usize>, Vec<usize>)> {
+        let mut all: Vec<(Range<usize>, Vec<usize>)> = Vec::new();
+        for place in places.clone() {
+            let start = (place * self.stride[i]) as isize;
+            let inside = |tap: &Tap| (0..self.image[i] as isize).contains(&(start + tap.offset));
+            // Offsets are in order, so that those inside are neighbours.
+            let first = self.taps[i].iter().position(inside).unwrap_or(0);
+            let taps = first..first + self.taps[i].iter().filter(|tap| inside(tap)).count();
+            match all.iter_mut().find(|(other, _)| *other == taps) {
+                Some((_, same)) => same.push(place - places.start),
+                None => all.push((taps, vec![place - places.start])),
             }
         }
         all
@@ -238,6 +262,40 @@ impl<'a> Cut<'a> {
         }
     }
 
+    /// The places of a piece, sorted by the taps that meet the image there; the others meet the padding.
+    pub fn classes(&self, piece: &Piece) -> Vec<Class> {
+        let sorted = [0, 1, 2].map(|i| self.pass.sorted(i, piece.places[i].clone()));
+        let [_, planes, lines, width] = self.most;
+        let [_, height, row] = [0, 1, 2].map(|i| self.pass.taps[i].len());
+        let mut all = Vec::new();
+        for (taps_a, places_a) in &sorted[0] {
+            for (taps_b, places_b) in &sorted[1] {
+                for (taps_c, places_c) in &sorted[2] {
+                    let mut class = Class {
+                        places: Vec::new(),
+                        taps: Vec::new(),
+                    };
+                    for n in 0..piece.images.len() {
+                        for a in places_a {
+                            for b in places_b {
+                                let line = ((n * planes + a) * lines + b) * width;
+                                class.places.extend(places_c.iter().map(|c| line + c));
+                            }
+                        }
+                    }
+                    for a in taps_a.clone() {
+                        for b in taps_b.clone() {
+                            let line = (a * height + b) * row;
+                            class.taps.extend(taps_c.clone().map(|c| line + c));
+                        }
+                    }
+                    all.push(class);
+                }
+            }
+        }
+        all
+    }
+
     /// Starts of strips of so many places, of all lines.
     pub fn strips(&self, len: usize) -> Vec<usize> {
         let lines = self.places.chunks(self.pass.count[2].max(1));
@@ -314,18 +372,31 @@ impl<'a> Cut<'a> {
             let first = before.saturating_sub(residue).div_ceil(self.apart);
             let from = &from[(first * self.apart + residue - before).min(from.len())..];
             if self.apart == 2 {
-                // Of pairs, which compilers make vectors of.
-                let (pairs, rest) = from.as_chunks::<2>();
-                let last = rest.first();
-                let all = pairs.iter().map(|pair| &pair[0]).chain(last);
-                for (to, x) in to[first..].iter_mut().zip(all) {
-                    *to = *x;
-                }
+                let (to, _) = to[first..].split_at_mut(from.len().div_ceil(2));
+                every_other(from, to);
                 continue;
             }
             for (to, x) in to[first..].iter_mut().zip(from.iter().step_by(self.apart)) {
                 *to = *x;
             }
         }
+    }
+}
+
+/// The first, the third, and so on: eight at a time, which compilers make vectors of.
+fn every_other(from: &[f32], to: &mut [f32]) {
+    let (whole, _) = from.as_chunks::<16>();
+    let (parts, _) = to.as_chunks_mut::<8>();
+    for (to, from) in parts.iter_mut().zip(whole) {
+        for i in 0..8 {
+            to[i] = from[2 * i];
+        }
+    }
+    let done = whole.len() * 8;
+    for (to, x) in to[done..]
+        .iter_mut()
+        .zip(from[2 * done..].iter().step_by(2))
+    {
+        *to = *x;
     }
 }

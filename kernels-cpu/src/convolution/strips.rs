@@ -10,7 +10,7 @@ pub(super) const CHANNELS: usize = 4;
 const STRIPS: usize = 4;
 
 /// For each start of a strip (a row of `left`) and each of up to [`CHANNELS`] channels, a vector of sums over the depth: `out` is
-/// `[strips, channels, lanes]`, `weight` `[depth, channels]`.
+/// `[strips, channels, lanes]`, `weight` has lines of `channels` elements.
 pub(super) fn multiply(
     left: Gathered,
     weight: &[f32],
@@ -18,11 +18,6 @@ pub(super) fn multiply(
     out: &mut [f32],
     add: bool,
 ) {
-    assert_eq!(
-        weight.len(),
-        left.depth.len() * channels,
-        "the left operand"
-    );
     Arch::new().dispatch(Multiply {
         left,
         weight,
@@ -56,7 +51,7 @@ impl WithSimd for Multiply<'_> {
 impl Multiply<'_> {
     #[inline(always)]
     fn strips<S: Simd, const C: usize>(self, simd: S) {
-        let reach = self.left.depth.iter().max().map_or(0, |most| most + 1);
+        let reach = self.left.reach();
         let (weight, _) = self.weight.as_chunks::<C>();
         let (out, _) = S::as_mut_simd_f32s(self.out).0.as_chunks_mut::<C>();
         for (strips, out) in self.left.rows.chunks(STRIPS).zip(out.chunks_mut(STRIPS)) {
@@ -66,10 +61,10 @@ impl Multiply<'_> {
             };
             let lines: [&[f32]; STRIPS] = std::array::from_fn(line);
             let mut sums = [[simd.splat_f32s(0.0); C]; STRIPS];
-            for (&place, weight) in self.left.depth.iter().zip(weight) {
-                let weight = weight.map(|x| simd.splat_f32s(x));
+            for step in self.left.depth {
+                let weight = weight[step.right].map(|x| simd.splat_f32s(x));
                 for (sums, line) in sums.iter_mut().zip(lines) {
-                    let x = S::as_simd_f32s(&line[place..place + S::F32_LANES]).0[0];
+                    let x = S::as_simd_f32s(&line[step.left..step.left + S::F32_LANES]).0[0];
                     for (sum, y) in sums.iter_mut().zip(weight) {
                         *sum = simd.mul_add_e_f32s(x, y, *sum);
                     }

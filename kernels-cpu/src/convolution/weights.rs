@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Convolution;
-use super::gather::{Gathered, for_columns, multiply, width};
+use super::gather::{Gathered, Step, for_columns, multiply, width};
 use super::images::PARALLEL;
 use super::pass::{Cut, Pass, Piece};
 use crate::parallel::{Shared, for_tasks, with_scratch};
@@ -124,6 +124,9 @@ impl<'a> Plan<'a> {
             let (sums, rest) = scratch.split_at_mut(lens[0]);
             let (staged, right) = rest.split_at_mut(lens[1]);
             sums.fill(0.0);
+            let places = self.cut.places.iter().enumerate();
+            let depth: Vec<_> = places.map(|(right, &left)| Step { left, right }).collect();
+            let order: Vec<_> = (0..rows).collect();
             for piece in self.pieces(part).map(|i| self.cut.piece(i)) {
                 let first = group * self.channels[0] + inputs.start;
                 let some = first..first + inputs.len();
@@ -131,7 +134,7 @@ impl<'a> Plan<'a> {
                 let left = Gathered {
                     values: staged,
                     rows: &self.cut.depth[..rows],
-                    depth: &self.cut.places[..piece.len()],
+                    depth: &depth[..piece.len()],
                 };
                 for i in 0..panels {
                     let right = &mut right[..piece.len() * width];
@@ -145,7 +148,7 @@ impl<'a> Plan<'a> {
             for i in 0..panels {
                 let sums = &sums[i * width * rows..][..rows * width];
                 let first = group * self.channels[1] + panel(i).start;
-                for_columns(sums, width, panel(i).len(), |column, row, values| {
+                for_columns(sums, &order, panel(i).len(), |column, row, values| {
                     let kernel = (first + column) * self.channels[0] + inputs.start;
                     write(to, offset + kernel * taps + row, values);
                 });

@@ -41,7 +41,10 @@ impl Tile {
 
     /// Multiplies a panel of each operand.
     #[inline]
-    pub(super) fn multiply(self, panels: [&[f32]; 2], piece: &mut Piece) {
+    pub(super) fn multiply(self, panels: [&[f32]; 2], pairs: bool, piece: &mut Piece) {
+        if pairs {
+            return super::halves::multiply(panels, piece);
+        }
         struct Multiply<'a, 'b, 'c>([&'a [f32]; 2], &'b mut Piece<'c>);
         impl WithSimd for Multiply<'_, '_, '_> {
             type Output = ();

@@ -8,6 +8,7 @@ mod convolution;
 mod cross_entropy;
 mod dropout;
 mod embedding;
+mod half;
 mod linear;
 mod norm;
 mod softmax;
@@ -98,7 +99,7 @@ impl Fused for Flex {
         x: &Tensor<3>,
         parameters: &NormParameters,
     ) -> Option<(Tensor<3>, NormBackward)> {
-        norm::norm(x, parameters)
+        norm::norm(x, parameters).or_else(|| half::norm(x, parameters))
     }
 
     fn convolution(
@@ -141,6 +142,7 @@ impl Fused for Flex {
         parameters: &NormParameters,
     ) -> Option<AddNorm> {
         norm::add_norm(inputs, site, parameters)
+            .or_else(|| half::add_norm(inputs, site, parameters))
     }
 
     fn dropout(
@@ -149,7 +151,7 @@ impl Fused for Flex {
         residual: Option<&Tensor<3>>,
         site: Option<&Dropout>,
     ) -> Option<Tensor<3>> {
-        dropout::dropout(x, residual, site)
+        dropout::dropout(x, residual, site).or_else(|| half::dropout(x, residual, site))
     }
 
     fn rows(&self, table: &Tensor<2>, rows: &[Option<usize>]) -> Option<Tensor<2>> {
@@ -162,7 +164,7 @@ impl Fused for Flex {
         g: &Tensor<2>,
         rows: &[Option<usize>],
     ) -> Result<Tensor<1>, Box<Tensor<1>>> {
-        embedding::add_rows(table, g, rows)
+        embedding::add_rows(table, g, rows).or_else(|table| half::add_rows(*table, g, rows))
     }
 
     fn cross_entropy(
@@ -172,6 +174,7 @@ impl Fused for Flex {
         ids: &Range<usize>,
     ) -> Option<(TokenStatistics, CrossEntropyBackward)> {
         cross_entropy::cross_entropy(logits, targets, ids)
+            .or_else(|| half::cross_entropy(logits, targets, ids))
     }
 
     fn adamw(&self, runs: Vec<AdamWRun>) -> Vec<AdamWOutcome> {

@@ -3,6 +3,7 @@
 use burn::backend::Flex;
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::FlexTensor;
+use frontier_kernels_cpu::element::Element;
 use half::bf16;
 use pulp::Arch;
 use rayon::prelude::*;
@@ -180,47 +181,17 @@ impl Task<'_> {
                 }
                 // It is in the first-level cache.
                 for (rounded, p) in rounded.into_iter().flatten().zip(p) {
-                    *rounded = round(*p);
+                    *rounded = Element::round(*p);
                 }
             },
         );
     }
 }
 
-/// The nearest bf16, the even one of two, as `bf16::from_f32`, but without a branch.
-#[inline(always)]
-fn round(x: f32) -> bf16 {
-    let bits = x.to_bits();
-    let nearest = (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16;
-    let quiet = (bits >> 16) as u16 | 0x40;
-    bf16::from_bits(if x.is_nan() { quiet } else { nearest })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use burn::tensor::Device;
-
-    #[test]
-    fn rounding_is_that_of_half() {
-        let special = [
-            f32::INFINITY,
-            f32::NAN,
-            -0.0,
-            f32::MAX,
-            f32::MIN_POSITIVE,
-            1e-42,
-            -f32::NAN,
-        ];
-        let all = (0..=u32::MAX)
-            .step_by(65_521)
-            .map(f32::from_bits)
-            .chain(special);
-        let halfway = (0..=u16::MAX).map(|x| f32::from_bits(u32::from(x) << 16 | 0x8000));
-        for x in all.chain(halfway) {
-            assert_eq!(round(x).to_bits(), bf16::from_f32(x).to_bits(), "{x:e}");
-        }
-    }
 
     #[test]
     fn what_nobody_else_holds_is_updated_where_it_lies() {

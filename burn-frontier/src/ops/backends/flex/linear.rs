@@ -4,15 +4,16 @@
 #[cfg(test)]
 mod tests;
 
-use burn::backend::Flex as Backend;
-use burn::tensor::{DType, Tensor};
-use burn_flex::FlexTensor;
-use frontier_kernels_cpu::linear::{
-    column_sums, gelu_gradient, linear as product, linear_gelu, weight_gradient,
-};
-use frontier_kernels_cpu::product::{Matrix, Size};
+use std::marker::PhantomData;
 
-use super::{activation, close, elements, open, overwrite};
+use burn::backend::Flex as Backend;
+use burn::tensor::{DType, Tensor, bf16};
+use burn_flex::FlexTensor;
+use frontier_kernels_cpu::linear::{column_sums, gelu_gradient, linear as product, linear_gelu};
+use frontier_kernels_cpu::product::Size;
+
+use super::half::{Number, close_as, elements_as, open_as};
+use super::{activation, close, overwrite};
 use crate::ops::backends::{
     FeedForwardBackward, FeedForwardGradients, LinearBackward, LinearGradients, ParameterGradients,
 };
@@ -26,22 +27,11 @@ pub(super) fn linear(
     bias: Option<&Tensor<1>>,
     sums: (&LinearSums, bool),
 ) -> Option<(Tensor<3>, LinearBackward)> {
-    let [batch, seq, _] = x.dims();
-    let x = open(x)?;
-    let layer = Layer::of(batch * seq, weight, bias, sums)?;
-    let mut y = vec![0.0; layer.rows * layer.output];
-    layer.forward(elements(&x), &mut y);
-    let y = close(y, [batch, seq, layer.output]);
-    let backward = move |g: Tensor<3>| {
-        let g = open(&g)?;
-        let (x, g) = (elements(&x), elements(&g));
-        let dx = layer.input_gradient(g);
-        Some(LinearGradients {
-            x: close(dx, [batch, seq, layer.input]),
-            parameters: layer.parameter_gradients(x, g),
-        })
-    };
-    Some((y, Box::new(backward)))
+    match x.dtype() {
+        DType::F32 => linear_of::<f32>(x, weight, bias, sums),
+        DType::BF16 => linear_of::<bf16>(x, weight, bias, sums),
+        _ => None,
+    }
 }
 
 /// The feed-forward block of x `[batch, seq, hidden]`. Saved are x and the activation's argument: its value is had again with the
@@ -51,26 +41,62 @@ pub(super) fn feed_forward(
     layers: &FeedForward,
     sums: &[LinearSums; 2],
 ) -> Option<(Tensor<3>, FeedForwardBackward)> {
+    match x.dtype() {
+        DType::F32 => feed_forward_of::<f32>(x, layers, sums),
+        DType::BF16 => feed_forward_of::<bf16>(x, layers, sums),
+        _ => None,
+    }
+}
+
+fn linear_of<E: Number>(
+    x: &Tensor<3>,
+    weight: &Tensor<2>,
+    bias: Option<&Tensor<1>>,
+    sums: (&LinearSums, bool),
+) -> Option<(Tensor<3>, LinearBackward)> {
+    let [batch, seq, _] = x.dims();
+    let x = open_as::<E, 3>(x)?;
+    let layer = Layer::<E>::of(batch * seq, weight, bias, sums)?;
+    let mut y = vec![E::default(); layer.rows * layer.output];
+    layer.forward(elements_as(&x), &mut y);
+    let y = close_as(y, [batch, seq, layer.output]);
+    let backward = move |g: Tensor<3>| {
+        let g = open_as::<E, 3>(&g)?;
+        let (x, g) = (elements_as(&x), elements_as(&g));
+        let dx = layer.input_gradient(g);
+        Some(LinearGradients {
+            x: close_as(dx, [batch, seq, layer.input]),
+            parameters: layer.parameter_gradients(x, g),
+        })
+    };
+    Some((y, Box::new(backward)))
+}
+
+fn feed_forward_of<E: Number>(
+    x: &Tensor<3>,
+    layers: &FeedForward,
+    sums: &[LinearSums; 2],
+) -> Option<(Tensor<3>, FeedForwardBackward)> {
     let [batch, seq, _] = x.dims();
     let rows = batch * seq;
-    let x = open(x)?;
-    let up = Layer::of(rows, &layers.up, layers.up_bias.as_ref(), (&sums[0], false))?;
+    let x = open_as::<E, 3>(x)?;
+    let up = Layer::<E>::of(rows, &layers.up, layers.up_bias.as_ref(), (&sums[0], false))?;
     let bias = layers.down_bias.as_ref();
-    let down = Layer::of(rows, &layers.down, bias, (&sums[1], false))?;
+    let down = Layer::<E>::of(rows, &layers.down, bias, (&sums[1], false))?;
     let activation = layers.activation;
-    let [argument, value] = up.forward_through(activation, elements(&x));
-    let mut y = vec![0.0; rows * down.output];
+    let [argument, value] = up.forward_through(activation, elements_as(&x));
+    let mut y = vec![E::default(); rows * down.output];
     down.forward(&value, &mut y);
     drop(value);
-    let y = close(y, [batch, seq, down.output]);
+    let y = close_as(y, [batch, seq, down.output]);
     let backward = move |g: Tensor<3>| {
-        let g = open(&g)?;
-        let (x, g) = (elements(&x), elements(&g));
+        let g = open_as::<E, 3>(&g)?;
+        let (x, g) = (elements_as(&x), elements_as(&g));
         let [inner, value] = down.input_gradient_through(activation, g, argument);
         let of_down = down.parameter_gradients(&value, g);
         drop(value);
         Some(FeedForwardGradients {
-            x: close(up.input_gradient(&inner), [batch, seq, up.input]),
+            x: close_as(up.input_gradient(&inner), [batch, seq, up.input]),
             up: up.parameter_gradients(x, &inner),
             down: of_down,
         })
@@ -79,7 +105,7 @@ pub(super) fn feed_forward(
 }
 
 /// A weight `[in, out]` and a bias, for so many rows of input.
-struct Layer {
+struct Layer<E> {
     weight: FlexTensor,
     /// Elements from one input to the next, and from one output to the next.
     strides: [usize; 2],
@@ -91,10 +117,11 @@ struct Layer {
     rows: usize,
     input: usize,
     output: usize,
+    elements: PhantomData<E>,
 }
 
-impl Layer {
-    /// `None` where weight and bias are not of f32.
+impl<E: Number> Layer<E> {
+    /// `None` where weight and bias are not of the type.
     fn of(
         rows: usize,
         weight: &Tensor<2>,
@@ -103,10 +130,10 @@ impl Layer {
     ) -> Option<Self> {
         let [input, output] = weight.dims();
         let bias = match bias {
-            Some(bias) => Some(open(bias)?),
+            Some(bias) => Some(open_as::<E, 1>(bias)?),
             None => None,
         };
-        let (weight, strides) = view(weight)?;
+        let (weight, strides) = view::<E>(weight)?;
         Some(Self {
             weight,
             strides,
@@ -116,17 +143,23 @@ impl Layer {
             rows,
             input,
             output,
+            elements: PhantomData,
         })
     }
 
-    fn weight(&self, across: usize, deep: usize) -> Matrix<'_> {
+    /// The weight as a right operand, with the outputs as columns; or the inputs, if turned.
+    fn weight(&self, turned: bool) -> E::Matrix<'_> {
         let start = self.weight.layout().start_offset();
-        let values = &self.weight.storage::<f32>()[start..];
-        Matrix::new(values, self.strides[across], self.strides[deep])
+        let values = &self.weight.storage::<E>()[start..];
+        let [input, output] = self.strides;
+        match turned {
+            true => E::matrix(values, input, output, self.output),
+            false => E::matrix(values, output, input, self.input),
+        }
     }
 
-    fn bias(&self) -> Option<&[f32]> {
-        self.bias.as_ref().map(elements)
+    fn bias(&self) -> Option<&[E]> {
+        self.bias.as_ref().map(elements_as)
     }
 
     /// From `[rows, in]` to `[rows, out]`.
@@ -138,21 +171,21 @@ impl Layer {
         }
     }
 
-    fn forward(&self, x: &[f32], y: &mut [f32]) {
-        let (x, weight) = (Matrix::new(x, self.input, 1), self.weight(1, 0));
+    fn forward(&self, x: &[E], y: &mut [E]) {
+        let (x, weight) = (rows_of(x, self.input), self.weight(false));
         product(self.size(), [&x, &weight], self.bias(), y);
     }
 
     /// The activation's argument, and its value.
-    fn forward_through(&self, activation: Activation, x: &[f32]) -> [Vec<f32>; 2] {
-        let mut argument = vec![0.0; self.rows * self.output];
+    fn forward_through(&self, activation: Activation, x: &[E]) -> [Vec<E>; 2] {
+        let mut argument = vec![E::default(); self.rows * self.output];
         if activation == Activation::Swiglu {
             self.forward(x, &mut argument);
-            let value = activation::gated(&argument, self.output);
+            let value = E::nearest(activation::gated(&E::wide(&argument), self.output));
             return [argument, value];
         }
-        let mut value = vec![0.0; argument.len()];
-        let (x, weight) = (Matrix::new(x, self.input, 1), self.weight(1, 0));
+        let mut value = vec![E::default(); argument.len()];
+        let (x, weight) = (rows_of(x, self.input), self.weight(false));
         let outputs = [&mut argument, &mut value].map(Vec::as_mut_slice);
         linear_gelu(self.size(), [&x, &weight], self.bias(), outputs);
         [argument, value]
@@ -168,9 +201,9 @@ impl Layer {
     }
 
     /// `g W^T`.
-    fn input_gradient(&self, g: &[f32]) -> Vec<f32> {
-        let mut dx = vec![0.0; self.rows * self.input];
-        let (g, weight) = (Matrix::new(g, self.output, 1), self.weight(0, 1));
+    fn input_gradient(&self, g: &[E]) -> Vec<E> {
+        let mut dx = vec![E::default(); self.rows * self.input];
+        let (g, weight) = (rows_of(g, self.output), self.weight(true));
         product(self.size_back(), [&g, &weight], None, &mut dx);
         dx
     }
@@ -179,23 +212,25 @@ impl Layer {
     fn input_gradient_through(
         &self,
         activation: Activation,
-        g: &[f32],
-        mut argument: Vec<f32>,
-    ) -> [Vec<f32>; 2] {
+        g: &[E],
+        mut argument: Vec<E>,
+    ) -> [Vec<E>; 2] {
         if activation == Activation::Swiglu {
             let width = 2 * self.input;
-            let gradient = activation::gated_gradient(&argument, &self.input_gradient(g), width);
-            return [gradient, activation::gated(&argument, width)];
+            let (argument, g) = (E::wide(&argument), self.input_gradient(g));
+            let gradient = activation::gated_gradient(&argument, &E::wide(&g), width);
+            let value = activation::gated(&argument, width);
+            return [gradient, value].map(E::nearest);
         }
-        let mut gradient = vec![0.0; argument.len()];
-        let (g, weight) = (Matrix::new(g, self.output, 1), self.weight(0, 1));
+        let mut gradient = vec![E::default(); argument.len()];
+        let (g, weight) = (rows_of(g, self.output), self.weight(true));
         let size = self.size_back();
         gelu_gradient(size, [&g, &weight], &mut argument, &mut gradient);
         [gradient, argument]
     }
 
     /// The gradients of weight and bias from the input and the gradient of the output; what is added to a sum is none of them.
-    fn parameter_gradients(&self, x: &[f32], g: &[f32]) -> ParameterGradients {
+    fn parameter_gradients(&self, x: &[E], g: &[E]) -> ParameterGradients {
         let [input, output] = [(x, self.input), (g, self.output)];
         let sides = match self.transposed {
             true => [output, input],
@@ -207,16 +242,17 @@ impl Layer {
             columns,
             depth: self.rows,
         };
-        let (left, right) = (Matrix::new(left, 1, rows), Matrix::new(right, 1, columns));
-        let weight = gradient(self.sums.weight.as_ref(), [rows, columns], |out, add| {
-            weight_gradient(size, [&left, &right], out, add);
+        let left = E::matrix(left, 1, rows, self.rows);
+        let right = E::matrix(right, 1, columns, self.rows);
+        let weight = gradient::<E, 2>(self.sums.weight.as_ref(), [rows, columns], |out, add| {
+            E::sums(size, [&left, &right], out, add);
         });
         let weight = weight.map(|weight| match self.transposed {
             true => weight.transpose(),
             false => weight,
         });
         let bias = self.bias.as_ref().and_then(|_| {
-            gradient(self.sums.bias.as_ref(), [self.output], |out, _| {
+            gradient::<E, 1>(self.sums.bias.as_ref(), [self.output], |out, _| {
                 column_sums(g, out);
             })
         });
@@ -224,8 +260,13 @@ impl Layer {
     }
 }
 
+/// Rows of so many elements as a left operand.
+fn rows_of<E: Number>(x: &[E], width: usize) -> E::Matrix<'_> {
+    E::matrix(x, width, 1, width)
+}
+
 /// The gradient that `write` writes over zeros, or adds; `None` if it is in the sum.
-fn gradient<const D: usize>(
+fn gradient<E: Number, const D: usize>(
     sum: Option<&GradientSum>,
     shape: [usize; D],
     write: impl Fn(&mut [f32], bool),
@@ -236,8 +277,12 @@ fn gradient<const D: usize>(
         write(&mut new, false);
         new
     };
+    let of_graph = || {
+        let new = E::nearest(new());
+        Some(close_as(new, shape))
+    };
     let Some(sum) = sum else {
-        return Some(close(new(), shape));
+        return of_graph();
     };
     let Some(before) = sum.take() else {
         sum.put(close(new(), [count]));
@@ -255,25 +300,21 @@ fn gradient<const D: usize>(
         // It lies elsewhere, and is left to what adds the graph's gradients.
         Err(before) => {
             sum.put(*before);
-            Some(close(new(), shape))
+            of_graph()
         }
     }
 }
 
-/// The tensor and its strides, made contiguous where they are not of a view's kind; `None` where it is not of f32.
-fn view(x: &Tensor<2>) -> Option<(FlexTensor, [usize; 2])> {
-    if x.dtype() != DType::F32 {
+/// The tensor and its strides, made contiguous where one is negative; `None` where it is not of the type.
+fn view<E: Number>(x: &Tensor<2>) -> Option<(FlexTensor, [usize; 2])> {
+    if x.dtype() != E::dtype() {
         return None;
     }
     let tensor = x.clone().try_into_primitive::<Backend>().ok()?;
-    let strides: Option<Vec<usize>> = tensor
-        .layout()
-        .strides()
-        .iter()
-        .map(|&stride| usize::try_from(stride).ok())
-        .collect();
+    let strides = tensor.layout().strides();
+    let strides: Result<Vec<usize>, _> = strides.iter().map(|&s| usize::try_from(s)).collect();
     match strides.as_deref() {
-        Some(&[a, b]) => Some((tensor, [a, b])),
+        Ok(&[input, output]) => Some((tensor, [input, output])),
         _ => Some((tensor.to_contiguous(), [x.dims()[1], 1])),
     }
 }
