@@ -96,6 +96,8 @@ fn base() -> Job<GptConfig> {
         recompute: Recompute::None,
         precision: Precision::Fp32,
         overlap: false,
+        // In f32 the CPU writes no scores.
+        fused_attention: true,
         ..Job::new(model, Layout::single())
     }
 }

@@ -86,6 +86,22 @@ impl Choice {
             "use another precision (fp32 works everywhere), or another device",
         ))
     }
+
+    /// By what the CPU computes in a type of half precision; `None` for other types and devices.
+    pub fn half_by(&self, dtype: DType) -> Option<&'static str> {
+        match dtype {
+            _ if !self.is_flex() => None,
+            #[cfg(feature = "flex")]
+            DType::BF16 if frontier_kernels_cpu::product::multiplies_pairs() => {
+                Some("bf16 products by AVX512-BF16, summed in fp32")
+            }
+            DType::BF16 => Some("bf16 products in fp32: this CPU has no AVX512-BF16"),
+            DType::F16 => Some(
+                "fp16 by Burn's own operations, which are slow on a CPU: bf16 and fp32 have kernels",
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// Takes the devices named `name`, or the best that are compiled in and present: `rocm`, `cuda`, `wgpu`, then the CPU.
@@ -198,6 +214,8 @@ mod tests {
         assert!(cpu.is_processor());
         for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
             cpu.check_dtype(dtype).unwrap();
+            // What is half as wide is not silently as slow.
+            assert_eq!(cpu.half_by(dtype).is_some(), dtype.size() == 2);
         }
     }
 

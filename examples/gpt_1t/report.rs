@@ -33,6 +33,9 @@ pub fn introduce(
     resume: Option<(&Checkpoint, &[String])>,
 ) {
     say!("device    {}", device.reason);
+    if let Some(how) = device.half_by(settings.precision.dtype()) {
+        say!("precision {how}");
+    }
     say!("model     {}", described(chosen, tokenizer));
     say!(
         "layout    {} = {} ranks as threads, schedule {}, ZeRO {}, sequence parallel {}",

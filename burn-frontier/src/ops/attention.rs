@@ -1,23 +1,27 @@
 //! Scaled dot-product attention with a gradient of its own.
 
 mod check;
+mod log_sum_exp;
 mod packed;
+mod self_attention;
 
+pub use log_sum_exp::{attention_with_log_sum_exp, merge_attention};
 pub use packed::packed_attention;
+pub use self_attention::self_attention;
 
 use burn::tensor::{Bool, DType, Device, FloatDType, Tensor, activation};
 
 use super::backends::{self, AttentionGradients};
 use super::gradient::with_gradient;
-pub use super::problem::attention::{AttentionOptions, Biases, Sequences};
+pub use super::problem::attention::{AttentionOptions, Biases, SelfAttention, Sequences};
 use super::shape::expect;
 use crate::error::Result;
 
 /// `softmax(scale * Q K^T) V`.
 ///
-/// On a GPU by the kernels of frontier-kernels, without a matrix of scores in memory; else by matrix products. A query that
-/// sees no key gives zeros. One whose keys are all masked by a large number such as -1e9 gives the mean of the values; on a
-/// GPU it has no gradient (below a log-sum-exp of -1e6, f32 keeps too little of the scores).
+/// By kernels without a matrix of scores in memory, on a GPU and in f32 on the CPU; else by matrix products. A query that sees no
+/// key gives zeros. One whose keys are all masked by a large number such as -1e9 gives the mean of the values; on a GPU it has no
+/// gradient (below a log-sum-exp of -1e6, f32 keeps too little of the scores).
 ///
 /// # Shapes
 /// query `[batch, heads, seq, head_dim]`; key and value `[batch, kv_heads, keys, head_dim]` with heads a multiple of
@@ -67,44 +71,56 @@ pub fn attention_with_biases(
 }
 
 /// [`attention_with_biases`] of what fits.
-fn checked(
-    [query, key, value]: [Tensor<4>; 3],
-    biases: Biases,
-    options: &AttentionOptions,
-) -> Tensor<4> {
-    let [q, k, v] = [&query, &key, &value].map(|x| x.clone().without_autodiff());
+fn checked(tensors: [Tensor<4>; 3], biases: Biases, options: &AttentionOptions) -> Tensor<4> {
+    let [q, k, v] = tensors.each_ref().map(|x| x.clone().without_autodiff());
     let plain = biases
         .each_ref()
         .map(|bias| bias.clone().map(Tensor::without_autodiff));
-    let options = options.clone();
     // A missing bias is a constant, and has no gradient.
     let [bias1, bias2] = biases.map(|bias| bias.unwrap_or_else(|| q.clone()).into_dispatch());
-    let inputs = [
-        query.into_dispatch(),
-        key.into_dispatch(),
-        value.into_dispatch(),
-        bias1,
-        bias2,
-    ];
-    let fused = backends::of(&q.device()).attention([&q, &k, &v], &plain, None, &options);
-    let (output, fused, kept) = match fused {
-        Some((output, fused)) => (output, Some(fused), None),
-        None => {
-            let state = probabilities(&q, &k, &plain, &options);
-            let output = output(&state, &v);
-            (output, None, (!options.recompute).then_some(state))
-        }
-    };
-    with_gradient(inputs, output, move |g| {
-        let AttentionGradients { inputs, biases } =
-            fused.and_then(|fused| fused(g.clone())).unwrap_or_else(|| {
-                let state = kept.unwrap_or_else(|| probabilities(&q, &k, &plain, &options));
-                backward([q, k, v], &plain, state, g, options.scale)
-            });
+    let [query, key, value] = tensors.map(Tensor::into_dispatch);
+    let (output, _, back) = both_ways([q, k, v], plain, options);
+    with_gradient([query, key, value, bias1, bias2], output, move |g| {
+        let AttentionGradients { inputs, biases } = back(g, None);
         let [q, k, v] = inputs.map(|x| Some(x.into_dispatch()));
         let [bias1, bias2] = biases.map(|x| x.map(Tensor::into_dispatch));
         [q, k, v, bias1, bias2]
     })
+}
+
+/// From the gradients of the output and of the log-sum-exps, if they are used, to those of the inputs.
+type Back = Box<dyn FnOnce(Tensor<4>, Option<Tensor<3>>) -> AttentionGradients + Send>;
+
+/// The output, its log-sum-exps for whoever asks, and the way back, of tensors without autodiff.
+fn both_ways(
+    [q, k, v]: [Tensor<4>; 3],
+    biases: Biases,
+    options: &AttentionOptions,
+) -> (Tensor<4>, Box<dyn FnOnce() -> Tensor<3> + Send>, Back) {
+    let options = options.clone();
+    let fused = backends::of(&q.device()).attention([&q, &k, &v], &biases, None, &options);
+    if let Some(fused) = fused {
+        let back = move |g: Tensor<4>, g_sums: Option<Tensor<3>>| {
+            (fused.backward)(g.clone(), g_sums.clone()).unwrap_or_else(|| {
+                let state = probabilities(&q, &k, &biases, &options);
+                backward([q, k, v], &biases, state, (g, g_sums), options.scale)
+            })
+        };
+        return (fused.output, fused.log_sum_exp, Box::new(back));
+    }
+    let sums = {
+        let (q, k, biases, causal) = (q.clone(), k.clone(), biases.clone(), options.causal);
+        let scale = options.scale;
+        move || log_sum_exp::of_scores(scores(&q, &k, &biases, scale), causal)
+    };
+    let state = probabilities(&q, &k, &biases, &options);
+    let output = output(&state, &v);
+    let kept = (!options.recompute).then_some(state);
+    let back = move |g, g_sums| {
+        let state = kept.unwrap_or_else(|| probabilities(&q, &k, &biases, &options));
+        backward([q, k, v], &biases, state, (g, g_sums), options.scale)
+    };
+    (output, Box::new(sums), Box::new(back))
 }
 
 /// The attention of AlphaFold's Evoformer (arXiv 2310.04610): `softmax(Q K^T / sqrt(head_dim) + mask + pair) V`,
@@ -188,20 +204,26 @@ fn grouped(x: Tensor<4>, kv_heads: usize) -> Tensor<4> {
     x.reshape([batch, kv_heads, heads / kv_heads * seq, last])
 }
 
+/// Scores `[batch, heads, seq, keys]` before the causal mask.
+fn scores(q: &Tensor<4>, k: &Tensor<4>, biases: &Biases, scale: f64) -> Tensor<4> {
+    let [batch, heads, seq, _] = q.dims();
+    let [_, kv_heads, keys, _] = k.dims();
+    let mut scores = grouped(q.clone().mul_scalar(scale), kv_heads)
+        .matmul(k.clone().swap_dims(2, 3))
+        .reshape([batch, heads, seq, keys]);
+    for bias in biases.iter().flatten() {
+        scores = scores + for_each_entry(bias.clone().cast(q.dtype()), batch);
+    }
+    scores
+}
+
 fn probabilities(
     q: &Tensor<4>,
     k: &Tensor<4>,
     biases: &Biases,
     options: &AttentionOptions,
 ) -> Probabilities {
-    let [batch, heads, seq, _] = q.dims();
-    let [_, kv_heads, keys, _] = k.dims();
-    let mut scores = grouped(q.clone().mul_scalar(options.scale), kv_heads)
-        .matmul(k.clone().swap_dims(2, 3))
-        .reshape([batch, heads, seq, keys]);
-    for bias in biases.iter().flatten() {
-        scores = scores + for_each_entry(bias.clone().cast(q.dtype()), batch);
-    }
+    let scores = scores(q, k, biases, options.scale);
     let mask = options.dropout.as_ref();
     let mask = mask.map(|site| site.mask(&scores.device(), scores.dtype()));
     let biased = biases.iter().any(Option::is_some);
@@ -212,16 +234,31 @@ fn probabilities(
 }
 
 /// The softmax of the last dimension; zeros where all of a row is -inf.
-fn softmax(mut scores: Tensor<4>, causal: bool, biased: bool) -> Tensor<4> {
-    let [batch, heads, seq, keys] = scores.dims();
-    if causal {
-        let hidden = causal_mask(seq, keys, &scores.device());
-        scores = scores.mask_fill(hidden.expand([batch, heads, seq, keys]), f64::NEG_INFINITY);
-    }
+fn softmax(scores: Tensor<4>, causal: bool, biased: bool) -> Tensor<4> {
+    let [_, _, seq, keys] = scores.dims();
+    let scores = hidden(scores, causal);
     // Where all scores of a row may be -inf, a plain softmax would give NaN.
     match causal && seq > keys || biased {
         true => softmax_or_zeros(scores),
         false => activation::softmax(scores, 3),
+    }
+}
+
+/// Scores, -inf where a query must not look.
+fn hidden(scores: Tensor<4>, causal: bool) -> Tensor<4> {
+    let [batch, heads, seq, keys] = scores.dims();
+    if !causal {
+        return scores;
+    }
+    let hidden = causal_mask(seq, keys, &scores.device());
+    scores.mask_fill(hidden.expand([batch, heads, seq, keys]), f64::NEG_INFINITY)
+}
+
+/// Less than any score that is not -inf: a mask of -1e9 is a score like any other.
+fn least(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => -65504.0,
+        _ => -1e30,
     }
 }
 
@@ -238,12 +275,7 @@ fn for_each_entry(bias: Tensor<4>, batch: usize) -> Tensor<4> {
 
 /// The softmax of the last dimension; zeros where all of a row is -inf.
 fn softmax_or_zeros(scores: Tensor<4>) -> Tensor<4> {
-    // Less than any score that is not -inf: a mask of -1e9 is a score like any other.
-    let least = match scores.dtype() {
-        DType::F16 => -65504.0,
-        _ => -1e30,
-    };
-    let largest = scores.clone().max_dim(3).clamp_min(least);
+    let largest = scores.clone().max_dim(3).clamp_min(least(scores.dtype()));
     let exponentials = (scores - largest).exp();
     let sum = exponentials.clone().sum_dim(3);
     exponentials / sum.clamp_min(1e-4)
@@ -269,7 +301,7 @@ fn backward(
     [q, k, v]: [Tensor<4>; 3],
     biases: &Biases,
     state: Probabilities,
-    g: Tensor<4>,
+    (g, g_sums): (Tensor<4>, Option<Tensor<3>>),
     scale: f64,
 ) -> AttentionGradients {
     let kv_heads = k.dims()[1];
@@ -290,6 +322,10 @@ fn backward(
             let inner = (d_p.as_ref().clone() * p.clone()).sum_dim(3);
             (*d_p - inner) * p.clone()
         });
+    let d_scores = match g_sums {
+        Some(g) => d_scores + p.clone() * g.unsqueeze_dim::<4>(3).cast(p.dtype()),
+        None => d_scores,
+    };
     let d_biases = biases
         .each_ref()
         .map(|bias| bias.as_ref().map(|bias| summed_to(&d_scores, bias)));
@@ -406,9 +442,15 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_writes_its_scores() {
+    fn the_cpu_writes_no_scores_in_f32() {
         let sizes = [1, 4, 128, 64];
-        assert!(!writes_no_scores(&Device::flex(), DType::F32, sizes, 4));
+        for (dtype, fused) in [
+            (DType::F32, true),
+            (DType::F64, false),
+            (DType::BF16, false),
+        ] {
+            assert_eq!(writes_no_scores(&Device::flex(), dtype, sizes, 4), fused);
+        }
     }
 
     #[test]

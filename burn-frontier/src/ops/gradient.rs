@@ -244,7 +244,7 @@ impl Place {
 /// What has arrived of the gradients of two outputs.
 type Arrived<const D: usize> = Arc<Mutex<[Option<Tensor<D>>; 2]>>;
 
-/// Two `outputs` of one shape, computed without autodiff, as differentiable functions of `inputs`.
+/// Two `outputs`, computed without autodiff, as differentiable functions of `inputs`.
 ///
 /// As [`with_gradient`], which is given both outputs' gradients at once, after all that use either have gone back: `None` for
 /// an output that nothing uses. Burn's operations have one output, so both come from a third one that stands for the pair.
@@ -261,15 +261,21 @@ where
     let pair = with_gradient(inputs, outputs[0].clone(), move |_| {
         gradient(std::mem::take(&mut *lock(&taken)))
     });
+    let shape = outputs[0].shape();
     let mut place = 0..2;
     outputs.map(|output| {
+        let shape = shape.clone();
         let (arrived, place) = (arrived.clone(), place.next().unwrap_or_default());
         with_gradient::<1, D>([pair.clone().into_dispatch()], output, move |g| {
             let mut arrived = lock(&arrived);
             // The pair goes back once it has a gradient, of which one is enough: nothing reads it.
             let first = arrived.iter().all(Option::is_none);
             arrived[place] = Some(g.clone());
-            [first.then(|| g.into_dispatch())]
+            let of_pair = |g: Tensor<D>| match g.shape() == shape {
+                true => g,
+                false => Tensor::zeros(shape, (&g.device(), g.dtype())),
+            };
+            [first.then(|| of_pair(g).into_dispatch())]
         })
     })
 }

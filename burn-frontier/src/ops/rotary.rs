@@ -15,16 +15,8 @@ use crate::error::{Error, Result};
 /// # Errors
 /// A table of other heads, or of fewer positions.
 pub fn rotary(x: Tensor<4>, table: &RotaryTable) -> Result<Tensor<4>> {
-    let ([_, _, seq, head_dim], [positions, half]) = (x.dims(), table.cos.dims());
-    if seq > positions || head_dim != 2 * half {
-        return Err(Error::config(
-            format!(
-                "rotary: x has {seq} positions of {head_dim} numbers, and the table {positions} of {}",
-                2 * half
-            ),
-            "make the table for x's head dimension (even), and for as many positions at least",
-        ));
-    }
+    let [_, _, seq, head_dim] = x.dims();
+    check([seq, head_dim], table)?;
     let table = table.first(seq);
     let x0 = x.clone().without_autodiff();
     let backend = backends::of(&x0.device());
@@ -37,6 +29,21 @@ pub fn rotary(x: Tensor<4>, table: &RotaryTable) -> Result<Tensor<4>> {
         let d = back.unwrap_or_else(|| composition(g, &table.inverse()));
         [Some(d.into_dispatch())]
     }))
+}
+
+/// Fails unless the table is of such heads, and has as many positions.
+pub(super) fn check([seq, head_dim]: [usize; 2], table: &RotaryTable) -> Result<()> {
+    let [positions, half] = table.cos.dims();
+    if seq > positions || head_dim != 2 * half {
+        return Err(Error::config(
+            format!(
+                "rotary: x has {seq} positions of {head_dim} numbers, and the table {positions} of {}",
+                2 * half
+            ),
+            "make the table for x's head dimension (even), and for as many positions at least",
+        ));
+    }
+    Ok(())
 }
 
 /// The definition.

@@ -4,11 +4,11 @@ use burn::tensor::Tensor;
 
 use super::{GptConfig, NormKind};
 use crate::error::{Error, Result};
-use crate::ops::attention::{AttentionOptions, attention};
+use crate::ops::attention::{AttentionOptions, SelfAttention, self_attention};
 use crate::ops::dropout::{Dropout, add_dropout, dropout};
 use crate::ops::embedding::add_rows;
 use crate::ops::norm::{add_norm, layer_norm, rms_norm};
-use crate::ops::rotary::{RotaryTable, rotary};
+use crate::ops::rotary::RotaryTable;
 use crate::parameter::Parameter;
 use crate::tensor_parallel::embedding::VocabularyParallel;
 use crate::tensor_parallel::linear::{ColumnParallelLinear, RowParallelLinear, feed_forward};
@@ -155,28 +155,16 @@ impl Attention {
     pub fn forward(&self, x: Tensor<3>, pass: &Pass) -> Result<Tensor<3>> {
         let d = self.config.head_dim();
         let qkv = self.qkv.forward(x)?; // [batch, seq, (heads + 2 kv_heads) head_dim]
-        let [batch, seq, width] = qkv.dims();
+        let [_, seq, width] = qkv.dims();
         let kv_heads =
             width / d * self.config.kv_heads / (self.config.heads + 2 * self.config.kv_heads);
         let heads = width / d - 2 * kv_heads;
-        let split = |first: usize, n: usize| {
-            qkv.clone()
-                .narrow(2, first * d, n * d)
-                .reshape([batch, seq, n, d])
-                .swap_dims(1, 2) // [batch, n, seq, head_dim]
+        let sizes = SelfAttention {
+            heads,
+            kv_heads,
+            rotary: self.rotary.clone(),
         };
-        let (q, k, v) = (
-            split(0, heads),
-            split(heads, kv_heads),
-            split(heads + kv_heads, kv_heads),
-        );
-        let (q, k) = match &self.rotary {
-            Some(table) => (rotary(q, table)?, rotary(k, table)?),
-            None => (q, k),
-        };
-        let context = attention(q, k, v, &self.options(heads, seq, pass))?
-            .swap_dims(1, 2)
-            .reshape([batch, seq, heads * d]);
+        let context = self_attention(qkv, &sizes, &self.options(heads, seq, pass))?;
         self.output.forward(context)
     }
 

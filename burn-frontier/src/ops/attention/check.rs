@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{AttentionOptions, Biases, Sequences};
+use super::{AttentionOptions, Biases, SelfAttention, Sequences};
 use crate::error::{Error, Result};
 use crate::ops::shape::{expect, expect_type};
 
@@ -74,6 +74,37 @@ pub(super) fn attention(
         }
     }
     dropout(options, [batch, heads, seq, keys])
+}
+
+/// Fails unless a tensor of that shape has query, key and value side by side; gives the elements of a head.
+pub(super) fn self_attention(
+    shape: [usize; 3],
+    sizes: &SelfAttention,
+    options: &AttentionOptions,
+) -> Result<usize> {
+    let (
+        [batch, seq, width],
+        &SelfAttention {
+            heads, kv_heads, ..
+        },
+    ) = (shape, sizes);
+    let parts = heads + 2 * kv_heads;
+    if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        return Err(Error::config(
+            format!("self_attention: {heads} heads of queries cannot share {kv_heads} of keys"),
+            "give as many heads of keys and values as divide the queries'",
+        ));
+    }
+    if batch * seq * width == 0 || !width.is_multiple_of(parts) {
+        return Err(Error::config(
+            format!(
+                "self_attention: qkv has shape {shape:?}, for {heads} heads and {kv_heads} of keys"
+            ),
+            "qkv is [batch, seq, (heads + 2 kv_heads) head_dim], and not empty",
+        ));
+    }
+    dropout(options, [batch, heads, seq, seq])?;
+    Ok(width / parts)
 }
 
 /// Fails unless the sequences lie in the tensors, one after the other.

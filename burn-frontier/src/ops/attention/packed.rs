@@ -26,15 +26,15 @@ pub fn packed_attention(
     let [q, k, v] = [&query, &key, &value].map(|x| x.clone().without_autodiff());
     let backend = backends::of(&q.device());
     let fused = backend.attention([&q, &k, &v], &[None, None], Some(sequences), options);
-    if let Some((output, fused)) = fused {
+    if let Some(fused) = fused {
         let inputs = [
             query.into_dispatch(),
             key.into_dispatch(),
             value.into_dispatch(),
         ];
         let (sequences, options) = (sequences.clone(), options.clone());
-        return Ok(with_gradient(inputs, output, move |g| {
-            let gradients = fused(g.clone()).map(|gradients| gradients.inputs);
+        return Ok(with_gradient(inputs, fused.output, move |g| {
+            let gradients = (fused.backward)(g.clone(), None).map(|gradients| gradients.inputs);
             let gradients = gradients
                 .unwrap_or_else(|| one_by_one_gradients([q, k, v], g, &sequences, &options));
             gradients.map(|x| Some(x.into_dispatch()))

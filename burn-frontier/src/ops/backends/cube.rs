@@ -22,7 +22,7 @@ use frontier_kernels::error::Result as Launched;
 use refusal::refused;
 
 use super::{
-    AdamWOutcome, AddNorm, AttentionBackward, CrossEntropyBackward, FeedForwardBackward, Fused,
+    AdamWOutcome, AddNorm, Attended, CrossEntropyBackward, FeedForwardBackward, Fused,
     LinearBackward, NormBackward, TokenStatistics,
 };
 use crate::error::Result;
@@ -47,7 +47,7 @@ impl Fused for Cube {
         biases: &Biases,
         sequences: Option<&Sequences>,
         options: &AttentionOptions,
-    ) -> Option<(Tensor<4>, AttentionBackward)> {
+    ) -> Option<Attended> {
         attention::attention(inputs, biases, sequences, options)
     }
 

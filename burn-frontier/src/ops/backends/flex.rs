@@ -4,6 +4,7 @@
 
 mod activation;
 mod adamw;
+mod attention;
 mod convolution;
 mod cross_entropy;
 mod dropout;
@@ -25,11 +26,12 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{
-    AdamWOutcome, AddNorm, CrossEntropyBackward, FeedForwardBackward, Fused, LinearBackward,
-    NormBackward, TokenStatistics,
+    AdamWOutcome, AddNorm, Attended, CrossEntropyBackward, FeedForwardBackward, Fused,
+    LinearBackward, NormBackward, SelfAttentionBackward, TokenStatistics,
 };
 use crate::error::Result;
 use crate::ops::problem::adamw::AdamWRun;
+use crate::ops::problem::attention::{AttentionOptions, Biases, SelfAttention, Sequences};
 use crate::ops::problem::convolution::Convolution;
 use crate::ops::problem::dropout::Dropout;
 use crate::ops::problem::gradient_sum::LinearSums;
@@ -92,6 +94,37 @@ impl Fused for Flex {
         sums: &[LinearSums; 2],
     ) -> Option<(Tensor<3>, FeedForwardBackward)> {
         linear::feed_forward(x, layers, sums)
+    }
+
+    fn attention(
+        &self,
+        inputs: [&Tensor<4>; 3],
+        biases: &Biases,
+        sequences: Option<&Sequences>,
+        options: &AttentionOptions,
+    ) -> Option<Attended> {
+        attention::attention(inputs, biases, sequences, options)
+            .or_else(|| half::attention(inputs, biases, sequences, options))
+    }
+
+    fn self_attention(
+        &self,
+        qkv: &Tensor<3>,
+        sizes: &SelfAttention,
+        options: &AttentionOptions,
+    ) -> Option<(Tensor<3>, SelfAttentionBackward)> {
+        attention::self_attention(qkv, sizes, options)
+            .or_else(|| half::self_attention(qkv, sizes, options))
+    }
+
+    fn fuses_attention(
+        &self,
+        _device: &Device,
+        dtype: DType,
+        _queries: [usize; 4],
+        _kv_heads: usize,
+    ) -> bool {
+        matches!(dtype, DType::F32 | DType::BF16)
     }
 
     fn norm(

@@ -18,7 +18,7 @@ use burn::tensor::{DType, Device, Tensor};
 pub(crate) use results::*;
 
 use super::problem::adamw::AdamWRun;
-use super::problem::attention::{AttentionOptions, Biases, Sequences};
+use super::problem::attention::{AttentionOptions, Biases, SelfAttention, Sequences};
 use super::problem::convolution::Convolution;
 use super::problem::dropout::Dropout;
 use super::problem::gradient_sum::LinearSums;
@@ -110,7 +110,18 @@ pub(crate) trait Fused: Sync {
         _biases: &Biases,
         _sequences: Option<&Sequences>,
         _options: &AttentionOptions,
-    ) -> Option<(Tensor<4>, AttentionBackward)> {
+    ) -> Option<Attended> {
+        None
+    }
+
+    /// Attention of query, key and value side by side, `[batch, seq, (heads + 2 kv_heads) head_dim]`; gives
+    /// `[batch, seq, heads head_dim]`.
+    fn self_attention(
+        &self,
+        _qkv: &Tensor<3>,
+        _sizes: &SelfAttention,
+        _options: &AttentionOptions,
+    ) -> Option<(Tensor<3>, SelfAttentionBackward)> {
         None
     }
 

@@ -33,8 +33,22 @@ pub(crate) struct AttentionGradients {
     pub biases: [Option<Tensor<4>>; 2],
 }
 
-/// From attention's output gradient to its gradients.
-pub(crate) type AttentionBackward = Box<dyn FnOnce(Tensor<4>) -> Option<AttentionGradients> + Send>;
+/// Attention's value and its way back.
+pub(crate) struct Attended {
+    /// `[batch, heads, seq, head_dim]`.
+    pub output: Tensor<4>,
+    /// The log-sum-exps of the scores `[batch, heads, seq]` in f32, -inf where a query sees no key.
+    pub log_sum_exp: Box<dyn FnOnce() -> Tensor<3> + Send>,
+    /// Its gradients.
+    pub backward: AttentionBackward,
+}
+
+/// From the gradients of attention's output and, if they were used, of its log-sum-exps to its gradients.
+pub(crate) type AttentionBackward =
+    Box<dyn FnOnce(Tensor<4>, Option<Tensor<3>>) -> Option<AttentionGradients> + Send>;
+
+/// From the gradient of self-attention's output to that of query, key and value side by side.
+pub(crate) type SelfAttentionBackward = Box<dyn FnOnce(Tensor<3>) -> Tensor<3> + Send>;
 
 /// A linear layer's gradients: of its input, its weight `[in, out]`, and its bias if it has one.
 pub(crate) struct LinearGradients {

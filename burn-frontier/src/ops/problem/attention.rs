@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::dropout::Dropout;
+use super::rotary::RotaryTable;
 
 /// What attention does besides the two matrix products.
 #[derive(Debug, Clone)]
@@ -51,4 +52,16 @@ pub struct Sequences {
     pub queries: Vec<u32>,
     /// In the keys and values, as many.
     pub keys: Vec<u32>,
+}
+
+/// What lies side by side in a tensor `[batch, seq, (heads + 2 kv_heads) head_dim]`: the heads of the queries, of the keys, and of
+/// the values.
+#[derive(Debug, Clone)]
+pub struct SelfAttention {
+    /// Heads of the queries, a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Heads of the keys, and of the values.
+    pub kv_heads: usize,
+    /// By what queries and keys are turned, if they are.
+    pub rotary: Option<RotaryTable>,
 }

@@ -12,7 +12,7 @@ use frontier_kernels::matrix::instruction::{Element, Target};
 use super::refusal::refused;
 use super::tuning::tuner;
 use super::{Buffer, accepted, element, number, taken};
-use crate::ops::backends::{AttentionBackward, AttentionGradients};
+use crate::ops::backends::{Attended, AttentionGradients};
 use crate::ops::problem::attention::{AttentionOptions, Biases, Sequences};
 use crate::ops::problem::dropout::Dropout;
 
@@ -26,7 +26,7 @@ pub(super) fn attention(
     biases: &Biases,
     sequences: Option<&Sequences>,
     options: &AttentionOptions,
-) -> Option<(Tensor<4>, AttentionBackward)> {
+) -> Option<Attended> {
     let [q, k, v] = [
         Buffer::with_rows(query)?,
         Buffer::with_rows(key)?,
@@ -75,8 +75,65 @@ pub(super) fn attention(
     taken(OPERATION);
     let output = o.clone().tensor().swap_dims(1, 2);
     let types = biases.each_ref().map(|x| x.as_ref().map(Tensor::dtype));
-    let back = move |g| gradients(inputs, problem, [o, lse], types, g);
-    Some((output, Box::new(back)))
+    let sums = lse.clone();
+    let of_sums = SumGradient {
+        query: query.clone(),
+        key: key.clone(),
+        biases: biases.clone(),
+        sequences: sequences.cloned(),
+        options: AttentionOptions {
+            dropout: None,
+            ..options.clone()
+        },
+    };
+    let back = move |g, log_sum_exp: Option<Tensor<3>>| {
+        let mut all = gradients(inputs, problem, [o, lse], types, g)?;
+        if let Some(g) = log_sum_exp {
+            of_sums.add_to(&mut all, g)?;
+        }
+        Some(all)
+    };
+    Some(Attended {
+        output,
+        log_sum_exp: Box::new(move || sums.tensor()),
+        backward: Box::new(back),
+    })
+}
+
+/// What the log-sum-exps are of.
+struct SumGradient {
+    query: Tensor<4>,
+    key: Tensor<4>,
+    biases: Biases,
+    sequences: Option<Sequences>,
+    options: AttentionOptions,
+}
+
+impl SumGradient {
+    /// Adds what the gradient `[batch, heads, seq]` of the log-sum-exps gives. That of the scores is it times the probabilities P:
+    /// the query's is `g scale P K`, attention with the keys as values, and the key's is `P^T (g scale Q)`, that attention's
+    /// gradient of its values. With biases the kernels do not have theirs.
+    fn add_to(self, all: &mut AttentionGradients, g: Tensor<3>) -> Option<()> {
+        if self.biases.iter().any(Option::is_some) {
+            return refused(BACKWARD, "a gradient of log-sum-exps of scores with biases");
+        }
+        let (q, k) = (&self.query, &self.key);
+        let g = g
+            .cast(q.dtype())
+            .unsqueeze_dim::<4>(3)
+            .mul_scalar(self.options.scale);
+        let attended = attention(
+            [q, k, k],
+            &self.biases,
+            self.sequences.as_ref(),
+            &self.options,
+        )?;
+        let [d_q, d_k, _] = &mut all.inputs;
+        *d_q = d_q.clone() + attended.output * g.clone();
+        let [_, _, values] = (attended.backward)(q.clone() * g, None)?.inputs;
+        *d_k = d_k.clone() + values;
+        Some(())
+    }
 }
 
 /// Whether there are kernels for attention of queries `[batch, heads, seq, head_dim]` and as many keys, in both directions.

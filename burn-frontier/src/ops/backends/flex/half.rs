@@ -4,16 +4,18 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use burn::backend::Flex as Backend;
-use burn::tensor::{Element as Kind, Shape, Tensor, TensorData, bf16};
+use burn::tensor::{DType, Element as Kind, Shape, Tensor, TensorData, bf16};
 use burn_flex::FlexTensor;
 use bytemuck::Pod;
 use frontier_kernels_cpu::element::{Element, round_all, widen_all};
 use frontier_kernels_cpu::parallel::{Shared, for_tasks};
 
-use super::{PARALLEL, cross_entropy, dropout, embedding, norm};
+use super::{PARALLEL, attention, cross_entropy, dropout, embedding, norm};
 use crate::ops::backends::{
-    AddNorm, CrossEntropyBackward, NormBackward, NormGradients, TokenStatistics,
+    AddNorm, Attended, AttentionGradients, CrossEntropyBackward, NormBackward, NormGradients,
+    SelfAttentionBackward, TokenStatistics,
 };
+use crate::ops::problem::attention::{AttentionOptions, Biases, SelfAttention, Sequences};
 use crate::ops::problem::dropout::Dropout;
 use crate::ops::problem::layers::NormParameters;
 
@@ -155,6 +157,46 @@ pub(super) fn add_norm(
         Some((round(residual), round_gradients(gradients)))
     };
     Some((outputs.map(round), Box::new(backward)))
+}
+
+/// [`attention::attention`] of bf16.
+pub(super) fn attention(
+    inputs: [&Tensor<4>; 3],
+    biases: &Biases,
+    sequences: Option<&Sequences>,
+    options: &AttentionOptions,
+) -> Option<Attended> {
+    let [Some(q), Some(k), Some(v)] = inputs.map(widen) else {
+        return None;
+    };
+    let attended = attention::attention([&q, &k, &v], biases, sequences, options)?;
+    let back = attended.backward;
+    let backward = move |g: Tensor<4>, log_sum_exp: Option<Tensor<3>>| {
+        let gradients = back(widen(&g)?, log_sum_exp)?;
+        Some(AttentionGradients {
+            inputs: gradients.inputs.map(round),
+            ..gradients
+        })
+    };
+    Some(Attended {
+        output: round(attended.output),
+        backward: Box::new(backward),
+        ..attended
+    })
+}
+
+/// [`attention::self_attention`] of bf16.
+pub(super) fn self_attention(
+    qkv: &Tensor<3>,
+    sizes: &SelfAttention,
+    options: &AttentionOptions,
+) -> Option<(Tensor<3>, SelfAttentionBackward)> {
+    let (output, back) = attention::self_attention(&widen(qkv)?, sizes, options)?;
+    let backward = move |g: Tensor<3>| {
+        let g = widen(&g).unwrap_or_else(|| g.cast(DType::F32));
+        round(back(g))
+    };
+    Some((round(output), Box::new(backward)))
 }
 
 /// [`dropout::dropout`] of bf16.
