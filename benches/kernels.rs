@@ -26,6 +26,8 @@ mod options;
 mod report;
 #[path = "kernels/rows.rs"]
 mod rows;
+#[path = "kernels/windows.rs"]
+mod windows;
 
 use std::path::Path;
 use std::process::ExitCode;

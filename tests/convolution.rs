@@ -1,7 +1,9 @@
-//! Convolutions have the values, gradients, first values and records of Burn's.
+//! Convolutions have the values, gradients, first values and records of Burn's, and pools in three dimensions those of their windows.
 
 #[path = "convolution/agreement.rs"]
 mod agreement;
+#[path = "convolution/checkpoints.rs"]
+mod checkpoints;
 #[path = "convolution/layers.rs"]
 mod layers;
 #[path = "convolution/misuse.rs"]
@@ -10,3 +12,5 @@ mod misuse;
 mod numbers;
 #[path = "convolution/operations.rs"]
 mod operations;
+#[path = "convolution/pools.rs"]
+mod pools;

@@ -15,7 +15,7 @@ use burn_frontier::optim::OptimizerConfig;
 use burn_frontier::parameter::Selection;
 
 use digits::Source;
-use models::{Gan, Mlp, Move, Player, ResNet};
+use models::{Autoencoder, Gan, Mlp, Move, Player, ResNet};
 use training::Recipe;
 
 /// The last losses are well below the first.
@@ -64,6 +64,18 @@ fn a_resnet_on_real_digits_has_one_ranks_losses() {
         return;
     };
     resnet(source).has_one_ranks_losses(&layouts()[1..3], 6);
+}
+
+#[test]
+fn an_autoencoder_of_our_convolutions_has_one_ranks_losses_in_every_layout() {
+    let recipe = Recipe {
+        model: Autoencoder::new,
+        batch: Box::new(|_, first, cut| Source::Drawn.batch(first, cut.collect())),
+        optimizers: |zero| vec![OptimizerConfig::new(zero, zero > 0)],
+        rate: 1e-2,
+    };
+    let runs = [(dp(2), 0), (dp(4), 1), (dp(2), 1), (dp(4), 0)];
+    assert_learns(&recipe.has_one_ranks_losses(&runs, 20));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::case::{Case, Pass, Place};
 use crate::options::Options;
-use crate::{attention, layers, rows};
+use crate::{attention, layers, rows, windows};
 
 /// How large the shapes are that nobody chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,12 @@ pub struct Operation {
 pub const BOTH: &[Pass] = &[Pass::Forward, Pass::Backward];
 
 fn operations() -> impl Iterator<Item = &'static Operation> {
-    let all = [attention::OPERATIONS, layers::OPERATIONS, rows::OPERATIONS];
+    let all = [
+        attention::OPERATIONS,
+        layers::OPERATIONS,
+        rows::OPERATIONS,
+        windows::OPERATIONS,
+    ];
     all.into_iter().flatten()
 }
 

@@ -137,7 +137,7 @@ fn places(size: Size) -> Size {
 
 /// Rounds as many elements as there are in both.
 pub fn round_all<E: Element>(x: &[f32], out: &mut [E]) {
-    pulp::Arch::new().dispatch(
+    crate::math::vectorised(
         #[inline(always)]
         || {
             for (y, &x) in out.iter_mut().zip(x) {
@@ -149,7 +149,7 @@ pub fn round_all<E: Element>(x: &[f32], out: &mut [E]) {
 
 /// Widens as many elements as there are in both.
 pub fn widen_all<E: Element>(x: &[E], out: &mut [f32]) {
-    pulp::Arch::new().dispatch(
+    crate::math::vectorised(
         #[inline(always)]
         || {
             for (y, &x) in out.iter_mut().zip(x) {

@@ -12,5 +12,6 @@ pub mod linear;
 pub mod math;
 pub mod memory;
 pub mod parallel;
+pub mod pool;
 mod prefetch;
 pub mod product;

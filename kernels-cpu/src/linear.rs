@@ -1,9 +1,7 @@
 //! Linear layers and what is between two of them: bias and GELU are added as soon as a row of the product is complete.
 
-use pulp::Arch;
-
 use crate::element::Element;
-use crate::math::exp;
+use crate::math::{exp, vectorised};
 use crate::parallel::{Shared, for_tasks};
 use crate::product::{Operand, Size};
 
@@ -57,7 +55,7 @@ pub fn linear<E: Element>(
 ) {
     let add_bias = bias.map(|bias| {
         move |_, first: usize, values: &mut [f32]| {
-            Arch::new().dispatch(
+            vectorised(
                 #[inline(always)]
                 || add(values, &bias[first..]),
             );
@@ -81,11 +79,11 @@ pub fn linear_gelu<E: Element>(
         #[expect(unsafe_code, reason = "a second matrix is written beside the product")]
         // SAFETY: pieces of the product do not overlap, and this is the same piece of a matrix of the same shape.
         let out = unsafe { value.range(row * size.columns + first, values.len()) };
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 add(values, bias.map_or(&[], |bias| &bias[first..]));
-                for (y, x) in out.iter_mut().zip(values) {
+                for (y, x) in out.iter_mut().zip(values.iter()) {
                     // Of the argument as it is kept.
                     *y = E::round(gelu(E::round(*x).widen()));
                 }
@@ -110,10 +108,10 @@ pub fn gelu_gradient<E: Element>(
         #[expect(unsafe_code, reason = "a second matrix is written beside the product")]
         // SAFETY: pieces of the product do not overlap, and this is the same piece of a matrix of the same shape.
         let argument = unsafe { argument.range(row * size.columns + first, values.len()) };
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
-                for (g, x) in values.iter_mut().zip(argument) {
+                for (g, x) in values.iter_mut().zip(argument.iter_mut()) {
                     let (value, slope) = gelu_and_slope(x.widen());
                     *g *= slope;
                     *x = E::round(value);
@@ -140,7 +138,7 @@ pub fn column_sums<E: Element>(x: &[E], sums: &mut [f32]) {
         #[expect(unsafe_code, reason = "tasks write parts of a slice")]
         // SAFETY: tasks have different columns.
         let sums = unsafe { sums.range(first, count) };
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 for rows in x.chunks(ROWS * width) {

@@ -1,14 +1,17 @@
-//! Models of Burn's own layers, and of ours where those draw or see one replica only.
+//! Models of Burn's own layers, and of ours where those draw or see one replica only; one of our convolutions.
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{AdaptiveAvgPool2d, AdaptiveAvgPool2dConfig};
 use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
-use burn::tensor::activation::{leaky_relu, log_sigmoid, log_softmax, relu};
+use burn::tensor::activation::{leaky_relu, log_sigmoid, log_softmax, relu, tanh};
 use burn::tensor::{Device, Tensor};
 use burn_frontier::Result;
 use burn_frontier::comm::groups::Groups;
-use burn_frontier::layers::{Dropout, DropoutConfig, SyncBatchNorm, SyncBatchNormConfig};
+use burn_frontier::layers::{
+    self, ConvTranspose2d, ConvTranspose2dConfig, Dropout, DropoutConfig, SyncBatchNorm,
+    SyncBatchNormConfig,
+};
 use burn_frontier::pipeline::activation::Activation;
 use burn_frontier::pipeline::model::{Model, Pass};
 use burn_frontier::pipeline::stage::{Batch, Output};
@@ -129,6 +132,47 @@ impl Model for ResNet {
         let x: Tensor<2> = self.pool.forward(x).flatten(1, 3);
         let logits = head.forward(dropout.forward(x, &pass.draws)?);
         Ok(Output::Losses(cross_entropy(logits, digits)))
+    }
+}
+
+/// An autoencoder of our convolutions. It is smooth: where a ReLU is all but zero, a rounding error decides which side it is on.
+#[derive(Module, Debug)]
+pub struct Autoencoder {
+    input: layers::Conv2d,
+    norm: SyncBatchNorm,
+    /// Each channel by itself, into two.
+    deep: layers::Conv2d,
+    output: ConvTranspose2d,
+}
+
+impl Autoencoder {
+    pub fn new(groups: &Groups) -> Result<Self> {
+        let device = Device::flex();
+        let conv = |channels| {
+            layers::Conv2dConfig::new(channels, [3, 3]).with_padding(PaddingConfig2d::Same)
+        };
+        let input = conv([1, 6]).with_stride([2, 2]).with_bias(false);
+        let output = ConvTranspose2dConfig::new([12, 1], [4, 4])
+            .with_stride([2, 2])
+            .with_padding([1, 1]);
+        Ok(Self {
+            input: input.init(&device)?,
+            norm: SyncBatchNormConfig::new(6).init(&device, &groups.dp)?,
+            deep: conv([6, 12]).with_groups(6).init(&device)?,
+            output: output.init(&device)?,
+        })
+    }
+}
+
+impl Model for Autoencoder {
+    type Batch = Digits;
+
+    fn forward(&self, _: Vec<Activation>, digits: &Digits, _: &Pass) -> Result<Output> {
+        let x = self.input.forward(digits.pixels.clone())?;
+        let x = tanh(self.deep.forward(tanh(self.norm.forward(x)?))?);
+        let error = self.output.forward(x)? - digits.pixels.clone();
+        let error: Tensor<2> = (error.clone() * error).flatten(1, 3);
+        Ok(Output::Losses(error.mean_dim(1).reshape([-1])))
     }
 }
 

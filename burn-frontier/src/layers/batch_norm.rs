@@ -7,6 +7,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData, module::batch_norm};
 
 use crate::comm::{Buffer, Group};
 use crate::error::{Error, Result};
+use crate::ops::batch_norm::{BatchNorm, moments};
 use crate::ops::exchange::{Exchange, apply};
 use crate::ops::gradient::with_gradient;
 
@@ -129,25 +130,22 @@ impl SyncBatchNorm {
         let plain = x.clone().without_autodiff().cast(wide);
         let places = shape[2..].iter().product();
         let plain: Tensor<3> = plain.reshape([samples, features, places]);
-        let (device, group) = (plain.device(), self.group.clone());
-        let batch = Statistics::of(plain.clone()).everyones(&group)?;
+        let group = self.group.clone();
+        let batch = Statistics::of(&plain).everyones(&group)?;
         follow(&self.running_mean, &batch.mean, self.momentum);
         follow(&self.running_var, &batch.variance(), self.momentum);
 
         let epsilon = self.epsilon;
         let deviation = batch.variance().into_iter().map(|v| (v + epsilon).sqrt());
-        let inverse = deviation.map(|d| 1.0 / d).collect();
-        let [mean, inverse] = [batch.mean, inverse].map(|values| {
-            let data = TensorData::new(values, [1, features, 1]);
-            Tensor::<3>::from_data(data, (&device, wide))
-        });
-        let normal = (plain - mean) * inverse.clone();
-        let column = |parameter: &Tensor<1>| -> Tensor<3> {
-            let plain = parameter.clone().without_autodiff().cast(wide);
-            plain.reshape([1, features, 1])
+        let [weight, bias] =
+            [&gamma, &beta].map(|parameter| parameter.clone().without_autodiff().cast(wide));
+        let norm = BatchNorm {
+            inverse: deviation.map(|d| 1.0 / d).collect(),
+            mean: batch.mean,
+            weight,
+            bias,
         };
-        let scale = column(&gamma);
-        let y = (normal.clone() * scale.clone() + column(&beta)).cast(dtype);
+        let y = norm.apply(&plain).cast(dtype);
         let inputs = [
             x.into_dispatch(),
             gamma.into_dispatch(),
@@ -155,17 +153,18 @@ impl SyncBatchNorm {
         ];
         let back = move |g: Tensor<D>| {
             let g: Tensor<3> = g.cast(wide).reshape([samples, features, places]);
-            let of_shift = sums(g.clone());
-            let of_scale = sums(g.clone() * normal.clone());
+            let [of_scale, of_shift] = norm.gradient_sums(&plain, &g);
             // Every replica's loss depends on x through mean and variance: here the sums are common.
-            let here = Tensor::cat(vec![of_shift.clone(), of_scale.clone()], 1);
+            let here = Tensor::cat(vec![of_scale.clone(), of_shift.clone()], 0);
             let common = apply(here, &group, Exchange::AllReduce).div_scalar(batch.count);
-            let [shift, slope] =
-                [0, features].map(|first| common.clone().narrow(1, first, features));
-            let x = (g - shift - normal * slope) * (scale * inverse);
-            let parameters = [of_scale, of_shift].map(|sum| sum.reshape([features]));
-            let [of_scale, of_shift] = parameters.map(|sum: Tensor<1>| Some(sum.into_dispatch()));
-            [Some(x.reshape(shape).into_dispatch()), of_scale, of_shift]
+            let means = [0, features].map(|first| common.clone().narrow(0, first, features));
+            let x = norm.gradient(&plain, g, means).reshape(shape);
+            [
+                x.into_dispatch(),
+                of_scale.into_dispatch(),
+                of_shift.into_dispatch(),
+            ]
+            .map(Some)
         };
         Ok(with_gradient(inputs, y.reshape(shape), back))
     }
@@ -186,11 +185,6 @@ impl ModuleDisplay for SyncBatchNorm {
             .add("epsilon", &self.epsilon)
             .optional()
     }
-}
-
-/// The sums `[1, features, 1]` of x `[samples, features, places]`.
-fn sums(x: Tensor<3>) -> Tensor<3> {
-    x.sum_dim(2).sum_dim(0)
 }
 
 /// Moves running statistics towards those of a batch. At once: a value that waits is not what a visitor sees.
@@ -214,15 +208,11 @@ struct Statistics {
 
 impl Statistics {
     /// Of x `[samples, features, places]`.
-    fn of(x: Tensor<3>) -> Self {
+    fn of(x: &Tensor<3>) -> Self {
         let [samples, _, places] = x.dims();
-        let count = (samples * places) as f64;
-        let mean = sums(x.clone()).div_scalar(count.max(1.0));
-        let distance = x - mean.clone();
-        let squares = sums(distance.clone() * distance);
-        let [mean, squares] = [mean, squares].map(|x| x.into_data().iter::<f64>().collect());
+        let [mean, squares] = moments(x);
         Self {
-            count,
+            count: (samples * places) as f64,
             mean,
             squares,
         }

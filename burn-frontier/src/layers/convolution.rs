@@ -27,7 +27,7 @@ impl<const N: usize> Sizes<N> for [usize; N] {
 }
 
 /// Zeros before and behind each dimension.
-trait Padding<const N: usize> {
+pub(super) trait Padding<const N: usize> {
     /// `None` where they follow from the sizes.
     fn explicit(&self) -> Option<[(usize, usize); N]>;
 

@@ -1,12 +1,14 @@
 //! Burn modules for models that are trained on many ranks, beside those of `burn::nn`: dropout and noise that are functions of
 //! (seed, step, name, index), and a batch norm over all replicas' samples. [`check`] finds the layers of Burn that they replace.
-//! Convolutions are Burn's, with the records of Burn's layers and a faster way on the CPU.
+//! Convolutions are Burn's, with the records of Burn's layers and a faster way on the CPU; pools in three dimensions, what Burn has in
+//! two.
 
 mod batch_norm;
 mod check;
 mod convolution;
 mod dropout;
 mod noise;
+mod pool;
 
 pub use batch_norm::{SyncBatchNorm, SyncBatchNormConfig};
 pub(crate) use check::batch_norms;
@@ -18,3 +20,4 @@ pub use convolution::{
 };
 pub use dropout::{Dropout, DropoutConfig};
 pub use noise::{GaussianNoise, GaussianNoiseConfig};
+pub use pool::{AvgPool3d, AvgPool3dConfig, MaxPool3d, MaxPool3dConfig};

@@ -5,6 +5,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod batch_norm;
 mod convolution;
 mod cross_entropy;
 mod dropout;
@@ -12,6 +13,7 @@ mod embedding;
 mod half;
 mod linear;
 mod norm;
+mod pool;
 mod softmax;
 mod sum_of_squares;
 #[cfg(test)]
@@ -22,7 +24,7 @@ use std::ops::Range;
 use burn::backend::{DispatchDevice, DispatchTensor, Flex as Backend};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use burn_flex::FlexTensor;
-use pulp::Arch;
+use frontier_kernels_cpu::math::vectorised;
 use rayon::prelude::*;
 
 use super::{
@@ -32,10 +34,12 @@ use super::{
 use crate::error::Result;
 use crate::ops::problem::adamw::AdamWRun;
 use crate::ops::problem::attention::{AttentionOptions, Biases, SelfAttention, Sequences};
+use crate::ops::problem::batch_norm::BatchNorm;
 use crate::ops::problem::convolution::Convolution;
 use crate::ops::problem::dropout::Dropout;
 use crate::ops::problem::gradient_sum::LinearSums;
 use crate::ops::problem::layers::{FeedForward, NormParameters};
+use crate::ops::problem::pool::Windows;
 
 /// Burn's flex backend.
 pub(super) struct Flex;
@@ -135,6 +139,33 @@ impl Fused for Flex {
         norm::norm(x, parameters).or_else(|| half::norm(x, parameters))
     }
 
+    fn batch_norm_moments(&self, x: &Tensor<3>) -> Option<[Vec<f64>; 2]> {
+        batch_norm::moments(x)
+    }
+
+    fn batch_norm(&self, x: &Tensor<3>, norm: &BatchNorm) -> Option<Tensor<3>> {
+        batch_norm::apply(x, norm)
+    }
+
+    fn batch_norm_gradient_sums(
+        &self,
+        x: &Tensor<3>,
+        g: &Tensor<3>,
+        norm: &BatchNorm,
+    ) -> Option<[Tensor<1>; 2]> {
+        batch_norm::gradient_sums(x, g, norm)
+    }
+
+    fn batch_norm_gradient(
+        &self,
+        x: &Tensor<3>,
+        g: &Tensor<3>,
+        norm: &BatchNorm,
+        means: &[Tensor<1>; 2],
+    ) -> Option<Tensor<3>> {
+        batch_norm::gradient(x, g, norm, means)
+    }
+
     fn convolution(
         &self,
         convolution: &Convolution,
@@ -198,6 +229,28 @@ impl Fused for Flex {
         rows: &[Option<usize>],
     ) -> Result<Tensor<1>, Box<Tensor<1>>> {
         embedding::add_rows(table, g, rows).or_else(|table| half::add_rows(*table, g, rows))
+    }
+
+    fn max_pool(&self, x: &Tensor<5>, windows: &Windows) -> Option<Tensor<5>> {
+        pool::max(x, windows)
+    }
+
+    fn max_pool_gradient(&self, tensors: [&Tensor<5>; 3], windows: &Windows) -> Option<Tensor<5>> {
+        pool::max_gradient(tensors, windows)
+    }
+
+    fn avg_pool(&self, x: &Tensor<5>, windows: &Windows, padded: bool) -> Option<Tensor<5>> {
+        pool::mean(x, windows, padded)
+    }
+
+    fn avg_pool_gradient(
+        &self,
+        g: &Tensor<5>,
+        shape: [usize; 5],
+        windows: &Windows,
+        padded: bool,
+    ) -> Option<Tensor<5>> {
+        pool::mean_gradient(g, shape, windows, padded)
     }
 
     fn cross_entropy(
@@ -294,7 +347,7 @@ fn sum_rows<const N: usize>(
     let rows = (PARALLEL / cost).clamp(1, count);
     let mut partial = vec![0.0; count.div_ceil(rows) * sums];
     let part = |(part, (outs, sums)): (usize, ([&mut [f32]; N], &mut [f32]))| {
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 let mut outs = outs.map(|out| out.chunks_mut(width));

@@ -19,10 +19,12 @@ pub(crate) use results::*;
 
 use super::problem::adamw::AdamWRun;
 use super::problem::attention::{AttentionOptions, Biases, SelfAttention, Sequences};
+use super::problem::batch_norm::BatchNorm;
 use super::problem::convolution::Convolution;
 use super::problem::dropout::Dropout;
 use super::problem::gradient_sum::LinearSums;
 use super::problem::layers::{FeedForward, NormParameters};
+use super::problem::pool::Windows;
 use super::problem::rotary::RotaryTable;
 use crate::error::Result;
 
@@ -206,6 +208,37 @@ pub(crate) trait Fused: Sync {
         None
     }
 
+    /// The mean of each feature of x `[samples, features, places]`, and the sum of its squared distances from it.
+    fn batch_norm_moments(&self, _x: &Tensor<3>) -> Option<[Vec<f64>; 2]> {
+        None
+    }
+
+    /// The batch norm of x `[samples, features, places]`.
+    fn batch_norm(&self, _x: &Tensor<3>, _norm: &BatchNorm) -> Option<Tensor<3>> {
+        None
+    }
+
+    /// The gradients `[features]` of a batch norm's weight and bias from that of its value.
+    fn batch_norm_gradient_sums(
+        &self,
+        _x: &Tensor<3>,
+        _g: &Tensor<3>,
+        _norm: &BatchNorm,
+    ) -> Option<[Tensor<1>; 2]> {
+        None
+    }
+
+    /// The gradient of a batch norm's x from that of its value, and from the means of the gradients of weight and bias.
+    fn batch_norm_gradient(
+        &self,
+        _x: &Tensor<3>,
+        _g: &Tensor<3>,
+        _norm: &BatchNorm,
+        _means: &[Tensor<1>; 2],
+    ) -> Option<Tensor<3>> {
+        None
+    }
+
     /// The convolution of x `[batch, inputs, input...]`, and a bias.
     fn convolution(
         &self,
@@ -240,6 +273,36 @@ pub(crate) trait Fused: Sync {
 
     /// The sums of each channel of g `[batch, channels, places...]`.
     fn convolution_bias_gradient(&self, _g: &Tensor<5>) -> Option<Tensor<1>> {
+        None
+    }
+
+    /// The greatest element of each window.
+    fn max_pool(&self, _x: &Tensor<5>, _windows: &Windows) -> Option<Tensor<5>> {
+        None
+    }
+
+    /// The gradient of x from x, the greatest elements, and their gradient.
+    fn max_pool_gradient(
+        &self,
+        _tensors: [&Tensor<5>; 3],
+        _windows: &Windows,
+    ) -> Option<Tensor<5>> {
+        None
+    }
+
+    /// The mean of each window; if `padded`, the places around x count.
+    fn avg_pool(&self, _x: &Tensor<5>, _windows: &Windows, _padded: bool) -> Option<Tensor<5>> {
+        None
+    }
+
+    /// The gradient of x, which is of that shape, from that of the means.
+    fn avg_pool_gradient(
+        &self,
+        _g: &Tensor<5>,
+        _shape: [usize; 5],
+        _windows: &Windows,
+        _padded: bool,
+    ) -> Option<Tensor<5>> {
         None
     }
 

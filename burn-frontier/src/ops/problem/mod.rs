@@ -2,8 +2,10 @@
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
+pub(crate) mod batch_norm;
 pub(crate) mod convolution;
 pub(crate) mod dropout;
 pub(crate) mod gradient_sum;
 pub(crate) mod layers;
+pub(crate) mod pool;
 pub(crate) mod rotary;

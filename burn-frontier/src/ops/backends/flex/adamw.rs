@@ -4,8 +4,8 @@ use burn::backend::Flex;
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::FlexTensor;
 use frontier_kernels_cpu::element::Element;
+use frontier_kernels_cpu::math::vectorised;
 use half::bf16;
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::PARALLEL;
@@ -162,7 +162,7 @@ impl Numbers {
 
 impl Task<'_> {
     fn perform(self) {
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 let Self {

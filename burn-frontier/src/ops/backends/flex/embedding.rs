@@ -1,7 +1,7 @@
 //! Rows of a table.
 
 use burn::tensor::Tensor;
-use pulp::Arch;
+use frontier_kernels_cpu::math::vectorised;
 use rayon::prelude::*;
 
 use super::{PARALLEL, close, elements, for_rows, open, overwrite};
@@ -45,7 +45,7 @@ pub(super) fn add_rows(
         let first = task * share;
         let before = |end: usize| order.partition_point(|&(row, _)| row < end);
         let own = &order[before(first)..before(first + share)];
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 for &(row, i) in own {

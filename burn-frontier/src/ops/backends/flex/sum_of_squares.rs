@@ -1,7 +1,7 @@
 //! The sum of squares, in f64.
 
 use burn::tensor::Tensor;
-use pulp::Arch;
+use frontier_kernels_cpu::math::vectorised;
 use rayon::prelude::*;
 
 use super::{PARALLEL, elements, open};
@@ -30,7 +30,7 @@ pub(super) fn sum_of_squares(all: &[Tensor<1>]) -> Option<f64> {
 
 /// Several running sums, so that additions need not wait for each other.
 fn lanes(x: &[f32]) -> f64 {
-    Arch::new().dispatch(
+    vectorised(
         #[inline(always)]
         || {
             let mut sums = [0.0f64; 16];
