@@ -4,7 +4,11 @@
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 #[path = "harness/gpu.rs"]
 mod gpu;
+#[path = "attention/log_sum_exp.rs"]
+mod log_sum_exp;
 mod numbers;
+#[path = "attention/self_attention.rs"]
+mod self_attention;
 
 use burn::tensor::{DType, Device, Tensor, TensorData, activation};
 use burn_frontier::ops::attention::{

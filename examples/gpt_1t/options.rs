@@ -133,13 +133,13 @@ pub struct Options {
     #[serde(skip)]
     pub shard_bench: bool,
 
-    /// Samples that go through the pipeline together [default: 2]
+    /// Samples that go through the pipeline together [default: 4]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub micro_batch: Option<u64>,
     /// Samples a step, over all replicas [default: 8]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub global_batch: Option<u64>,
-    /// Optimiser steps, those before a --resume included [default: 1200]
+    /// Optimiser steps, those before a --resume included [default: 2400]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub steps: Option<u64>,
     /// Highest learning rate; with --resume, what remains of the schedule is scaled to it [default: 0.003]

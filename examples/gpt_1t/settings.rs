@@ -46,7 +46,7 @@ pub struct Settings {
 impl Options {
     /// Fills in the defaults.
     pub fn settings(&self) -> Result<Settings> {
-        let steps = self.steps.unwrap_or(1200);
+        let steps = self.steps.unwrap_or(2400);
         let decay_steps = self.decay_steps.unwrap_or(steps);
         let global_batch = self.global_batch.unwrap_or(8);
         let peak = self.learning_rate.unwrap_or(3e-3);
@@ -62,7 +62,7 @@ impl Options {
             sequence_parallel: self.sequence_parallel,
             overlap: !self.no_overlap,
             recompute: self.recompute.unwrap_or_default(),
-            micro_batch: self.micro_batch.unwrap_or(2.min(global_batch)),
+            micro_batch: self.micro_batch.unwrap_or(4.min(global_batch)),
             global_batch,
             steps,
             rate: LearningRate {

@@ -73,9 +73,12 @@ fn dropped(x: Tensor<3>, site: Option<&Dropout>) -> Result<Tensor<3>> {
 /// A residual or a site of another shape than x.
 pub fn add_dropout(x: Tensor<3>, residual: Tensor<3>, site: Option<&Dropout>) -> Result<Tensor<3>> {
     check_site("add_dropout", &x, Some(&residual), site)?;
-    let plain = [&x, &residual].map(|x| x.clone().without_autodiff());
-    let backend = backends::of(&plain[0].device());
-    let Some(sum) = backend.dropout(&plain[0], Some(&plain[1]), site) else {
+    let fused = {
+        let [x, residual] = [&x, &residual].map(|x| x.clone().without_autodiff());
+        backends::of(&x.device()).dropout(&x, Some(&residual), site)
+    };
+    let Some(sum) = fused else {
+        // Nobody else holds them, so that Burn may add in place.
         return Ok(residual + dropped(x, site)?);
     };
     let site = site.cloned();

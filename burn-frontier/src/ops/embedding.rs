@@ -22,11 +22,11 @@ use crate::precision::full_precision;
 /// A row that the table does not have.
 pub fn embedding(
     table: Tensor<2>,
-    rows: Vec<Option<usize>>,
+    rows: Vec<Option<u32>>,
     sum: Option<&GradientSum>,
 ) -> Result<Tensor<2>> {
     let [count, _] = table.dims();
-    if let Some(row) = rows.iter().flatten().find(|&&row| row >= count) {
+    if let Some(row) = rows.iter().flatten().find(|&&row| row as usize >= count) {
         return Err(Error::config(
             format!("embedding: row {row} of a table of {count}"),
             "give rows that the table has",
@@ -39,9 +39,9 @@ pub fn embedding(
         masked(taken, &rows)
     });
     backend.refusal()?;
-    let way_back = WayBack::new(&plain, rows, sum);
+    let way_back = WayBack::new(&plain, sum);
     Ok(with_gradient([table.into_dispatch()], taken, move |g| {
-        [way_back.gradient(g)]
+        [way_back.gradient(g, &rows)]
     }))
 }
 
@@ -64,55 +64,56 @@ pub fn add_rows(
     let needed = [count.max(first + seq), hidden];
     expect("add_rows", what, table.dims(), needed, axes)?;
     expect_type("add_rows", what, &table, x.dtype())?;
-    let (x0, plain) = (
-        x.clone().without_autodiff(),
-        table.clone().without_autodiff(),
-    );
-    let backend = backends::of(&x0.device());
-    let rows: Vec<_> = (0..batch * seq).map(|i| Some(first + i % seq)).collect();
-    let fused = backend
-        .rows(&plain, &rows)
-        .and_then(|taken| backend.dropout(&taken.reshape([batch, seq, hidden]), Some(&x0), None));
+    let rows = move || -> Vec<_> {
+        let of_sample = first as u32..(first + seq) as u32;
+        (0..batch)
+            .flat_map(|_| of_sample.clone().map(Some))
+            .collect()
+    };
+    let plain = table.clone().without_autodiff();
+    let backend = backends::of(&plain.device());
+    let fused = backend.rows(&plain, &rows()).and_then(|taken| {
+        let x = x.clone().without_autodiff();
+        backend.dropout(&taken.reshape([batch, seq, hidden]), Some(&x), None)
+    });
     let Some(added) = fused else {
         backend.refusal()?;
         return Ok(x + table.narrow(0, first, seq).unsqueeze());
     };
-    let way_back = WayBack::new(&plain, rows, sum);
+    let way_back = WayBack::new(&plain, sum);
     let inputs = [x.into_dispatch(), table.into_dispatch()];
     Ok(with_gradient(inputs, added, move |g| {
         let flat = g.clone().reshape([batch * seq, hidden]);
-        [Some(g.into_dispatch()), way_back.gradient(flat)]
+        [Some(g.into_dispatch()), way_back.gradient(flat, &rows())]
     }))
 }
 
 /// From the gradients of rows to that of their table.
 struct WayBack {
     table: [usize; 2],
-    rows: Vec<Option<usize>>,
     sum: Option<GradientSum>,
 }
 
 impl WayBack {
-    fn new(table: &Tensor<2>, rows: Vec<Option<usize>>, sum: Option<&GradientSum>) -> Self {
+    fn new(table: &Tensor<2>, sum: Option<&GradientSum>) -> Self {
         Self {
             table: table.dims(),
-            rows,
             sum: sum.cloned(),
         }
     }
 
     /// Adds to the sum if there is one; gives the gradient otherwise.
-    fn gradient(self, g: Tensor<2>) -> Option<DispatchTensor> {
+    fn gradient(self, g: Tensor<2>, rows: &[Option<u32>]) -> Option<DispatchTensor> {
         let count = self.table[0] * self.table[1];
         let kept = self.sum.as_ref().and_then(GradientSum::take);
         let kept = kept
             .unwrap_or_else(|| full_precision(Tensor::zeros([count], (&g.device(), g.dtype()))));
         let added = backends::of(&g.device())
-            .add_rows(kept, &g, &self.rows)
+            .add_rows(kept, &g, rows)
             .unwrap_or_else(|kept| {
                 let table = kept.reshape(self.table);
-                let rows = indices(&table, &self.rows);
-                let g = masked(full_precision(g), &self.rows);
+                let g = masked(full_precision(g), rows);
+                let rows = indices(&table, rows);
                 let sum = table.select_assign(0, rows, g, IndexingUpdateOp::Add);
                 sum.reshape([count])
             });
@@ -127,13 +128,13 @@ impl WayBack {
 }
 
 /// The rows' numbers, the first where there is none.
-fn indices(table: &Tensor<2>, rows: &[Option<usize>]) -> Tensor<1, Int> {
-    let numbers: Vec<i64> = rows.iter().map(|row| row.unwrap_or(0) as i64).collect();
+fn indices(table: &Tensor<2>, rows: &[Option<u32>]) -> Tensor<1, Int> {
+    let numbers: Vec<i64> = rows.iter().map(|row| i64::from(row.unwrap_or(0))).collect();
     Tensor::from_data(TensorData::new(numbers, [rows.len()]), &table.device())
 }
 
 /// Zeros in place of the rows that there are not.
-fn masked(x: Tensor<2>, rows: &[Option<usize>]) -> Tensor<2> {
+fn masked(x: Tensor<2>, rows: &[Option<u32>]) -> Tensor<2> {
     if rows.iter().all(Option::is_some) {
         return x;
     }
@@ -149,14 +150,14 @@ mod tests {
     use crate::ops::testing::{Place, assert_close, numbers};
     use burn::tensor::{DType, Device};
 
-    const ROWS: [Option<usize>; 6] = [Some(3), None, Some(0), Some(3), Some(299), Some(0)];
+    const ROWS: [Option<u32>; 6] = [Some(3), None, Some(0), Some(3), Some(299), Some(0)];
 
     /// What a table's rows get of gradients g `[rows, hidden]`, by the definition.
-    fn gradient([count, hidden]: [usize; 2], rows: &[Option<usize>], g: &[f64]) -> Vec<f64> {
+    fn gradient([count, hidden]: [usize; 2], rows: &[Option<u32>], g: &[f64]) -> Vec<f64> {
         let mut table = vec![0.0; count * hidden];
         for (row, g) in rows.iter().zip(g.chunks(hidden)) {
             let Some(row) = row else { continue };
-            let own = table[row * hidden..].iter_mut();
+            let own = table[*row as usize * hidden..].iter_mut();
             own.zip(g).for_each(|(sum, g)| *sum += g);
         }
         table
@@ -179,7 +180,7 @@ mod tests {
                 for (i, row) in ROWS.iter().enumerate() {
                     let own = numbers(y.clone().without_autodiff().narrow(0, i, 1));
                     match row {
-                        Some(row) => assert_eq!(own, values[row * 200..][..200]),
+                        Some(row) => assert_eq!(own, values[*row as usize * 200..][..200]),
                         None => assert!(own.iter().all(|&x| x == 0.0)),
                     }
                 }

@@ -121,6 +121,7 @@ pub fn add_norm(
     let plain = [&x, &residual].map(|x| x.clone().without_autodiff());
     let backend = backends::of(&x.device());
     let Some((outputs, fused)) = backend.add_norm(plain.each_ref(), site, &parameters) else {
+        drop(plain);
         let sum = add_dropout(x, residual, site)?;
         return Ok((sum.clone(), norm(sum, weight, bias, epsilon)?));
     };

@@ -25,9 +25,13 @@ pub struct OptimizerConfig {
     pub selection: Selection,
     /// How gradients are reduced and the state is split.
     pub reducer: ReducerOptions,
-    /// Most elements of a bucket. One rank on the CPU has none to exchange, and updates each parameter where it lies.
+    /// Most elements of a bucket. One rank on the CPU has none to exchange, and updates all but short
+    /// parameters where they lie.
     pub bucket_elements: usize,
 }
+
+/// Elements up to which copying parameters costs less than having a tensor for each.
+const SHORT: usize = 1 << 14;
 
 impl OptimizerConfig {
     /// AdamW with its usual constants for every parameter, buckets of 25 million elements.
@@ -116,7 +120,7 @@ impl OptimizerConfig {
         // Where there is nobody to exchange with, joining would only copy.
         let device = partition::device(chunks);
         let limit = match groups.world.size() == 1 && device.is_some_and(takes_short_runs) {
-            true => 0,
+            true => self.bucket_elements.min(SHORT),
             false => self.bucket_elements,
         };
         let buckets = partition::buckets(&slots, groups.layout.dp, limit);

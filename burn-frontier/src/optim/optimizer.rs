@@ -18,6 +18,9 @@ use crate::ops::sum_squares::sum_of_squares;
 use crate::parameter::{Module, Parameter, ParameterSpec, Selection, Visitor};
 use crate::zero::partition::{Bucket, Slot};
 
+/// Elements from which copies are updated before more are made.
+const MOST_COPIED: usize = 1 << 20;
+
 /// Optimiser of one stage's parameters, or of a selection of them. Stage 0 keeps a bucket's whole state on every replica, stage
 /// 1 this replica's piece.
 #[derive(Debug)]
@@ -156,11 +159,13 @@ impl Optimizer {
         numbers: Numbers,
     ) -> Result<()> {
         let buckets = self.buckets.clone();
-        let mut runs = Vec::new();
+        let (mut runs, mut copied) = (Vec::new(), 0);
         for (i, gradient) in reduced.into_iter().enumerate() {
             let memory = self.memory[i].take().ok_or_else(failed_before)?;
             let part = self.part(&buckets[i]);
-            let copies = !part.is_one_parameter();
+            if !part.is_one_parameter() {
+                copied += part.piece.len();
+            }
             match part.adamw(memory, values, gradient, numbers) {
                 Ok(run) => runs.push((i, run)),
                 Err(other) => {
@@ -170,8 +175,8 @@ impl Optimizer {
                     self.put(&buckets[i], piece, values);
                 }
             }
-            if copies {
-                // One at a time is in memory.
+            if copied >= MOST_COPIED {
+                copied = 0;
                 self.update_by_adamw(std::mem::take(&mut runs), values)?;
             }
         }

@@ -91,7 +91,7 @@ impl VocabularyParallel {
         let ids = self.ids();
         let row = |&token: &i64| {
             let id = usize::try_from(token).ok().filter(|id| ids.contains(id))?;
-            Some(id - ids.start)
+            u32::try_from(id - ids.start).ok()
         };
         // Of a token that is another rank's there is no row here.
         let rows = tokens.iter().map(row).collect();

@@ -218,7 +218,7 @@ impl Fused for Flex {
         dropout::dropout(x, residual, site).or_else(|| half::dropout(x, residual, site))
     }
 
-    fn rows(&self, table: &Tensor<2>, rows: &[Option<usize>]) -> Option<Tensor<2>> {
+    fn rows(&self, table: &Tensor<2>, rows: &[Option<u32>]) -> Option<Tensor<2>> {
         embedding::rows(table, rows)
     }
 
@@ -226,7 +226,7 @@ impl Fused for Flex {
         &self,
         table: Tensor<1>,
         g: &Tensor<2>,
-        rows: &[Option<usize>],
+        rows: &[Option<u32>],
     ) -> Result<Tensor<1>, Box<Tensor<1>>> {
         embedding::add_rows(table, g, rows).or_else(|table| half::add_rows(*table, g, rows))
     }

@@ -189,7 +189,7 @@ pub(crate) trait Fused: Sync {
     }
 
     /// The rows of a table `[n, hidden]`, zeros where there is none: `[rows, hidden]`.
-    fn rows(&self, _table: &Tensor<2>, _rows: &[Option<usize>]) -> Option<Tensor<2>> {
+    fn rows(&self, _table: &Tensor<2>, _rows: &[Option<u32>]) -> Option<Tensor<2>> {
         None
     }
 
@@ -198,7 +198,7 @@ pub(crate) trait Fused: Sync {
         &self,
         table: Tensor<1>,
         _g: &Tensor<2>,
-        _rows: &[Option<usize>],
+        _rows: &[Option<u32>],
     ) -> Result<Tensor<1>, Box<Tensor<1>>> {
         Err(Box::new(table))
     }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{PARALLEL, close, elements, for_rows, open, overwrite};
 
 /// The rows of a table `[n, hidden]`, zeros where there is none.
-pub(super) fn rows(table: &Tensor<2>, rows: &[Option<usize>]) -> Option<Tensor<2>> {
+pub(super) fn rows(table: &Tensor<2>, rows: &[Option<u32>]) -> Option<Tensor<2>> {
     let [_, hidden] = table.dims();
     let table = open(table)?;
     let table = elements(&table);
@@ -18,7 +18,7 @@ pub(super) fn rows(table: &Tensor<2>, rows: &[Option<usize>]) -> Option<Tensor<2
         #[inline(always)]
         |i, out| {
             if let Some(row) = rows[i] {
-                out.copy_from_slice(&table[row * hidden..][..hidden]);
+                out.copy_from_slice(&table[row as usize * hidden..][..hidden]);
             }
         },
     );
@@ -29,7 +29,7 @@ pub(super) fn rows(table: &Tensor<2>, rows: &[Option<usize>]) -> Option<Tensor<2
 pub(super) fn add_rows(
     table: Tensor<1>,
     g: &Tensor<2>,
-    rows: &[Option<usize>],
+    rows: &[Option<u32>],
 ) -> Result<Tensor<1>, Box<Tensor<1>>> {
     let [_, hidden] = g.dims();
     let Some(g) = open(g) else {
@@ -37,7 +37,9 @@ pub(super) fn add_rows(
     };
     let g = elements(&g);
     let places = rows.iter().enumerate();
-    let mut order: Vec<(usize, usize)> = places.filter_map(|(i, row)| Some(((*row)?, i))).collect();
+    let mut order: Vec<(usize, usize)> = places
+        .filter_map(|(i, row)| Some(((*row)? as usize, i)))
+        .collect();
     order.sort_unstable();
     // Rows of the table that one task changes.
     let share = (PARALLEL / hidden.max(1)).max(1);

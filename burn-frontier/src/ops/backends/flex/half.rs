@@ -216,7 +216,7 @@ pub(super) fn dropout(
 pub(super) fn add_rows(
     table: Tensor<1>,
     g: &Tensor<2>,
-    rows: &[Option<usize>],
+    rows: &[Option<u32>],
 ) -> Result<Tensor<1>, Box<Tensor<1>>> {
     match widen(g) {
         Some(g) => embedding::add_rows(table, &g, rows),
