@@ -209,6 +209,10 @@ impl<'a, M: Planned> Pieces<'a, M> {
             update.communication = 4.0 * parameters.bucketed / self.split(1);
             return update;
         }
+        // One replica updates what it has where it lies.
+        if self.what_if.replicas() == 1 {
+            return update;
+        }
         // A bucket's gradients side by side before they are reduced; then its parameters, before and after their update.
         let reduce = gradients + 4.0 * bucket;
         let split = self.split(1) > 1.0;
