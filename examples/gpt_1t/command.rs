@@ -57,6 +57,10 @@ pub fn suggestions(
         (other.tp, other.pp, other.dp) = (Some(tp), Some(pp), Some(dp));
         other.schedule = Some(schedule);
         other.sequence_parallel |= sequence_parallel;
+        // So small that every stage of every replica has one.
+        let most = settings.global_batch / (pp * dp) as u64;
+        let micro_batch = settings.micro_batch.min(most.max(1));
+        other.micro_batch = Some(micro_batch);
         let can_run = other.settings().is_ok_and(|other| {
             other.layout != settings.layout && other.validate(model, device).is_ok()
         });
@@ -70,6 +74,9 @@ pub fn suggestions(
         }
         for (flag, n) in [("--tp", tp), ("--pp", pp), ("--dp", dp)] {
             words.extend([flag.into(), n.to_string()]);
+        }
+        if micro_batch != settings.micro_batch {
+            words.extend(["--micro-batch".into(), micro_batch.to_string()]);
         }
         words.extend(["--schedule".into(), schedule.to_string()]);
         words.extend(sequence_parallel.then(|| "--sequence-parallel".into()));

@@ -2,6 +2,11 @@
 //!
 //! Tensors are contiguous, as Burn and PyTorch have them: images `[batch, channels, depth, height, width]`, kernels
 //! `[outputs, inputs / groups, depth, height, width]`. Fewer dimensions are leading ones of size 1.
+//!
+//! All directions are products whose one operand is a patch of an image, read where it lies: part of the image is copied with its
+//! padding into memory of its own (staged), where places and elements of the kernel are steps. The lanes of a vector are channels that
+//! are written, or, where these are few, neighbouring places. Padding that all of a tile's places meet is skipped where the depth is
+//! large; the data gradient is taken apart by the residues of the stride, so that it multiplies no zeros either.
 
 mod gather;
 mod images;
@@ -13,8 +18,11 @@ mod strips;
 mod tests;
 mod weights;
 
-use images::Job;
+use images::{Job, PARALLEL, part};
 use pass::Pass;
+
+use crate::math;
+use crate::parallel::{Shared, for_tasks};
 
 /// What a convolution is: sizes and how the kernel moves. Each array has the depth, the height and the width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,8 +192,10 @@ pub fn channel_sums([batch, channels, pixels]: [usize; 3], x: &[f32], sums: &mut
         [batch * channels * pixels, channels],
         "values and sums"
     );
-    for (channel, to) in sums.iter_mut().enumerate() {
+    let sums = Shared::new(sums);
+    for_tasks(channels, x.len() >= PARALLEL, |channel| {
         let images = (0..batch).map(|n| &x[(n * channels + channel) * pixels..][..pixels]);
-        *to = images.map(|x| crate::math::sum([x], |[x]| x)).sum();
-    }
+        let sum = images.map(|x| math::sum([x], |[x]| x)).sum();
+        part(sums, channel..channel + 1)[0] = sum;
+    });
 }

@@ -19,7 +19,7 @@ use crate::error::Result;
 
 /// `softmax(scale * Q K^T) V`.
 ///
-/// By kernels without a matrix of scores in memory, on a GPU and in f32 on the CPU; else by matrix products. A query that sees no
+/// By kernels without a matrix of scores in memory, on a GPU and in f32 and bf16 on the CPU; else by matrix products. A query that sees no
 /// key gives zeros. One whose keys are all masked by a large number such as -1e9 gives the mean of the values; on a GPU it has no
 /// gradient (below a log-sum-exp of -1e6, f32 keeps too little of the scores).
 ///
@@ -442,12 +442,13 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_writes_no_scores_in_f32() {
+    fn the_cpu_writes_no_scores_in_f32_and_bf16() {
         let sizes = [1, 4, 128, 64];
         for (dtype, fused) in [
             (DType::F32, true),
             (DType::F64, false),
-            (DType::BF16, false),
+            (DType::BF16, true),
+            (DType::F16, false),
         ] {
             assert_eq!(writes_no_scores(&Device::flex(), dtype, sizes, 4), fused);
         }

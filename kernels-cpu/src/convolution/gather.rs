@@ -82,10 +82,12 @@ impl WithSimd for Multiply<'_> {
                 reach,
                 add: self.add,
             };
-            match rows.len() {
-                0..=LEAST => tile.multiply::<S, LEAST>(simd, right, out),
-                0..=FEW => tile.multiply::<S, FEW>(simd, right, out),
-                _ => tile.multiply::<S, ROWS>(simd, right, out),
+            if rows.len() > FEW {
+                tile.multiply::<S, ROWS>(simd, right, out);
+            } else if rows.len() > LEAST {
+                tile.multiply::<S, FEW>(simd, right, out);
+            } else {
+                tile.multiply::<S, LEAST>(simd, right, out);
             }
         }
     }
@@ -147,7 +149,7 @@ pub(super) fn for_columns(
                 };
                 let lines = [line(0), line(1), line(2), line(3)];
                 for (squares, j) in turned.chunks_exact_mut(SIDE).zip((0..width).step_by(SIDE)) {
-                    let square = lines.map(|line| line[j..].as_chunks::<SIDE>().0[0]);
+                    let square = lines.map(|line| square(&line[j..]));
                     for (to, column) in squares.iter_mut().zip(turn(square)) {
                         to.as_chunks_mut::<SIDE>().0[at] = column;
                     }
@@ -158,6 +160,13 @@ pub(super) fn for_columns(
             }
         }
     }
+}
+
+/// The first elements of a line; zeros where a vector has fewer.
+#[inline(always)]
+fn square(line: &[f32]) -> [f32; SIDE] {
+    let short = || std::array::from_fn(|i| line.get(i).copied().unwrap_or(0.0));
+    line.first_chunk().copied().unwrap_or_else(short)
 }
 
 /// Squares of this side are turned in registers.

@@ -1,17 +1,22 @@
 //! Forward and data gradient: images from images.
 
+mod write;
+
 use std::ops::Range;
 
-use super::gather::{self, Gathered, Step, for_columns};
+use super::gather::{self, Gathered, Step};
 use super::pass::{Class, Cut, Pass, Piece};
 use super::{Convolution, Problem, strips};
 use crate::parallel::{Shared, for_tasks, threads, with_scratch};
 use crate::product::{Matrix, Operand};
+use write::Written;
 
 /// What the depth, channels and elements of the kernel, is cut into.
 const DEPTH: usize = 256;
+/// Depth from which on it pays to skip the padding that a place meets.
+const DEEP: usize = 512;
 /// Places of a piece, at least and at most.
-const PLACES: [usize; 2] = [96, 512];
+const PLACES: [usize; 2] = [256, 512];
 /// Where they are strips, and few channels are read.
 const STRIPS: [usize; 2] = [512, 8192];
 
@@ -77,7 +82,12 @@ impl<'a> Job<'a> {
         let work: usize = passes.iter().map(work).sum();
         let parallel =
             work * self.batch * self.groups * self.channels[0] * self.channels[1] >= PARALLEL;
-        let plans: Vec<Plan> = passes.iter().map(|pass| Plan::new(self, pass)).collect();
+        let count = [0, 1, 2].map(|i| passes.iter().map(|pass| pass.count[i]).max().unwrap_or(0));
+        // One way for all passes, so that their panels are the same.
+        let lanes = gather::width();
+        let in_strips = strips_pay(self.channels[1], count[2], lanes);
+        let plan = |pass| Plan::new(self, pass, count, in_strips);
+        let plans: Vec<Plan> = passes.iter().map(plan).collect();
         let packed: usize = plans.iter().map(|plan| plan.packed()).sum();
         with_scratch(packed, |scratch| {
             let mut start = 0;
@@ -85,35 +95,38 @@ impl<'a> Job<'a> {
                 plan.pack(&mut scratch[start..start + plan.packed()], parallel);
                 start += plan.packed();
             }
+            let scratch = &*scratch;
             let to = Shared::new(to);
             let tasks = self.tasks(&plans);
             for_tasks(tasks.len(), parallel, |i| {
-                let task = &tasks[i];
-                let plan = &plans[task.plan];
-                let start: usize = plans[..task.plan].iter().map(|plan| plan.packed()).sum();
-                plan.compute(task, &scratch[start..start + plan.packed()], to);
+                let mut rest = scratch;
+                for plan in &plans {
+                    let (packed, after) = rest.split_at(plan.packed());
+                    plan.compute(&tasks[i], packed, to);
+                    rest = after;
+                }
             });
         });
     }
 
-    /// Pieces of all passes and groups; where there are few, of some of the columns each.
+    /// Pieces and groups; where there are few, of some of the panels each. A task does all passes of a piece, which write to the same
+    /// lines.
     fn tasks(&self, plans: &[Plan]) -> Vec<Task> {
-        let pieces: usize = plans.iter().map(|plan| plan.cut.pieces()).sum();
+        let Some(plan) = plans.first() else {
+            return Vec::new();
+        };
+        let (pieces, panels) = (plan.cut.pieces(), plan.panels);
+        let parts = (4 * threads()).div_ceil((pieces * self.groups).max(1));
+        let some = panels.div_ceil(parts.min(panels).max(1)).max(1);
         let mut all = Vec::new();
-        for (number, plan) in plans.iter().enumerate() {
-            let panels = plan.panels;
-            let parts = (4 * threads()).div_ceil((pieces * self.groups).max(1));
-            let some = panels.div_ceil(parts.min(panels).max(1)).max(1);
-            for piece in 0..plan.cut.pieces() {
-                for group in 0..self.groups {
-                    let parts = (0..panels).step_by(some);
-                    all.extend(parts.map(|first| Task {
-                        plan: number,
-                        piece,
-                        group,
-                        panels: first..(first + some).min(panels),
-                    }));
-                }
+        for piece in 0..pieces {
+            for group in 0..self.groups {
+                let parts = (0..panels).step_by(some);
+                all.extend(parts.map(|first| Task {
+                    piece,
+                    group,
+                    panels: first..(first + some).min(panels),
+                }));
             }
         }
         all
@@ -136,7 +149,6 @@ fn sizes(of: &Convolution) -> (&Problem, [usize; 3]) {
 }
 
 struct Task {
-    plan: usize,
     piece: usize,
     group: usize,
     panels: Range<usize>,
@@ -149,7 +161,7 @@ pub(super) fn even(count: usize, most: usize) -> usize {
 }
 
 /// Whether more lanes are filled by places of a line than by channels.
-fn strips_pay(channels: usize, line: usize, lanes: usize) -> bool {
+pub(super) fn strips_pay(channels: usize, line: usize, lanes: usize) -> bool {
     channels * line.next_multiple_of(lanes) < channels.next_multiple_of(lanes) * line
 }
 
@@ -169,19 +181,20 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(job: &'a Job<'a>, pass: &'a Pass) -> Self {
+    fn new(job: &'a Job<'a>, pass: &'a Pass, count: [usize; 3], in_strips: bool) -> Self {
         let channels = job.channels[0];
         let most = (DEPTH / pass.taps().max(1)).max(1);
         let chunk = even(channels, most);
         let lanes = gather::width();
-        let (in_strips, width) = match strips_pay(job.channels[1], pass.count[2], lanes) {
-            true => (true, even(job.channels[1], strips::CHANNELS)),
-            false => (false, lanes),
+        let width = match in_strips {
+            true => even(job.channels[1], strips::CHANNELS),
+            false => lanes,
         };
-        let all = job.batch * job.groups * pass.count.iter().product::<usize>();
+        let all = job.batch * job.groups * count.iter().product::<usize>();
         let [least, most] = if in_strips { STRIPS } else { PLACES };
-        let places = (all / (8 * threads())).clamp(least, (most / chunk).max(PLACES[1]));
-        let cut = Cut::new(pass, job.batch, chunk, places, in_strips);
+        let most = (most / even(channels, DEPTH)).max(PLACES[1]);
+        let places = (all / (4 * threads())).clamp(least, most);
+        let cut = Cut::new(pass, [job.batch, chunk, places], count, in_strips);
         Self {
             job,
             in_strips,
@@ -240,11 +253,14 @@ impl<'a> Plan<'a> {
                 let channels = self.channels(panel);
                 let place = self.place(group, chunk, panel);
                 let to = part(to, place);
-                if in_order && job.steps[0] == elements.len() {
-                    let (start, end) = (chunk.start * elements.len(), chunk.end * elements.len());
-                    let group = &job.weight[group * job.group..];
-                    let matrix = Matrix::new(group, job.steps[1], 1);
-                    matrix.pack(channels, start..end, self.width, to);
+                if in_order {
+                    let matrix = Matrix::new(&job.weight[group * job.group..], job.steps[1], 1);
+                    let lines = to.chunks_exact_mut(self.width * elements.len().max(1));
+                    for (channel, to) in chunk.clone().zip(lines) {
+                        let start = channel * job.steps[0];
+                        let depth = start..start + elements.len();
+                        matrix.pack(channels.clone(), depth, self.width, to);
+                    }
                     continue;
                 }
                 let mut rows = to.chunks_exact_mut(self.width);
@@ -263,6 +279,9 @@ impl<'a> Plan<'a> {
 
     fn compute(&self, task: &Task, packed: &[f32], to: Shared) {
         let piece = self.cut.piece(task.piece);
+        if piece.len() == 0 {
+            return;
+        }
         let parts = self.parts(&piece);
         let each = self.width * parts.iter().map(|part| part.rows.len()).sum::<usize>();
         let each = if self.in_strips {
@@ -314,7 +333,13 @@ impl<'a> Plan<'a> {
                 taps,
             }];
         }
-        let classes = self.cut.classes(piece).into_iter();
+        let classes = match self.job.channels[0] * taps < DEEP {
+            true => vec![Class {
+                places: (0..piece.len()).collect(),
+                taps: (0..taps).collect(),
+            }],
+            false => self.cut.classes(piece),
+        };
         let part = |class: Class| Part {
             rows: class
                 .places
@@ -325,7 +350,7 @@ impl<'a> Plan<'a> {
             taps: class.taps.len(),
             numbers: class.places,
         };
-        classes.map(part).collect()
+        classes.into_iter().map(part).collect()
     }
 
     /// Steps of these taps of each channel of a chunk.
@@ -364,89 +389,6 @@ impl<'a> Plan<'a> {
             }
         }
     }
-
-    /// Writes the sums of a panel's channels, `[places, width]`.
-    fn write_places(&self, piece: &Piece, panel: &Written, to: Shared) {
-        let columns = self.channels(panel.panel).len();
-        for run in self.runs(piece, self.cut.pass.step == [1; 3]) {
-            let order = &panel.order[run.sums.clone()];
-            for_columns(panel.sums, order, columns, |column, place, values| {
-                self.put(&run, panel, [column, place], values, to);
-            });
-        }
-    }
-
-    /// Writes the sums of a panel's channels, `[strips, width, lanes]`.
-    fn write_strips(&self, piece: &Piece, panel: &Written, to: Shared) {
-        let line = self.cut.pass.count[2];
-        let columns = self.channels(panel.panel).len();
-        let sums = panel.sums;
-        let sums = sums.chunks_exact(line.div_ceil(self.lanes) * self.width * self.lanes);
-        for (run, sums) in self.runs(piece, false).iter().zip(sums) {
-            for (i, sums) in sums.chunks_exact(self.lanes).enumerate() {
-                let (place, column) = (i / self.width * self.lanes, i % self.width);
-                if column < columns {
-                    let values = &sums[..self.lanes.min(line - place)];
-                    self.put(run, panel, [column, place], values, to);
-                }
-            }
-        }
-    }
-
-    /// Writes a channel's values at places of a run that are neighbours.
-    fn put(&self, run: &Run, panel: &Written, at: [usize; 2], values: &[f32], to: Shared) {
-        let [column, place] = at;
-        let job = self.job;
-        let image: usize = job.target.iter().product();
-        let channel = panel.group * job.channels[1] + self.channels(panel.panel).start + column;
-        let plane = run.image * job.groups * job.channels[1] + channel;
-        let start = plane * image + run.start + place * run.step;
-        let bias = job.bias.map_or(0.0, |bias| bias[channel]);
-        if run.step == 1 {
-            let to = part(to, start..start + values.len());
-            for (to, x) in to.iter_mut().zip(values) {
-                *to = x + bias;
-            }
-            return;
-        }
-        for (i, x) in values.iter().enumerate() {
-            let at = start + i * run.step;
-            part(to, at..at + 1)[0] = x + bias;
-        }
-    }
-
-    /// What of a piece is written in steps of one size: all of an image where its places are neighbours (`whole`), else lines.
-    fn runs(&self, piece: &Piece, whole: bool) -> Vec<Run> {
-        let Pass { origin, step, .. } = self.cut.pass;
-        let [_, height, width] = self.job.target;
-        let at = |a: usize, b: usize| {
-            ((origin[0] + a * step[0]) * height + origin[1] + b * step[1]) * width + origin[2]
-        };
-        let [planes, lines, line] = &piece.places;
-        let mut all = Vec::new();
-        let mut run = |image: usize, start: usize, len: usize| {
-            let before = all.last().map_or(0, |run: &Run| run.sums.end);
-            all.push(Run {
-                image,
-                start,
-                step: step[2],
-                sums: before..before + len,
-            });
-        };
-        for image in piece.images.clone() {
-            if whole {
-                let len = planes.len() * lines.len() * line.len();
-                run(image, at(planes.start, lines.start), len);
-                continue;
-            }
-            for a in planes.clone() {
-                for b in lines.clone() {
-                    run(image, at(a, b), line.len());
-                }
-            }
-        }
-        all
-    }
 }
 
 /// Rows of a product that sum over the same.
@@ -469,28 +411,12 @@ fn order(parts: &[Part], piece: &Piece) -> Vec<usize> {
     order
 }
 
-/// Sums of a panel's channels.
-struct Written<'a> {
-    group: usize,
-    panel: usize,
-    sums: &'a [f32],
-    order: &'a [usize],
-}
-
-struct Run {
-    image: usize,
-    /// The first element in the image, and from one to the next.
-    start: usize,
-    step: usize,
-    sums: Range<usize>,
-}
-
 /// A part that only this task writes.
 #[expect(
     unsafe_code,
-    reason = "tasks write parts of images, which no split of a slice describes"
+    reason = "tasks write parts of a tensor, which no split of a slice describes"
 )]
-fn part<'a>(all: Shared<'a>, range: Range<usize>) -> &'a mut [f32] {
-    // SAFETY: each place of the packed kernels and of the images is one task's, which uses one part at a time.
+pub(super) fn part<'a>(all: Shared<'a>, range: Range<usize>) -> &'a mut [f32] {
+    // SAFETY: each element of what is written here is one task's, which uses one part at a time.
     unsafe { all.range(range.start, range.len()) }
 }

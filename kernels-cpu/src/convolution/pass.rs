@@ -163,7 +163,11 @@ impl Pass {
 pub(super) struct Cut<'a> {
     pub pass: &'a Pass,
     batch: usize,
-    /// Images and places of the largest piece; where one is cut, those before it are 1.
+    /// Images and places from one piece to the next; where one is cut, those before it are 1.
+    every: [usize; 4],
+    /// How many pieces there are.
+    parts: [usize; 4],
+    /// Images and places of the largest piece.
     most: [usize; 4],
     /// Size of a staged image.
     extent: [usize; 3],
@@ -177,10 +181,16 @@ pub(super) struct Cut<'a> {
 }
 
 impl<'a> Cut<'a> {
-    /// Pieces of about `pixels` places, of which so many channels are staged at a time. In `strips`, neighbours of a line are
-    /// neighbours in memory.
-    pub fn new(pass: &'a Pass, batch: usize, channels: usize, pixels: usize, strips: bool) -> Self {
-        let [depth, height, width] = pass.count;
+    /// Pieces of about `pixels` places of a lattice of `count`, which may be larger than the pass's own, so that the pieces of several
+    /// passes lie at the same places. So many channels are staged at a time. In `strips`, neighbours of a line are neighbours in
+    /// memory.
+    pub fn new(
+        pass: &'a Pass,
+        [batch, channels, pixels]: [usize; 3],
+        count: [usize; 3],
+        strips: bool,
+    ) -> Self {
+        let [depth, height, width] = count;
         let cut = |count: usize, inner: usize| {
             let parts = count.div_ceil((pixels / inner.max(1)).max(1));
             count.div_ceil(parts.max(1)).max(1)
@@ -195,6 +205,11 @@ impl<'a> Cut<'a> {
         let volume = depth * height * width;
         let whole = lines >= height && planes >= depth;
         let images = if whole { cut(batch, volume) } else { 1 };
+        let every = [images, planes, lines, width];
+        let parts = [batch, depth, height, width];
+        let parts = [0, 1, 2, 3].map(|i| parts[i].div_ceil(every[i].max(1)));
+        let [depth, height, width] = pass.count;
+        let [planes, lines] = [planes.min(depth), lines.min(height)];
         let most = [images, planes, lines, width];
         let offsets = pass.offsets();
         let apart = if strips { pass.stride[2] } else { 1 };
@@ -222,6 +237,8 @@ impl<'a> Cut<'a> {
         Self {
             pass,
             batch,
+            every,
+            parts,
             most,
             extent,
             least: offsets.map(|(least, _)| least),
@@ -231,20 +248,14 @@ impl<'a> Cut<'a> {
         }
     }
 
-    fn parts(&self) -> [usize; 4] {
-        let [depth, height, width] = self.pass.count;
-        let counts = [self.batch, depth, height, width];
-        [0, 1, 2, 3].map(|i| counts[i].div_ceil(self.most[i].max(1)))
-    }
-
     /// How many pieces there are.
     pub fn pieces(&self) -> usize {
-        self.parts().iter().product()
+        self.parts.iter().product()
     }
 
     /// One of them.
     pub fn piece(&self, number: usize) -> Piece {
-        let [_, planes, lines, widths] = self.parts();
+        let [_, planes, lines, widths] = self.parts;
         let at = [
             number / widths / lines / planes,
             number / widths / lines % planes,
@@ -252,8 +263,8 @@ impl<'a> Cut<'a> {
             number % widths,
         ];
         let range = |i: usize, count: usize| {
-            let start = at[i] * self.most[i];
-            start..(start + self.most[i]).min(count)
+            let start = (at[i] * self.every[i]).min(count);
+            start..(start + self.every[i]).min(count)
         };
         let [depth, height, width] = self.pass.count;
         Piece {

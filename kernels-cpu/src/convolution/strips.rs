@@ -81,3 +81,41 @@ impl Multiply<'_> {
         }
     }
 }
+
+/// Rows of [`dots`] that are summed at once.
+const ROWS: usize = 12;
+
+/// For each row of `left`, a vector of partial sums over the strips of its depth, times `right`'s strips: `[rows, lanes]`, added to
+/// `out`.
+pub(super) fn dots(left: Gathered, right: &[f32], out: &mut [f32]) {
+    struct Dots<'a>(Gathered<'a>, &'a [f32], &'a mut [f32]);
+    impl WithSimd for Dots<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            let Self(left, right, out) = self;
+            let reach = left.reach();
+            let (right, _) = S::as_simd_f32s(right);
+            let (out, _) = S::as_mut_simd_f32s(out);
+            for (rows, out) in left.rows.chunks(ROWS).zip(out.chunks_mut(ROWS)) {
+                let line = |i: usize| {
+                    let start = rows[i.min(rows.len() - 1)];
+                    &left.values[start..start + reach + S::F32_LANES]
+                };
+                let lines: [&[f32]; ROWS] = std::array::from_fn(line);
+                let mut sums = [simd.splat_f32s(0.0); ROWS];
+                for step in left.depth {
+                    let y = right[step.right];
+                    for (sum, line) in sums.iter_mut().zip(&lines) {
+                        let x = &line[step.left..step.left + S::F32_LANES];
+                        *sum = simd.mul_add_e_f32s(S::as_simd_f32s(x).0[0], y, *sum);
+                    }
+                }
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out = simd.add_f32s(*out, sum);
+                }
+            }
+        }
+    }
+    Arch::new().dispatch(Dots(left, right, out));
+}

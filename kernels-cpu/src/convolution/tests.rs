@@ -110,6 +110,108 @@ fn random_convolutions_equal_their_definition() {
     }
 }
 
+/// Images that are cut into pieces: lines, planes, images.
+fn large() -> [Convolution; 7] {
+    let of = |batch, channels: [usize; 3], input, kernel, stride, padding, dilation| {
+        let [inputs, outputs, groups] = channels;
+        let problem = Problem {
+            batch,
+            inputs,
+            outputs,
+            groups,
+            input,
+            kernel,
+            stride,
+            padding,
+            dilation,
+        };
+        Convolution::new(problem).unwrap()
+    };
+    let one = [[0, 0], [1, 1], [1, 1]];
+    let [plain, two] = [[1; 3], [1, 2, 2]];
+    [
+        of(2, [30, 20, 1], [1, 30, 33], [1, 3, 3], plain, one, plain),
+        of(2, [5, 40, 1], [1, 70, 61], [1, 4, 4], two, one, plain),
+        of(
+            1,
+            [3, 4, 1],
+            [9, 20, 21],
+            [3; 3],
+            [2; 3],
+            [[1, 1]; 3],
+            plain,
+        ),
+        of(3, [8, 8, 8], [1, 90, 101], [1, 3, 3], two, one, plain),
+        of(
+            2,
+            [4, 8, 4],
+            [1, 40, 37],
+            [1, 3, 3],
+            plain,
+            [[0, 0], [3, 2], [2, 3]],
+            [1, 3, 2],
+        ),
+        of(
+            9,
+            [20, 33, 1],
+            [1, 4, 4],
+            [1, 4, 4],
+            plain,
+            [[0, 0]; 3],
+            plain,
+        ),
+        of(
+            2,
+            [40, 3, 1],
+            [1, 1, 700],
+            [1, 1, 3],
+            plain,
+            [[0, 0], [0, 0], [1, 1]],
+            plain,
+        ),
+    ]
+}
+
+#[test]
+fn images_in_pieces_equal_their_definition() {
+    for (seed, of) in large().iter().enumerate() {
+        agrees(
+            of,
+            &mut Numbers(seed as u64),
+            &format!("{:?}", of.problem()),
+        );
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    for of in large() {
+        let p = of.problem();
+        let pixels: [usize; 2] = [p.input.iter().product(), of.output().iter().product()];
+        let taps: usize = p.kernel.iter().product();
+        let mut numbers = Numbers(7);
+        let x = numbers.values(p.batch * p.inputs * pixels[0]);
+        let dy = numbers.values(p.batch * p.outputs * pixels[1]);
+        let weight = numbers.values(p.outputs * (p.inputs / p.groups) * taps);
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.unwrap().install(|| {
+                let mut all = [dy.clone(), x.clone(), weight.clone(), vec![0.0; p.outputs]];
+                let [y, dx, dweight, dbias] = &mut all;
+                of.forward(&x, &weight, None, y);
+                of.data_gradient(&dy, &weight, None, dx);
+                of.weight_gradient(&x, &dy, dweight);
+                of.bias_gradient(&dy, dbias);
+                all
+            })
+        };
+        let alone = run(1);
+        for threads in [2, 7] {
+            assert!(alone == run(threads), "{threads} threads, {p:?}");
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused_and_named() {
     let good = Problem {

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::Convolution;
 use super::gather::{Gathered, Step, for_columns, multiply, width};
-use super::images::PARALLEL;
+use super::images::{PARALLEL, even, part, strips_pay};
 use super::pass::{Cut, Pass, Piece};
+use super::strips::dots;
 use crate::parallel::{Shared, for_tasks, with_scratch};
 use crate::product::{Matrix, Operand};
 
@@ -17,6 +18,9 @@ const COLUMNS: usize = 128;
 /// Tasks that are enough. The number of partial sums follows from it, so it is the same for every number of threads.
 const TASKS: usize = 8;
 
+/// A depthwise convolution's pieces: of one channel, of strips.
+const STRIPS: usize = 8192;
+
 struct Plan<'a> {
     of: &'a Convolution,
     x: &'a [f32],
@@ -26,8 +30,20 @@ struct Plan<'a> {
     channels: [usize; 2],
     /// Of these, what a task has.
     some: [usize; 2],
+    /// Whether strips of places are vectors, or channels of the output are.
+    in_strips: bool,
+    lanes: usize,
     /// Partial sums.
     parts: usize,
+}
+
+/// What a task computes: elements of the kernels.
+struct Task {
+    group: usize,
+    /// Of the group's channels.
+    inputs: Range<usize>,
+    outputs: Range<usize>,
+    part: usize,
 }
 
 /// Writes the gradient of the kernels.
@@ -39,15 +55,15 @@ pub(super) fn gradient(of: &Convolution, x: &[f32], dy: &[f32], to: &mut [f32]) 
     let tasks = plan.tasks();
     if plan.parts == 1 {
         let to = Shared::new(to);
-        for_tasks(tasks, parallel, |i| plan.compute(i, 0, to, 0));
+        for_tasks(tasks, parallel, |i| plan.compute(&plan.task(i, 0), to, 0));
         return;
     }
     let len = to.len();
     with_scratch(plan.parts * len, |sums| {
         let all = Shared::new(sums);
         for_tasks(tasks * plan.parts, parallel, |i| {
-            let part = i % plan.parts;
-            plan.compute(i / plan.parts, part, all, part * len);
+            let task = plan.task(i / plan.parts, i % plan.parts);
+            plan.compute(&task, all, task.part * len);
         });
         let sums = &*sums;
         to.copy_from_slice(&sums[..len]);
@@ -63,22 +79,22 @@ impl<'a> Plan<'a> {
     fn new(of: &'a Convolution, pass: &'a Pass, x: &'a [f32], dy: &'a [f32]) -> Self {
         let p = of.problem();
         let channels = [p.inputs / p.groups, p.outputs / p.groups];
-        let even = |count: usize, most: usize| {
-            let parts = count.div_ceil(most.max(1));
-            count.div_ceil(parts.max(1)).max(1)
-        };
+        let lanes = width();
+        let in_strips = channels[0] == 1 && strips_pay(channels[1], of.output()[2], lanes);
         let some = [
             even(channels[0], ROWS / pass.taps()),
-            even(channels[1], COLUMNS),
+            even(channels[1], COLUMNS).next_multiple_of(lanes),
         ];
-        let some = [some[0], some[1].next_multiple_of(width())];
+        let places = if in_strips { STRIPS } else { PLACES };
         let mut plan = Self {
             of,
             x,
             dy,
-            cut: Cut::new(pass, p.batch, some[0], PLACES, false),
+            cut: Cut::new(pass, [p.batch, some[0], places], pass.count, in_strips),
             channels,
             some,
+            in_strips,
+            lanes,
             parts: 1,
         };
         let parts = TASKS / plan.tasks().max(1);
@@ -98,81 +114,139 @@ impl<'a> Plan<'a> {
         part * count / self.parts..(part + 1) * count / self.parts
     }
 
-    fn compute(&self, task: usize, part: usize, to: Shared, offset: usize) {
-        let p = self.of.problem();
-        let taps = self.cut.pass.taps();
+    fn task(&self, number: usize, part: usize) -> Task {
         let [rows, columns] = [0, 1].map(|i| self.channels[i].div_ceil(self.some[i]));
-        let group = task / columns / rows;
         let range = |i: usize, at: usize| {
             let start = at * self.some[i];
             start..(start + self.some[i]).min(self.channels[i])
         };
-        let (inputs, outputs) = (range(0, task / columns % rows), range(1, task % columns));
-        let width = width();
-        let rows = inputs.len() * taps;
-        let panels = outputs.len().div_ceil(width);
-        let panel = |i: usize| {
-            let start = outputs.start + i * width;
-            start..(start + width).min(outputs.end)
+        Task {
+            group: number / columns / rows,
+            inputs: range(0, number / columns % rows),
+            outputs: range(1, number % columns),
+            part,
+        }
+    }
+
+    /// The channels of the output that are summed together, of the tensor's.
+    fn panels(&self, task: &Task) -> Vec<Range<usize>> {
+        let each = if self.in_strips { 1 } else { self.lanes };
+        let first = task.group * self.channels[1];
+        let panel = |start: usize| first + start..first + (start + each).min(task.outputs.end);
+        task.outputs.clone().step_by(each).map(panel).collect()
+    }
+
+    fn compute(&self, task: &Task, to: Shared, offset: usize) {
+        let taps = self.cut.pass.taps();
+        let rows = task.inputs.len() * taps;
+        let panels = self.panels(task);
+        let starts = match self.in_strips {
+            true => self.cut.strips(self.lanes),
+            false => self.cut.places.clone(),
         };
+        let each = rows * self.lanes;
+        let staged = self.cut.staged(task.inputs.len());
         let lens = [
-            panels * width * rows,
-            self.cut.staged(inputs.len()),
-            width * self.cut.places.len(),
+            panels.len() * each,
+            staged + self.lanes,
+            starts.len() * self.lanes,
         ];
         with_scratch(lens.iter().sum(), |scratch| {
             let (sums, rest) = scratch.split_at_mut(lens[0]);
             let (staged, right) = rest.split_at_mut(lens[1]);
             sums.fill(0.0);
-            let places = self.cut.places.iter().enumerate();
-            let depth: Vec<_> = places.map(|(right, &left)| Step { left, right }).collect();
-            let order: Vec<_> = (0..rows).collect();
-            for piece in self.pieces(part).map(|i| self.cut.piece(i)) {
-                let first = group * self.channels[0] + inputs.start;
-                let some = first..first + inputs.len();
-                self.cut.stage(&piece, (self.x, p.inputs), some, staged);
+            // The last strip's lanes that are beyond its line are multiplied by zero: so they must be numbers.
+            staged.fill(0.0);
+            let steps = starts.iter().enumerate();
+            let depth: Vec<_> = steps.map(|(right, &left)| Step { left, right }).collect();
+            for piece in self.pieces(task.part).map(|i| self.cut.piece(i)) {
+                let first = task.group * self.channels[0];
+                let inputs = first + task.inputs.start..first + task.inputs.end;
+                let images = (self.x, self.of.problem().inputs);
+                self.cut.stage(&piece, images, inputs, staged);
+                let count = self.starts(&piece);
+                let right = &mut right[..count * self.lanes];
                 let left = Gathered {
                     values: staged,
                     rows: &self.cut.depth[..rows],
-                    depth: &depth[..piece.len()],
+                    depth: &depth[..count],
                 };
-                for i in 0..panels {
-                    let right = &mut right[..piece.len() * width];
-                    let channels = panel(i);
-                    let first = group * self.channels[1] + channels.start;
-                    self.pack(&piece, first..first + channels.len(), width, right);
-                    let out = &mut sums[i * width * rows..][..rows * width];
-                    multiply(left, right, out, true);
+                for (panel, sums) in panels.iter().zip(sums.chunks_exact_mut(each)) {
+                    if self.in_strips {
+                        self.pack_strips(&piece, panel.start, right);
+                        dots(left, right, sums);
+                    } else {
+                        self.pack(&piece, panel.clone(), right);
+                        multiply(left, right, sums, true);
+                    }
                 }
             }
-            for i in 0..panels {
-                let sums = &sums[i * width * rows..][..rows * width];
-                let first = group * self.channels[1] + panel(i).start;
-                for_columns(sums, &order, panel(i).len(), |column, row, values| {
-                    let kernel = (first + column) * self.channels[0] + inputs.start;
-                    write(to, offset + kernel * taps + row, values);
+            let order: Vec<_> = (0..rows).collect();
+            for (panel, sums) in panels.iter().zip(sums.chunks_exact(each)) {
+                let start = |channel: usize| {
+                    offset + ((panel.start + channel) * self.channels[0] + task.inputs.start) * taps
+                };
+                if self.in_strips {
+                    for (row, lanes) in sums.chunks_exact(self.lanes).enumerate() {
+                        let at = start(0) + row;
+                        part(to, at..at + 1)[0] = lanes.iter().sum();
+                    }
+                    continue;
+                }
+                for_columns(sums, &order, panel.len(), |column, row, values| {
+                    let at = start(column) + row;
+                    part(to, at..at + values.len()).copy_from_slice(values);
                 });
             }
         });
     }
 
-    /// Packs the gradient of a panel's channels: `[places, width]`.
-    fn pack(&self, piece: &Piece, channels: Range<usize>, width: usize, to: &mut [f32]) {
+    /// Places or strips of a piece.
+    fn starts(&self, piece: &Piece) -> usize {
+        let line = self.cut.pass.count[2];
+        match self.in_strips {
+            true => piece.len() / line * line.div_ceil(self.lanes),
+            false => piece.len(),
+        }
+    }
+
+    /// The gradient at a piece's places of each of its images, which are neighbours.
+    fn gradients(&self, piece: &Piece) -> impl Iterator<Item = &[f32]> {
         let [_, height, line] = self.of.output();
         let pixels: usize = self.of.output().iter().product();
         let [planes, lines, widths] = &piece.places;
-        // Places of an image that belong to a piece are neighbours.
         let start = (planes.start * height + lines.start) * line + widths.start;
+        let outputs = self.of.problem().outputs;
+        let image = move |n: usize| &self.dy[n * outputs * pixels + start..];
+        piece.images.clone().map(image)
+    }
+
+    /// Packs the gradient of a panel's channels: `[places, lanes]`.
+    fn pack(&self, piece: &Piece, channels: Range<usize>, to: &mut [f32]) {
+        let pixels: usize = self.of.output().iter().product();
         let count = piece.len() / piece.images.len();
-        for (n, to) in piece.images.clone().zip(to.chunks_exact_mut(count * width)) {
-            let image = &self.dy[n * self.of.problem().outputs * pixels..];
-            Matrix::new(image, pixels, 1).pack(channels.clone(), start..start + count, width, to);
+        let images = self.gradients(piece);
+        for (image, to) in images.zip(to.chunks_exact_mut(count * self.lanes)) {
+            let matrix = Matrix::new(image, pixels, 1);
+            matrix.pack(channels.clone(), 0..count, self.lanes, to);
         }
     }
-}
 
-#[expect(unsafe_code, reason = "tasks write blocks of the kernels")]
-fn write(to: Shared, start: usize, values: &[f32]) {
-    // SAFETY: each partial sum of each element is one task's, which writes one piece at a time.
-    unsafe { to.range(start, values.len()) }.copy_from_slice(values);
+    /// Packs the gradient of a channel: lines with zeros behind, up to a strip.
+    fn pack_strips(&self, piece: &Piece, channel: usize, to: &mut [f32]) {
+        let pixels: usize = self.of.output().iter().product();
+        let line = self.cut.pass.count[2];
+        let count = piece.len() / piece.images.len();
+        let images = self
+            .gradients(piece)
+            .map(|x| &x[channel * pixels..][..count]);
+        let lines = images.flat_map(|image| image.chunks_exact(line));
+        for (to, from) in to
+            .chunks_exact_mut(line.next_multiple_of(self.lanes))
+            .zip(lines)
+        {
+            to[..line].copy_from_slice(from);
+            to[line..].fill(0.0);
+        }
+    }
 }

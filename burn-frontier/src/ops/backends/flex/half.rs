@@ -1,5 +1,8 @@
 //! bf16: what is f32 around a product is widened before and rounded behind, a pass over memory each.
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
