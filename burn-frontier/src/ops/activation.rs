@@ -1,4 +1,4 @@
-//! GELU (tanh form) and SwiGLU.
+//! GELU (tanh form), SwiGLU and leaky ReLU.
 
 use burn::tensor::{Tensor, activation};
 
@@ -54,6 +54,26 @@ pub(super) fn gelu_gradient<const D: usize>(x: Tensor<D>, g: Tensor<D>) -> Tenso
 fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let inner = (x.clone() * x.clone()).mul_scalar(CUBIC).add_scalar(1.0) * x;
     inner.mul_scalar(SCALE).tanh()
+}
+
+/// `x`, and `slope x` where x is negative (leaky ReLU), element by element. Only x is kept for the gradient.
+pub fn leaky_relu<const D: usize>(x: Tensor<D>, slope: f64) -> Tensor<D> {
+    let inner = x.clone().without_autodiff();
+    let backend = backends::of(&inner.device());
+    let Some(y) = backend.leaky_relu(inner.clone().into_dispatch(), slope) else {
+        return activation::leaky_relu(x, slope);
+    };
+    with_gradient(
+        [x.into_dispatch()],
+        Tensor::from_dispatch(y),
+        move |g: Tensor<D>| {
+            let (at, from) = (inner.into_dispatch(), g.into_dispatch());
+            let dx = backend.leaky_relu_gradient(at, from, slope);
+            [Some(dx.expect(
+                "a gradient is where its value is, and of its type",
+            ))]
+        },
+    )
 }
 
 /// SwiGLU, `silu(gate) * up` (arXiv 2002.05202). Only x is kept for the gradient.

@@ -61,6 +61,19 @@ impl Fused for Flex {
         activation::gelu_gradient(x, g)
     }
 
+    fn leaky_relu(&self, x: DispatchTensor, slope: f64) -> Option<DispatchTensor> {
+        activation::leaky_relu(x, slope as f32)
+    }
+
+    fn leaky_relu_gradient(
+        &self,
+        x: DispatchTensor,
+        g: DispatchTensor,
+        slope: f64,
+    ) -> Option<DispatchTensor> {
+        activation::leaky_relu_gradient(x, g, slope as f32)
+    }
+
     fn swiglu(&self, x: &Tensor<3>) -> Option<Tensor<3>> {
         activation::swiglu(x)
     }

@@ -79,6 +79,21 @@ pub(crate) trait Fused: Sync {
         Err(Box::new(g))
     }
 
+    /// x, and `slope x` where it is negative, of each element of a tensor of any rank.
+    fn leaky_relu(&self, _x: DispatchTensor, _slope: f64) -> Option<DispatchTensor> {
+        None
+    }
+
+    /// The gradient of a leaky ReLU's argument x from that of its value.
+    fn leaky_relu_gradient(
+        &self,
+        _x: DispatchTensor,
+        _g: DispatchTensor,
+        _slope: f64,
+    ) -> Option<DispatchTensor> {
+        None
+    }
+
     /// SwiGLU of x `[batch, seq, 2 * ffn]`, gate and up side by side.
     fn swiglu(&self, _x: &Tensor<3>) -> Option<Tensor<3>> {
         None

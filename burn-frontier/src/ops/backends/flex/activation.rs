@@ -1,4 +1,4 @@
-//! GELU and SwiGLU.
+//! GELU, SwiGLU and leaky ReLU.
 
 use burn::backend::DispatchTensor;
 use burn::tensor::Tensor;
@@ -58,6 +58,48 @@ pub(super) fn gelu_gradient(
         Ok(dx) => Ok(dx.into_dispatch()),
         Err(g) => Err(Box::new(g.into_dispatch())),
     }
+}
+
+/// x, and `slope x` where it is negative.
+pub(super) fn leaky_relu(x: DispatchTensor, slope: f32) -> Option<DispatchTensor> {
+    let x = labelled(x);
+    let input = open(&x)?;
+    let input = elements(&input);
+    let mut y = vec![0.0; input.len()];
+    for_rows(
+        &mut y,
+        PIECE,
+        #[inline(always)]
+        |piece, y| {
+            for (y, &x) in y.iter_mut().zip(&input[piece * PIECE..]) {
+                *y = if x < 0.0 { slope * x } else { x };
+            }
+        },
+    );
+    Some(close::<1>(y, x.shape()).into_dispatch())
+}
+
+/// The gradient of a leaky ReLU's argument, written over that of its value.
+pub(super) fn leaky_relu_gradient(
+    x: DispatchTensor,
+    g: DispatchTensor,
+    slope: f32,
+) -> Option<DispatchTensor> {
+    let x = open(&labelled(x))?;
+    let x = elements(&x);
+    let done = overwrite(labelled(g), |g| {
+        for_rows(
+            g,
+            PIECE,
+            #[inline(always)]
+            |piece, g| {
+                for (g, &x) in g.iter_mut().zip(&x[piece * PIECE..]) {
+                    *g *= if x < 0.0 { slope } else { 1.0 };
+                }
+            },
+        );
+    });
+    Some(done.ok()?.into_dispatch())
 }
 
 /// SwiGLU of x `[batch, seq, 2 * ffn]`, gate and up side by side.

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor};
 
 use crate::comm::local;
-use crate::ops::activation::{gelu, swiglu};
+use crate::ops::activation::{gelu, leaky_relu, swiglu};
 use crate::ops::attention::{AttentionOptions, attention};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::dropout::{Dropout, add_dropout, dropout};
@@ -45,6 +45,14 @@ fn gelu_equals_its_formula() {
     // Also more than one thread takes.
     for shape in [[3, 7], [600, 1000]] {
         compare("gelu", [shape], |[x]| gelu(x));
+    }
+}
+
+#[test]
+fn leaky_relu_equals_burns() {
+    for shape in [[3, 7], [600, 1000]] {
+        // In f64 it is Burn's.
+        compare("leaky ReLU", [shape], |[x]| leaky_relu(x, 0.2));
     }
 }
 
