@@ -107,6 +107,22 @@ pub(super) fn self_attention(
     Ok(width / parts)
 }
 
+/// Fails unless outputs and log-sum-exps of two parts of the keys belong together.
+pub(super) fn parts(first: &(Tensor<4>, Tensor<3>), second: &(Tensor<4>, Tensor<3>)) -> Result<()> {
+    const OPERATION: &str = "merge_attention";
+    let (shape, what) = (first.0.dims(), "the second output");
+    let [batch, heads, seq, _] = shape;
+    let axes = "[batch, heads, seq, head_dim]";
+    expect(OPERATION, what, second.0.dims(), shape, axes)?;
+    expect_type(OPERATION, what, &second.0, first.0.dtype())?;
+    for (_, sums) in [first, second] {
+        let (what, axes) = ("a log-sum-exp", "[batch, heads, seq]");
+        expect(OPERATION, what, sums.dims(), [batch, heads, seq], axes)?;
+        expect_type(OPERATION, what, sums, first.1.dtype())?;
+    }
+    Ok(())
+}
+
 /// Fails unless the sequences lie in the tensors, one after the other.
 pub(super) fn packed(
     tensors: [&Tensor<4>; 3],

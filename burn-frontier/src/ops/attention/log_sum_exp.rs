@@ -7,7 +7,6 @@ use crate::error::Result;
 use crate::ops::backends;
 use crate::ops::backends::AttentionGradients;
 use crate::ops::gradient::with_gradients;
-use crate::ops::shape::{expect, expect_type};
 
 /// [`super::attention`] and the log-sum-exp of each query's scores, differentiable in both. Dropout changes the output alone.
 ///
@@ -63,28 +62,8 @@ pub fn merge_attention(
     first: (Tensor<4>, Tensor<3>),
     second: (Tensor<4>, Tensor<3>),
 ) -> Result<(Tensor<4>, Tensor<3>)> {
-    let (shape, dtype) = (first.0.dims(), first.0.dtype());
-    let [batch, heads, seq, _] = shape;
-    let axes = "[batch, heads, seq, head_dim]";
-    expect(
-        "merge_attention",
-        "the second output",
-        second.0.dims(),
-        shape,
-        axes,
-    )?;
-    expect_type("merge_attention", "the second output", &second.0, dtype)?;
-    for (_, sums) in [&first, &second] {
-        let (what, axes) = ("a log-sum-exp", "[batch, heads, seq]");
-        expect(
-            "merge_attention",
-            what,
-            sums.dims(),
-            [batch, heads, seq],
-            axes,
-        )?;
-        expect_type("merge_attention", what, sums, first.1.dtype())?;
-    }
+    check::parts(&first, &second)?;
+    let dtype = first.0.dtype();
     let plain = |x: &Tensor<4>| x.clone().without_autodiff();
     let outputs = [plain(&first.0), plain(&second.0)];
     let sums = [&first.1, &second.1].map(|x| x.clone().without_autodiff().unsqueeze_dim::<4>(3));
