@@ -11,27 +11,22 @@ fn philox(key: [u32; 2], column: u32, rows: [u32; LANES], site: u64) -> [[u32; L
     const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
     const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
     const ROUNDS: usize = 10;
-    let mut counter = [
-        [column; LANES],
-        rows,
-        [site as u32; LANES],
-        [(site >> 32) as u32; LANES],
-    ];
+    let [mut c0, mut c1] = [[column; LANES], rows];
+    let [mut c2, mut c3] = [[site as u32; LANES], [(site >> 32) as u32; LANES]];
     let [mut k0, mut k1] = key;
     for _ in 0..ROUNDS {
         for i in 0..LANES {
-            let [c0, c1, c2, c3] = counter.map(|words| words[i]);
-            let product0 = u64::from(MULTIPLIERS[0]) * u64::from(c0);
-            let product1 = u64::from(MULTIPLIERS[1]) * u64::from(c2);
-            counter[0][i] = (product1 >> 32) as u32 ^ c1 ^ k0;
-            counter[1][i] = product1 as u32;
-            counter[2][i] = (product0 >> 32) as u32 ^ c3 ^ k1;
-            counter[3][i] = product0 as u32;
+            let product0 = u64::from(MULTIPLIERS[0]) * u64::from(c0[i]);
+            let product1 = u64::from(MULTIPLIERS[1]) * u64::from(c2[i]);
+            c0[i] = (product1 >> 32) as u32 ^ c1[i] ^ k0;
+            c1[i] = product1 as u32;
+            c2[i] = (product0 >> 32) as u32 ^ c3[i] ^ k1;
+            c3[i] = product0 as u32;
         }
         k0 = k0.wrapping_add(WEYL[0]);
         k1 = k1.wrapping_add(WEYL[1]);
     }
-    counter
+    [c0, c1, c2, c3]
 }
 
 /// The factors `[keys, width]` on the probabilities from (entry, head, query, key) on, of a multiple of four keys: 0 where dropped.
@@ -49,7 +44,10 @@ pub fn factors(
     for (quad, factors) in factors.chunks_exact_mut(4 * width).enumerate() {
         let column = (column / 4 + quad) as u32;
         for lane in (0..width).step_by(LANES) {
-            let rows = std::array::from_fn(|i| (first + lane + i) as u32);
+            let mut rows = [0; LANES];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = (first + lane + i) as u32;
+            }
             let words = philox(site.key, column, rows, number);
             for (words, factors) in words.iter().zip(factors.chunks_exact_mut(width)) {
                 let end = width.min(lane + LANES);
