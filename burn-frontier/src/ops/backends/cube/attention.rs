@@ -55,24 +55,7 @@ pub(super) fn attention(
         bias,
         rows,
     };
-    let plan = accepted(OPERATION, Plan::choose(inputs.target, element, &problem))?;
-    let buffers = Buffers {
-        q: inputs.q.argument(),
-        k: inputs.k.argument(),
-        v: inputs.v.argument(),
-        o: o.argument(),
-        lse: lse.argument(),
-        bias: inputs.biases(),
-        sequences: inputs.rows.sequences.clone(),
-        samples: inputs.rows.samples.as_ref().map(Buffer::argument),
-    };
-    let client = inputs.q.client();
-    let done = match tuner() {
-        Some(tuner) => attention::tuned::launch(tuner, client, &plan, &problem, buffers),
-        None => attention::launch(client, &plan, &problem, buffers),
-    };
-    accepted(OPERATION, done)?;
-    taken(OPERATION);
+    launch(&inputs, &problem, [&o, &lse])?;
     let output = o.clone().tensor().swap_dims(1, 2);
     let types = biases.each_ref().map(|x| x.as_ref().map(Tensor::dtype));
     let sums = lse.clone();
@@ -98,6 +81,30 @@ pub(super) fn attention(
         log_sum_exp: Box::new(move || sums.tensor()),
         backward: Box::new(back),
     })
+}
+
+/// Computes the output and the log-sum-exps.
+fn launch(inputs: &Inputs, problem: &Problem, [o, lse]: [&Buffer; 2]) -> Option<()> {
+    let plan = Plan::choose(inputs.target, inputs.element, problem);
+    let plan = accepted(OPERATION, plan)?;
+    let buffers = Buffers {
+        q: inputs.q.argument(),
+        k: inputs.k.argument(),
+        v: inputs.v.argument(),
+        o: o.argument(),
+        lse: lse.argument(),
+        bias: inputs.biases(),
+        sequences: inputs.rows.sequences.clone(),
+        samples: inputs.rows.samples.as_ref().map(Buffer::argument),
+    };
+    let client = inputs.q.client();
+    let done = match tuner() {
+        Some(tuner) => attention::tuned::launch(tuner, client, &plan, problem, buffers),
+        None => attention::launch(client, &plan, problem, buffers),
+    };
+    accepted(OPERATION, done)?;
+    taken(OPERATION);
+    Some(())
 }
 
 /// What the log-sum-exps are of.
