@@ -18,6 +18,23 @@ pub fn for_tasks(count: usize, parallel: bool, work: impl Fn(usize) + Sync + Sen
     }
 }
 
+/// Elements that are worth another thread to clear.
+const CLEARED: usize = 1 << 17;
+
+/// As many zeros, cleared on all threads where that pays: a large vector is as much memory as what is then computed in it.
+#[expect(unsafe_code, reason = "a vector is cleared in pieces")]
+pub fn zeros<E: Copy + Default + Send>(len: usize) -> Vec<E> {
+    if len < 2 * CLEARED || threads() == 1 {
+        return vec![E::default(); len];
+    }
+    let mut all = Vec::with_capacity(len);
+    let pieces = all.spare_capacity_mut()[..len].par_chunks_mut(CLEARED);
+    pieces.for_each(|piece| piece.fill(std::mem::MaybeUninit::new(E::default())));
+    // SAFETY: so many elements were written just now.
+    unsafe { all.set_len(len) };
+    all
+}
+
 thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
@@ -77,6 +94,20 @@ mod shared {
             assert!(start <= self.len && len <= self.len - start);
             // SAFETY: within the slice by the assertion; not used elsewhere by the caller's promise.
             unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_of_all_lengths_are_zeros() {
+        for len in [0, 1, CLEARED, 2 * CLEARED, 5 * CLEARED + 7] {
+            // Memory that something lay in.
+            drop(vec![f32::NAN; len]);
+            assert_eq!(zeros::<f32>(len), vec![0.0; len]);
         }
     }
 }

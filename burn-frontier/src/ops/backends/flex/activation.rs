@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use super::{close, elements, for_rows, open, overwrite};
 use frontier_kernels_cpu::linear::{gelu as value, gelu_and_slope, sigmoid};
+use frontier_kernels_cpu::parallel::zeros;
 
 /// Elements that are taken together.
 const PIECE: usize = 1024;
@@ -19,7 +20,7 @@ pub(super) fn gelu(x: DispatchTensor) -> Option<DispatchTensor> {
     let x = labelled(x);
     let input = open(&x)?;
     let input = elements(&input);
-    let mut y = vec![0.0; input.len()];
+    let mut y = zeros(input.len());
     for_rows(
         &mut y,
         PIECE,
@@ -65,7 +66,7 @@ pub(super) fn leaky_relu(x: DispatchTensor, slope: f32) -> Option<DispatchTensor
     let x = labelled(x);
     let input = open(&x)?;
     let input = elements(&input);
-    let mut y = vec![0.0; input.len()];
+    let mut y = zeros(input.len());
     for_rows(
         &mut y,
         PIECE,
@@ -122,7 +123,7 @@ pub(super) fn swiglu_gradient(x: &Tensor<3>, g: &Tensor<3>) -> Option<Tensor<3>>
 /// SwiGLU of rows of so many elements.
 pub(super) fn gated(x: &[f32], width: usize) -> Vec<f32> {
     let ffn = width / 2;
-    let mut y = vec![0.0; x.len() / 2];
+    let mut y = zeros(x.len() / 2);
     for_rows(
         &mut y,
         ffn,
@@ -140,7 +141,7 @@ pub(super) fn gated(x: &[f32], width: usize) -> Vec<f32> {
 /// The gradient of [`gated`]'s argument x from that of its value.
 pub(super) fn gated_gradient(x: &[f32], g: &[f32], width: usize) -> Vec<f32> {
     let ffn = width / 2;
-    let mut dx = vec![0.0; x.len()];
+    let mut dx = zeros(x.len());
     for_rows(
         &mut dx,
         width,

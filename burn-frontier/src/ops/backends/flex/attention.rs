@@ -9,6 +9,7 @@ use frontier_kernels_cpu::attention::{
     Bias, Dropout as Dropped, Gradients, Inputs, Outputs, Problem, Rotation, Rows, backward,
     bias_gradient, forward,
 };
+use frontier_kernels_cpu::parallel::zeros;
 
 use super::{close, elements, open};
 use crate::ops::backends::{Attended, AttentionGradients, SelfAttentionBackward};
@@ -119,7 +120,7 @@ pub(super) fn self_attention(
             View::of(&x.swap_dims(1, 2)).expect("a gradient is of its output's type and place")
         };
         let (output, gradient) = (heads_apart(kept), heads_apart(g));
-        let mut gradients = vec![0.0; batch * seq * width];
+        let mut gradients = zeros(batch * seq * width);
         let to = Gradients::packed(&mut gradients, &held.problem);
         let outputs = Outputs {
             output: output.rows(),
@@ -239,8 +240,8 @@ impl Held {
     fn forward(&self) -> (Vec<f32>, Arc<[f32]>) {
         let problem = &self.problem;
         let rows = problem.batch * problem.queries * problem.heads;
-        let mut output = vec![0.0; rows * problem.head_dim];
-        let mut statistics = vec![0.0; problem.statistics()];
+        let mut output = zeros(rows * problem.head_dim);
+        let mut statistics = zeros(problem.statistics());
         forward(problem, &self.inputs(), &mut output, &mut statistics);
         (output, statistics.into())
     }
@@ -269,7 +270,7 @@ impl Held {
         let shape = |rows: usize, heads: usize| [batch, rows, heads, head_dim];
         let keys = shape(problem.keys, problem.kv_heads);
         let shapes = [shape(problem.queries, problem.heads), keys, keys];
-        let [mut q, mut k, mut v] = shapes.map(|shape| vec![0.0; shape.iter().product()]);
+        let [mut q, mut k, mut v] = shapes.map(|shape| zeros(shape.iter().product()));
         let to = Gradients::separate([&mut q, &mut k, &mut v], problem);
         backward(problem, &inputs, &outputs, &to);
         let [q_shape, k_shape, v_shape] = shapes;
@@ -277,7 +278,7 @@ impl Held {
         let mut biases = [None, None];
         for (i, (to, dtype)) in biases.iter_mut().zip(types).enumerate() {
             if let (Some((values, [n, heads, queries])), Some(dtype)) = (&self.biases[i], dtype) {
-                let mut gradient = vec![0.0; elements(values).len()];
+                let mut gradient = zeros(elements(values).len());
                 bias_gradient(problem, &inputs, &outputs, i, &mut gradient);
                 let gradient: Tensor<4> = close(gradient, [*n, *heads, *queries, problem.keys]);
                 *to = Some(gradient.cast(dtype));

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use frontier_kernels_cpu::batch_norm::{self as kernels, Affine, Size};
+use frontier_kernels_cpu::parallel::zeros;
 
 use super::{close, elements, open};
 use crate::ops::problem::batch_norm::BatchNorm;
@@ -36,7 +37,7 @@ pub(super) fn apply(x: &Tensor<3>, norm: &BatchNorm) -> Option<Tensor<3>> {
         shift: bias[feature],
     };
     let maps: Vec<_> = (0..shape[1]).map(map).collect();
-    let mut y = vec![0.0; elements(&input).len()];
+    let mut y = zeros(elements(&input).len());
     kernels::apply(size(shape), elements(&input), &maps, &mut y);
     Some(close(y, shape))
 }
@@ -78,7 +79,7 @@ pub(super) fn gradient(
         (map, scale)
     };
     let maps: Vec<_> = (0..shape[1]).map(map).collect();
-    let mut dx = vec![0.0; elements(&input).len()];
+    let mut dx = zeros(elements(&input).len());
     kernels::gradient(size(shape), elements(&input), elements(&g), &maps, &mut dx);
     Some(close(dx, shape))
 }

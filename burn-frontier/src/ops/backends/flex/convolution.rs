@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use frontier_kernels_cpu::convolution::{Convolution as Kernel, Problem, channel_sums};
+use frontier_kernels_cpu::parallel::zeros;
 
 use super::{close, elements, open};
 use crate::ops::problem::convolution::Convolution;
@@ -78,7 +79,7 @@ fn from(
         Some(bias) => Some(open(bias)?),
         None => None,
     };
-    let mut y = vec![0.0; shape.iter().product()];
+    let mut y = zeros(shape.iter().product());
     let bias = bias.as_ref().map(elements);
     run(elements(&x), elements(&weight), bias, &mut y);
     Some(close(y, shape))
@@ -98,7 +99,7 @@ pub(super) fn weight_gradient(
         ..
     } = convolution;
     let shape = shape(*outputs, inputs / groups, convolution.kernel);
-    let mut weight = vec![0.0; shape.iter().product()];
+    let mut weight = zeros(shape.iter().product());
     kernel.weight_gradient(elements(&x), elements(&g), &mut weight);
     Some(close(weight, shape))
 }
@@ -107,7 +108,7 @@ pub(super) fn weight_gradient(
 pub(super) fn bias_gradient(g: &Tensor<5>) -> Option<Tensor<1>> {
     let [batch, channels, places @ ..] = g.dims();
     let g = open(g)?;
-    let mut sums = vec![0.0; channels];
+    let mut sums = zeros(channels);
     let shape = [batch, channels, places.iter().product()];
     channel_sums(shape, elements(&g), &mut sums);
     Some(close(sums, [channels]))

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use super::{close, elements, open, sum_rows};
 use crate::ops::problem::dropout::Dropout;
 use crate::random::Philox;
+use frontier_kernels_cpu::parallel::zeros;
 
 /// A site, ready for the rows of a tensor `[batch, seq, hidden]`.
 pub(super) struct Site<'a> {
@@ -76,7 +77,7 @@ pub(super) fn dropout(
     let (x, residual) = (elements(&x), residual.as_ref().map(elements));
     let site = site.map(Site::new);
     let cost = if site.is_some() { COST } else { 1 };
-    let mut y = vec![0.0; x.len()];
+    let mut y = zeros(x.len());
     sum_rows(
         [&mut y],
         [hidden, cost * hidden],

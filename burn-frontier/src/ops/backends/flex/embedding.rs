@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use frontier_kernels_cpu::math::vectorised;
+use frontier_kernels_cpu::parallel::zeros;
 use rayon::prelude::*;
 
 use super::{PARALLEL, close, elements, for_rows, open, overwrite};
@@ -11,7 +12,7 @@ pub(super) fn rows(table: &Tensor<2>, rows: &[Option<u32>]) -> Option<Tensor<2>>
     let [_, hidden] = table.dims();
     let table = open(table)?;
     let table = elements(&table);
-    let mut taken = vec![0.0; rows.len() * hidden];
+    let mut taken = zeros(rows.len() * hidden);
     for_rows(
         &mut taken,
         hidden,

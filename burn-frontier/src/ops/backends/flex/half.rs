@@ -11,7 +11,7 @@ use burn::tensor::{DType, Element as Kind, Shape, Tensor, TensorData, bf16};
 use burn_flex::FlexTensor;
 use bytemuck::Pod;
 use frontier_kernels_cpu::element::{Element, round_all, widen_all};
-use frontier_kernels_cpu::parallel::{Shared, for_tasks};
+use frontier_kernels_cpu::parallel::{Shared, for_tasks, zeros};
 
 use super::{PARALLEL, attention, cross_entropy, dropout, embedding, norm};
 use crate::ops::backends::{
@@ -43,13 +43,13 @@ impl Number for f32 {
 
 impl Number for bf16 {
     fn wide(x: &[Self]) -> Cow<'_, [f32]> {
-        let mut wide = vec![0.0; x.len()];
+        let mut wide = zeros(x.len());
         pieces(x, &mut wide, widen_all);
         Cow::Owned(wide)
     }
 
     fn nearest(x: Vec<f32>) -> Vec<Self> {
-        let mut near = vec![Self::ZERO; x.len()];
+        let mut near = zeros(x.len());
         pieces(&x, &mut near, round_all);
         near
     }
@@ -108,7 +108,7 @@ fn round<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let Some(opened) = open_as::<f32, D>(&x) else {
         return x;
     };
-    let mut near = vec![bf16::ZERO; x.shape().num_elements()];
+    let mut near = zeros(x.shape().num_elements());
     pieces(elements_as(&opened), &mut near, round_all::<bf16>);
     close_as(near, x.shape())
 }

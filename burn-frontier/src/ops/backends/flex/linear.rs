@@ -10,6 +10,7 @@ use burn::backend::Flex as Backend;
 use burn::tensor::{DType, Tensor, bf16};
 use burn_flex::FlexTensor;
 use frontier_kernels_cpu::linear::{column_sums, gelu_gradient, linear as product, linear_gelu};
+use frontier_kernels_cpu::parallel::zeros;
 use frontier_kernels_cpu::product::Size;
 
 use super::half::{Number, close_as, elements_as, open_as};
@@ -57,7 +58,7 @@ fn linear_of<E: Number>(
     let [batch, seq, _] = x.dims();
     let x = open_as::<E, 3>(x)?;
     let layer = Layer::<E>::of(batch * seq, weight, bias, sums)?;
-    let mut y = vec![E::default(); layer.rows * layer.output];
+    let mut y = zeros(layer.rows * layer.output);
     layer.forward(elements_as(&x), &mut y);
     let y = close_as(y, [batch, seq, layer.output]);
     let backward = move |g: Tensor<3>| {
@@ -85,7 +86,7 @@ fn feed_forward_of<E: Number>(
     let down = Layer::<E>::of(rows, &layers.down, bias, (&sums[1], false))?;
     let activation = layers.activation;
     let [argument, value] = up.forward_through(activation, elements_as(&x));
-    let mut y = vec![E::default(); rows * down.output];
+    let mut y = zeros(rows * down.output);
     down.forward(&value, &mut y);
     drop(value);
     let y = close_as(y, [batch, seq, down.output]);
@@ -178,13 +179,13 @@ impl<E: Number> Layer<E> {
 
     /// The activation's argument, and its value.
     fn forward_through(&self, activation: Activation, x: &[E]) -> [Vec<E>; 2] {
-        let mut argument = vec![E::default(); self.rows * self.output];
+        let mut argument = zeros(self.rows * self.output);
         if activation == Activation::Swiglu {
             self.forward(x, &mut argument);
             let value = E::nearest(activation::gated(&E::wide(&argument), self.output));
             return [argument, value];
         }
-        let mut value = vec![E::default(); argument.len()];
+        let mut value = zeros(argument.len());
         let (x, weight) = (rows_of(x, self.input), self.weight(false));
         let outputs = [&mut argument, &mut value].map(Vec::as_mut_slice);
         linear_gelu(self.size(), [&x, &weight], self.bias(), outputs);
@@ -202,7 +203,7 @@ impl<E: Number> Layer<E> {
 
     /// `g W^T`.
     fn input_gradient(&self, g: &[E]) -> Vec<E> {
-        let mut dx = vec![E::default(); self.rows * self.input];
+        let mut dx = zeros(self.rows * self.input);
         let (g, weight) = (rows_of(g, self.output), self.weight(true));
         product(self.size_back(), [&g, &weight], None, &mut dx);
         dx
@@ -222,7 +223,7 @@ impl<E: Number> Layer<E> {
             let value = activation::gated(&argument, width);
             return [gradient, value].map(E::nearest);
         }
-        let mut gradient = vec![E::default(); argument.len()];
+        let mut gradient = zeros(argument.len());
         let (g, weight) = (rows_of(g, self.output), self.weight(true));
         let size = self.size_back();
         gelu_gradient(size, [&g, &weight], &mut argument, &mut gradient);
@@ -273,7 +274,7 @@ fn gradient<E: Number, const D: usize>(
 ) -> Option<Tensor<D>> {
     let count = shape.iter().product();
     let new = || {
-        let mut new = vec![0.0; count];
+        let mut new = zeros(count);
         write(&mut new, false);
         new
     };

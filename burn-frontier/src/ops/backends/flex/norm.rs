@@ -9,6 +9,7 @@ use crate::ops::backends::{AddNorm, NormBackward, NormGradients};
 use crate::ops::problem::dropout::Dropout;
 use crate::ops::problem::layers::NormParameters;
 use frontier_kernels_cpu::math::sum;
+use frontier_kernels_cpu::parallel::zeros;
 
 /// What a row is normalised with.
 struct Row {
@@ -55,7 +56,7 @@ pub(super) fn norm(
     let (norm, input) = (Norm::open(parameters)?, open(x)?);
     let shape = x.dims();
     let hidden = shape[2];
-    let mut y = vec![0.0; elements(&input).len()];
+    let mut y = zeros(elements(&input).len());
     {
         let (x, rows) = (elements(&input), norm.rows());
         for_rows(
@@ -82,7 +83,7 @@ pub(super) fn add_norm(
         return None;
     };
     let [x, residual] = [&x, &residual].map(elements);
-    let (mut sum, mut y) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    let (mut sum, mut y) = (zeros(x.len()), zeros(x.len()));
     let (dropped, rows) = (site.map(Site::new), norm.rows());
     let cost = if site.is_some() { COST } else { 2 };
     sum_rows(
@@ -154,7 +155,7 @@ impl Norm {
         let hidden = shape[2];
         let ([x, g], rows) = ([x, &g].map(elements), self.rows());
         let beside = beside.as_ref().map(elements);
-        let mut dx = vec![0.0; x.len()];
+        let mut dx = zeros(x.len());
         let mut sums = sum_rows(
             [&mut dx],
             [hidden, 2 * hidden],

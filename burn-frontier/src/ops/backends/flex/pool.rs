@@ -1,6 +1,7 @@
 //! Pools in three dimensions.
 
 use burn::tensor::Tensor;
+use frontier_kernels_cpu::parallel::zeros;
 use frontier_kernels_cpu::pool::{self as kernels, Windows as Kernel};
 
 use super::{close, elements, open};
@@ -45,7 +46,7 @@ fn factors(windows: &Windows, kernel: &Kernel, padded: bool) -> [Vec<f32>; 3] {
 pub(super) fn max(x: &Tensor<5>, windows: &Windows) -> Option<Tensor<5>> {
     let (kernel, planes, shape) = kernel(windows, x.dims());
     let x = open(x)?;
-    let mut y = vec![0.0; shape.iter().product()];
+    let mut y = zeros(shape.iter().product());
     kernels::greatest(&kernel, planes, elements(&x), &mut y);
     Some(close(y, shape))
 }
@@ -55,7 +56,7 @@ pub(super) fn max_gradient([x, y, g]: [&Tensor<5>; 3], windows: &Windows) -> Opt
     let (kernel, planes, _) = kernel(windows, x.dims());
     let shape = x.dims();
     let [x, y, g] = [open(x)?, open(y)?, open(g)?];
-    let mut dx = vec![0.0; shape.iter().product()];
+    let mut dx = zeros(shape.iter().product());
     let all = [&x, &y, &g].map(elements);
     kernels::greatest_gradient(&kernel, planes, all, &mut dx);
     Some(close(dx, shape))
@@ -65,7 +66,7 @@ pub(super) fn max_gradient([x, y, g]: [&Tensor<5>; 3], windows: &Windows) -> Opt
 pub(super) fn mean(x: &Tensor<5>, windows: &Windows, padded: bool) -> Option<Tensor<5>> {
     let (kernel, planes, shape) = kernel(windows, x.dims());
     let x = open(x)?;
-    let mut y = vec![0.0; shape.iter().product()];
+    let mut y = zeros(shape.iter().product());
     let factors = factors(windows, &kernel, padded);
     kernels::sums(&kernel, planes, &factors, elements(&x), &mut y);
     Some(close(y, shape))
@@ -80,7 +81,7 @@ pub(super) fn mean_gradient(
 ) -> Option<Tensor<5>> {
     let (kernel, planes, _) = kernel(windows, shape);
     let g = open(g)?;
-    let mut dx = vec![0.0; shape.iter().product()];
+    let mut dx = zeros(shape.iter().product());
     let factors = factors(windows, &kernel, padded);
     kernels::sums_gradient(&kernel, planes, &factors, elements(&g), &mut dx);
     Some(close(dx, shape))
