@@ -8,12 +8,12 @@ const LANES: usize = 16;
 /// Calls `work`, compiled for the vectors that this CPU has. It is `#[inline(always)]`, and so is all that it calls.
 ///
 /// A closure passed to [`Arch::dispatch`] itself is called through a shim, which compilers leave outside, for the least CPU.
-pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+pub fn vectorised<R>(work: impl FnMut() -> R) -> R {
     struct Work<F>(F);
-    impl<R, F: FnOnce() -> R> WithSimd for Work<F> {
+    impl<R, F: FnMut() -> R> WithSimd for Work<F> {
         type Output = R;
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> R {
+        fn with_simd<S: Simd>(mut self, _: S) -> R {
             (self.0)()
         }
     }

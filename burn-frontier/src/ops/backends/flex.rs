@@ -360,10 +360,10 @@ fn sum_rows<const N: usize>(
     let rows = (PARALLEL / cost).clamp(1, count);
     let mut partial = vec![0.0; count.div_ceil(rows) * sums];
     let part = |(part, (outs, sums)): (usize, ([&mut [f32]; N], &mut [f32]))| {
+        let mut outs = outs.map(|out| out.chunks_mut(width));
         vectorised(
             #[inline(always)]
             || {
-                let mut outs = outs.map(|out| out.chunks_mut(width));
                 for row in part * rows..((part + 1) * rows).min(count) {
                     let outs = outs.each_mut().map(|out| out.next().unwrap_or_default());
                     work(row, outs, sums);

@@ -162,26 +162,29 @@ impl Numbers {
 
 impl Task<'_> {
     fn perform(self) {
+        let Self {
+            state: [p, m, v],
+            gradient,
+            mut rounded,
+            numbers: n,
+        } = self;
         vectorised(
             #[inline(always)]
             || {
-                let Self {
-                    state: [p, m, v],
-                    gradient,
-                    rounded,
-                    numbers: n,
-                } = self;
                 let [[beta1, rest1], [beta2, rest2]] = n.moments;
-                let all = p.iter_mut().zip(m).zip(v).zip(gradient);
-                for (((p, m), v), g) in all {
+                let moments = m.iter_mut().zip(v.iter_mut());
+                let all = p.iter_mut().zip(moments).zip(gradient);
+                for ((p, (m, v)), g) in all {
                     let g = g * n.scale;
                     *m = beta1 * *m + rest1 * g;
                     *v = beta2 * *v + rest2 * (g * g);
                     *p = n.keep * *p - n.step_size * (*m / (v.sqrt() * n.root + n.epsilon));
                 }
                 // It is in the first-level cache.
-                for (rounded, p) in rounded.into_iter().flatten().zip(p) {
-                    *rounded = Element::round(*p);
+                if let Some(rounded) = &mut rounded {
+                    for (rounded, p) in rounded.iter_mut().zip(p.iter()) {
+                        *rounded = Element::round(*p);
+                    }
                 }
             },
         );
