@@ -1,5 +1,6 @@
 //! Forward and data gradient: images from images.
 
+mod single;
 mod write;
 
 use std::ops::Range;
@@ -19,6 +20,8 @@ const DEEP: usize = 512;
 const PLACES: [usize; 2] = [256, 512];
 /// Where they are strips, and few channels are read.
 const STRIPS: [usize; 2] = [512, 8192];
+/// At most, where one channel is read for each.
+const LINES: usize = 3072;
 
 /// Which channels are read and written, and how the kernels are to be read for that.
 pub(super) struct Job<'a> {
@@ -99,6 +102,9 @@ impl<'a> Job<'a> {
             let to = Shared::new(to);
             let tasks = self.tasks(&plans);
             for_tasks(tasks.len(), parallel, |i| {
+                if plans.iter().all(Plan::single) {
+                    return self.compute_single(&plans, &tasks[i], scratch, to);
+                }
                 let mut rest = scratch;
                 for plan in &plans {
                     let (packed, after) = rest.split_at(plan.packed());
@@ -119,8 +125,9 @@ impl<'a> Job<'a> {
         let parts = (4 * threads()).div_ceil((pieces * self.groups).max(1));
         let some = panels.div_ceil(parts.min(panels).max(1)).max(1);
         let mut all = Vec::new();
-        for piece in 0..pieces {
-            for group in 0..self.groups {
+        // Pieces of a plane, which share lines, one after the other.
+        for group in 0..self.groups {
+            for piece in 0..pieces {
                 let parts = (0..panels).step_by(some);
                 all.extend(parts.map(|first| Task {
                     piece,
@@ -193,6 +200,8 @@ impl<'a> Plan<'a> {
         let all = job.batch * job.groups * count.iter().product::<usize>();
         let [least, most] = if in_strips { STRIPS } else { PLACES };
         let most = (most / even(channels, DEPTH)).max(PLACES[1]);
+        // What is staged, and sums, fit into the nearest cache.
+        let most = if job.channels == [1; 2] { LINES } else { most };
         let places = (all / (4 * threads())).clamp(least, most);
         let cut = Cut::new(pass, [job.batch, chunk, places], count, in_strips);
         Self {

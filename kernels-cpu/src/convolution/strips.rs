@@ -82,40 +82,142 @@ impl Multiply<'_> {
     }
 }
 
-/// Rows of [`dots`] that are summed at once.
-const ROWS: usize = 12;
+/// Lines of places of one length, where they lie.
+#[derive(Clone, Copy)]
+pub(super) struct Lines<'a> {
+    pub values: &'a [f32],
+    pub starts: &'a [usize],
+    pub line: usize,
+}
 
-/// For each row of `left`, a vector of partial sums over the strips of its depth, times `right`'s strips: `[rows, lanes]`, added to
-/// `out`.
-pub(super) fn dots(left: Gathered, right: &[f32], out: &mut [f32]) {
-    struct Dots<'a>(Gathered<'a>, &'a [f32], &'a mut [f32]);
-    impl WithSimd for Dots<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) {
-            let Self(left, right, out) = self;
-            let reach = left.reach();
-            let (right, _) = S::as_simd_f32s(right);
-            let (out, _) = S::as_mut_simd_f32s(out);
-            for (rows, out) in left.rows.chunks(ROWS).zip(out.chunks_mut(ROWS)) {
-                let line = |i: usize| {
-                    let start = rows[i.min(rows.len() - 1)];
-                    &left.values[start..start + reach + S::F32_LANES]
-                };
-                let lines: [&[f32]; ROWS] = std::array::from_fn(line);
-                let mut sums = [simd.splat_f32s(0.0); ROWS];
-                for step in left.depth {
-                    let y = right[step.right];
-                    for (sum, line) in sums.iter_mut().zip(&lines) {
-                        let x = &line[step.left..step.left + S::F32_LANES];
-                        *sum = simd.mul_add_e_f32s(S::as_simd_f32s(x).0[0], y, *sum);
+/// For each place of the lines, which are a vector at least, the sum over the taps, steps in the lines, times the kernel's elements,
+/// plus a bias: one line after the other.
+pub(super) fn sum(lines: Lines, taps: &[usize], kernel: (&[f32], f32), out: &mut [f32]) {
+    Arch::new().dispatch(Sum {
+        lines,
+        taps,
+        kernel,
+        out,
+    });
+}
+
+struct Sum<'a> {
+    lines: Lines<'a>,
+    taps: &'a [usize],
+    kernel: (&'a [f32], f32),
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Sum<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        /// Strips of a line at once.
+        const STRIPS: usize = 3;
+        let Lines {
+            values,
+            starts,
+            line,
+        } = self.lines;
+        let (kernel, bias) = self.kernel;
+        let bias = simd.splat_f32s(bias);
+        let reach = self.taps.iter().max().map_or(0, |tap| tap + S::F32_LANES);
+        // The last strip ends with the line, so that it may have some places of the one before.
+        let last = line - S::F32_LANES;
+        for (&start, out) in starts.iter().zip(self.out.chunks_exact_mut(line)) {
+            for first in (0..line).step_by(STRIPS * S::F32_LANES) {
+                let at: [usize; STRIPS] =
+                    std::array::from_fn(|i| (first + i * S::F32_LANES).min(last));
+                let lines = at.map(|at| &values[start + at..][..reach]);
+                let mut sums = [simd.splat_f32s(0.0); STRIPS];
+                for (&tap, &y) in self.taps.iter().zip(kernel) {
+                    let y = simd.splat_f32s(y);
+                    for (sum, line) in sums.iter_mut().zip(lines) {
+                        let x = S::as_simd_f32s(&line[tap..tap + S::F32_LANES]).0[0];
+                        *sum = simd.mul_add_e_f32s(x, y, *sum);
                     }
                 }
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = simd.add_f32s(*out, sum);
+                for (at, sum) in at.into_iter().zip(sums) {
+                    let out = &mut out[at..at + S::F32_LANES];
+                    S::as_mut_simd_f32s(out).0[0] = simd.add_f32s(sum, bias);
                 }
             }
         }
     }
-    Arch::new().dispatch(Dots(left, right, out));
+}
+
+/// For each tap, a step in the lines, a vector of partial sums of the lines times `right`'s, which lie one after the other: `[taps,
+/// lanes]`, added to `out`.
+pub(super) fn dots(left: Lines, taps: &[usize], right: &[f32], out: &mut [f32]) {
+    Arch::new().dispatch(Dots {
+        left,
+        taps,
+        right,
+        out,
+    });
+}
+
+struct Dots<'a> {
+    left: Lines<'a>,
+    taps: &'a [usize],
+    right: &'a [f32],
+    out: &'a mut [f32],
+}
+
+/// Taps that are summed at once: of a kernel of 3 by 3, and of smaller ones.
+const TAPS: usize = 9;
+const FEW: usize = 4;
+
+impl WithSimd for Dots<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (out, _) = S::as_mut_simd_f32s(self.out);
+        for (taps, out) in self.taps.chunks(TAPS).zip(out.chunks_mut(TAPS)) {
+            let few = Dots {
+                taps,
+                out: &mut [],
+                ..self
+            };
+            if taps.len() > FEW {
+                few.add::<S, TAPS>(simd, out);
+            } else {
+                few.add::<S, FEW>(simd, out);
+            }
+        }
+    }
+}
+
+impl Dots<'_> {
+    #[inline(always)]
+    fn add<S: Simd, const TAPS: usize>(self, simd: S, out: &mut [S::f32s]) {
+        let Lines {
+            values,
+            starts,
+            line,
+        } = self.left;
+        // Taps that are not there repeat the last one.
+        let taps: [usize; TAPS] = std::array::from_fn(|i| self.taps[i.min(self.taps.len() - 1)]);
+        let mut sums = [simd.splat_f32s(0.0); TAPS];
+        for (&start, right) in starts.iter().zip(self.right.chunks_exact(line)) {
+            let lines = taps.map(|tap| &values[start + tap..start + tap + line]);
+            let (right, last) = S::as_simd_f32s(right);
+            let lines = lines.map(S::as_simd_f32s);
+            for (i, &y) in right.iter().enumerate() {
+                for (sum, (line, _)) in sums.iter_mut().zip(lines) {
+                    *sum = simd.mul_add_e_f32s(line[i], y, *sum);
+                }
+            }
+            if !last.is_empty() {
+                // What lies beyond the line may be no number, so that times zero is not enough.
+                let y = simd.partial_load_f32s(last);
+                for (sum, (_, last)) in sums.iter_mut().zip(lines) {
+                    *sum = simd.mul_add_e_f32s(simd.partial_load_f32s(last), y, *sum);
+                }
+            }
+        }
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = simd.add_f32s(*out, sum);
+        }
+    }
 }

@@ -111,7 +111,7 @@ fn random_convolutions_equal_their_definition() {
 }
 
 /// Images that are cut into pieces: lines, planes, images.
-fn large() -> [Convolution; 7] {
+fn large() -> [Convolution; 9] {
     let of = |batch, channels: [usize; 3], input, kernel, stride, padding, dilation| {
         let [inputs, outputs, groups] = channels;
         let problem = Problem {
@@ -142,6 +142,8 @@ fn large() -> [Convolution; 7] {
             plain,
         ),
         of(3, [8, 8, 8], [1, 90, 101], [1, 3, 3], two, one, plain),
+        of(3, [5, 5, 5], [1, 70, 33], [1, 3, 3], plain, one, plain),
+        of(2, [6, 6, 6], [1, 41, 100], [1, 3, 5], [1, 2, 3], one, plain),
         of(
             2,
             [4, 8, 4],
@@ -180,6 +182,40 @@ fn images_in_pieces_equal_their_definition() {
             &mut Numbers(seed as u64),
             &format!("{:?}", of.problem()),
         );
+    }
+}
+
+#[test]
+fn what_a_kernel_does_not_meet_is_in_no_gradient_of_it() {
+    // The last column is met by the last element of the kernel only; lines are no whole vectors.
+    for (width, stride) in [(20, 1), (21, 2), (5, 1), (37, 3)] {
+        let of = Convolution::new(Problem {
+            batch: 2,
+            inputs: 3,
+            outputs: 3,
+            groups: 3,
+            input: [1, 7, width],
+            kernel: [1, 1, 2],
+            stride: [1, 1, stride],
+            padding: [[0; 2]; 3],
+            dilation: [1; 3],
+        })
+        .unwrap();
+        let dy = vec![1.0; 2 * 3 * of.output().iter().product::<usize>()];
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = vec![1.0; 2 * 3 * 7 * width];
+            let last = (of.output()[2] - 1) * stride + 1;
+            for line in x.chunks_exact_mut(width) {
+                line[last..].fill(bad);
+            }
+            let mut dweight = [0.0; 6];
+            of.weight_gradient(&x, &dy, &mut dweight);
+            let expected = (dy.len() / 3) as f32;
+            for [first, second] in dweight.as_chunks().0 {
+                assert_eq!(*first, expected, "width {width}, stride {stride}");
+                assert!(!second.is_finite(), "width {width}, stride {stride}");
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::Convolution;
 use super::gather::{Gathered, Step, for_columns, multiply, width};
 use super::images::{PARALLEL, even, part, strips_pay};
 use super::pass::{Cut, Pass, Piece};
-use super::strips::dots;
+use super::strips::{Lines, dots};
 use crate::parallel::{Shared, for_tasks, with_scratch};
 use crate::product::{Matrix, Operand};
 
@@ -19,7 +19,7 @@ const COLUMNS: usize = 128;
 const TASKS: usize = 8;
 
 /// A depthwise convolution's pieces: of one channel, of strips.
-const STRIPS: usize = 8192;
+const STRIPS: usize = 4096;
 
 struct Plan<'a> {
     of: &'a Convolution,
@@ -137,77 +137,96 @@ impl<'a> Plan<'a> {
     }
 
     fn compute(&self, task: &Task, to: Shared, offset: usize) {
-        let taps = self.cut.pass.taps();
-        let rows = task.inputs.len() * taps;
         let panels = self.panels(task);
-        let starts = match self.in_strips {
-            true => self.cut.strips(self.lanes),
-            false => self.cut.places.clone(),
+        let each = task.inputs.len() * self.cut.pass.taps() * self.lanes;
+        let right = match self.in_strips {
+            true => 0,
+            false => self.cut.places.len() * self.lanes,
         };
-        let each = rows * self.lanes;
-        let staged = self.cut.staged(task.inputs.len());
         let lens = [
             panels.len() * each,
-            staged + self.lanes,
-            starts.len() * self.lanes,
+            self.cut.staged(task.inputs.len()) + self.lanes,
+            right,
         ];
         with_scratch(lens.iter().sum(), |scratch| {
             let (sums, rest) = scratch.split_at_mut(lens[0]);
             let (staged, right) = rest.split_at_mut(lens[1]);
             sums.fill(0.0);
-            // The last strip's lanes that are beyond its line are multiplied by zero: so they must be numbers.
-            staged.fill(0.0);
-            let steps = starts.iter().enumerate();
-            let depth: Vec<_> = steps.map(|(right, &left)| Step { left, right }).collect();
             for piece in self.pieces(task.part).map(|i| self.cut.piece(i)) {
                 let first = task.group * self.channels[0];
                 let inputs = first + task.inputs.start..first + task.inputs.end;
                 let images = (self.x, self.of.problem().inputs);
                 self.cut.stage(&piece, images, inputs, staged);
-                let count = self.starts(&piece);
-                let right = &mut right[..count * self.lanes];
-                let left = Gathered {
-                    values: staged,
-                    rows: &self.cut.depth[..rows],
-                    depth: &depth[..count],
-                };
                 for (panel, sums) in panels.iter().zip(sums.chunks_exact_mut(each)) {
-                    if self.in_strips {
-                        self.pack_strips(&piece, panel.start, right);
-                        dots(left, right, sums);
-                    } else {
-                        self.pack(&piece, panel.clone(), right);
-                        multiply(left, right, sums, true);
+                    match self.in_strips {
+                        true => self.add_strips(&piece, panel.start, staged, sums),
+                        false => self.add_places(&piece, panel.clone(), staged, right, sums),
                     }
                 }
             }
-            let order: Vec<_> = (0..rows).collect();
             for (panel, sums) in panels.iter().zip(sums.chunks_exact(each)) {
-                let start = |channel: usize| {
-                    offset + ((panel.start + channel) * self.channels[0] + task.inputs.start) * taps
-                };
-                if self.in_strips {
-                    for (row, lanes) in sums.chunks_exact(self.lanes).enumerate() {
-                        let at = start(0) + row;
-                        part(to, at..at + 1)[0] = lanes.iter().sum();
-                    }
-                    continue;
-                }
-                for_columns(sums, &order, panel.len(), |column, row, values| {
-                    let at = start(column) + row;
-                    part(to, at..at + values.len()).copy_from_slice(values);
-                });
+                self.write(task, panel, sums, to, offset);
             }
         });
     }
 
-    /// Places or strips of a piece.
-    fn starts(&self, piece: &Piece) -> usize {
+    /// Adds what a piece gives to the sums of a panel's channels, `[rows, lanes]`; `right` is memory for their gradient.
+    fn add_places(
+        &self,
+        piece: &Piece,
+        panel: Range<usize>,
+        staged: &[f32],
+        right: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let right = &mut right[..piece.len() * self.lanes];
+        self.pack(piece, panel, right);
+        let places = self.cut.places[..piece.len()].iter().enumerate();
+        let depth: Vec<_> = places.map(|(right, &left)| Step { left, right }).collect();
+        let left = Gathered {
+            values: staged,
+            rows: &self.cut.depth[..sums.len() / self.lanes],
+            depth: &depth,
+        };
+        multiply(left, right, sums, true);
+    }
+
+    /// Adds what a piece gives to the sums of a channel, `[elements of the kernel, lanes]`.
+    fn add_strips(&self, piece: &Piece, channel: usize, staged: &[f32], sums: &mut [f32]) {
+        let pixels: usize = self.of.output().iter().product();
         let line = self.cut.pass.count[2];
-        match self.in_strips {
-            true => piece.len() / line * line.div_ceil(self.lanes),
-            false => piece.len(),
+        let count = piece.len() / piece.images.len();
+        let starts = self.cut.strips(line);
+        let images = self.gradients(piece).zip(starts.chunks_exact(count / line));
+        for (image, starts) in images {
+            let right = &image[channel * pixels..][..count];
+            let lines = Lines {
+                values: staged,
+                starts,
+                line,
+            };
+            dots(lines, &self.cut.depth, right, sums);
         }
+    }
+
+    /// Writes the sums of a panel's channels.
+    fn write(&self, task: &Task, panel: &Range<usize>, sums: &[f32], to: Shared, offset: usize) {
+        let taps = self.cut.pass.taps();
+        let start = |channel: usize| {
+            offset + ((panel.start + channel) * self.channels[0] + task.inputs.start) * taps
+        };
+        if self.in_strips {
+            for (row, lanes) in sums.chunks_exact(self.lanes).enumerate() {
+                let at = start(0) + row;
+                part(to, at..at + 1)[0] = lanes.iter().sum();
+            }
+            return;
+        }
+        let order: Vec<_> = (0..task.inputs.len() * taps).collect();
+        for_columns(sums, &order, panel.len(), |column, row, values| {
+            let at = start(column) + row;
+            part(to, at..at + values.len()).copy_from_slice(values);
+        });
     }
 
     /// The gradient at a piece's places of each of its images, which are neighbours.
@@ -229,24 +248,6 @@ impl<'a> Plan<'a> {
         for (image, to) in images.zip(to.chunks_exact_mut(count * self.lanes)) {
             let matrix = Matrix::new(image, pixels, 1);
             matrix.pack(channels.clone(), 0..count, self.lanes, to);
-        }
-    }
-
-    /// Packs the gradient of a channel: lines with zeros behind, up to a strip.
-    fn pack_strips(&self, piece: &Piece, channel: usize, to: &mut [f32]) {
-        let pixels: usize = self.of.output().iter().product();
-        let line = self.cut.pass.count[2];
-        let count = piece.len() / piece.images.len();
-        let images = self
-            .gradients(piece)
-            .map(|x| &x[channel * pixels..][..count]);
-        let lines = images.flat_map(|image| image.chunks_exact(line));
-        for (to, from) in to
-            .chunks_exact_mut(line.next_multiple_of(self.lanes))
-            .zip(lines)
-        {
-            to[..line].copy_from_slice(from);
-            to[line..].fill(0.0);
         }
     }
 }

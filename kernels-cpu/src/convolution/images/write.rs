@@ -59,7 +59,7 @@ impl Plan<'_> {
     }
 
     /// What of a piece is written in steps of one size: all of an image where its places are neighbours (`whole`), else lines.
-    fn runs(&self, piece: &Piece, whole: bool) -> Vec<Run> {
+    pub(super) fn runs(&self, piece: &Piece, whole: bool) -> Vec<Run> {
         let Pass { origin, step, .. } = self.cut.pass;
         let [_, height, width] = self.job.target;
         let at = |a: usize, b: usize| {
@@ -100,10 +100,10 @@ pub(super) struct Written<'a> {
     pub order: &'a [usize],
 }
 
-struct Run {
-    image: usize,
+pub(super) struct Run {
+    pub image: usize,
     /// The first element in the image, and from one to the next.
-    start: usize,
+    pub start: usize,
     step: usize,
     sums: Range<usize>,
 }
