@@ -190,22 +190,8 @@ impl<'a> Cut<'a> {
         count: [usize; 3],
         strips: bool,
     ) -> Self {
-        let [depth, height, width] = count;
-        let cut = |count: usize, inner: usize| {
-            let parts = count.div_ceil((pixels / inner.max(1)).max(1));
-            count.div_ceil(parts.max(1)).max(1)
-        };
-        // A line is whole; a plane if lines are left over; and so on.
-        let lines = cut(height, width);
-        let planes = if lines < height {
-            1
-        } else {
-            cut(depth, height * width)
-        };
-        let volume = depth * height * width;
-        let whole = lines >= height && planes >= depth;
-        let images = if whole { cut(batch, volume) } else { 1 };
-        let every = [images, planes, lines, width];
+        let every @ [images, planes, lines, width] = every(batch, count, pixels);
+        let [depth, height, _] = count;
         let parts = [batch, depth, height, width];
         let parts = [0, 1, 2, 3].map(|i| parts[i].div_ceil(every[i].max(1)));
         let [depth, height, width] = pass.count;
@@ -392,6 +378,26 @@ impl<'a> Cut<'a> {
             }
         }
     }
+}
+
+/// Images and places of a piece of about `pixels` places.
+fn every(batch: usize, count: [usize; 3], pixels: usize) -> [usize; 4] {
+    let [depth, height, width] = count;
+    let cut = |count: usize, inner: usize| {
+        let parts = count.div_ceil((pixels / inner.max(1)).max(1));
+        count.div_ceil(parts.max(1)).max(1)
+    };
+    // A line is whole; a plane if lines are left over; and so on.
+    let lines = cut(height, width);
+    let planes = if lines < height {
+        1
+    } else {
+        cut(depth, height * width)
+    };
+    let volume = depth * height * width;
+    let whole = lines >= height && planes >= depth;
+    let images = if whole { cut(batch, volume) } else { 1 };
+    [images, planes, lines, width]
 }
 
 /// The first, the third, and so on: eight at a time, which compilers make vectors of.

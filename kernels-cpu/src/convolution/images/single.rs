@@ -2,7 +2,6 @@
 
 use super::super::strips::{Lines, sum};
 use super::{Job, Plan, Task, part};
-use crate::math::vectorised;
 use crate::parallel::{Shared, with_scratch};
 
 impl Plan<'_> {
@@ -85,13 +84,11 @@ fn interleave<'a>(mut lines: impl ExactSizeIterator<Item = &'a [f32]>, to: &mut 
     if apart == 2
         && let (Some(even), Some(odd)) = (lines.next(), lines.next())
     {
-        vectorised(|| {
-            let (pairs, last) = to.as_chunks_mut::<2>();
-            for ((to, even), odd) in pairs.iter_mut().zip(even).zip(odd) {
-                *to = [*even, *odd];
-            }
-            last.copy_from_slice(&even[odd.len()..]);
-        });
+        let (pairs, last) = to.as_chunks_mut::<2>();
+        for ((to, even), odd) in pairs.iter_mut().zip(even).zip(odd) {
+            *to = [*even, *odd];
+        }
+        last.copy_from_slice(&even[odd.len()..]);
         return;
     }
     for (first, line) in lines.enumerate() {
