@@ -11,6 +11,7 @@
 mod gather;
 mod images;
 mod pass;
+mod pointwise;
 #[cfg(test)]
 mod reference;
 mod strips;
@@ -20,6 +21,7 @@ mod weights;
 
 use images::{Job, PARALLEL, part};
 use pass::Pass;
+use pointwise::Pointwise;
 
 use crate::math;
 use crate::parallel::{Shared, for_tasks};
@@ -129,6 +131,9 @@ impl Convolution {
     pub fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
         self.check(x.len(), weight.len(), y.len());
         check_bias(bias, self.problem.outputs);
+        if let Some(pointwise) = Pointwise::of(self) {
+            return pointwise.forward(x, weight, bias, y);
+        }
         let passes = [Pass::over_input(self)];
         Job::forward(self, x, weight, bias).run(&passes, y);
     }
@@ -140,6 +145,9 @@ impl Convolution {
     pub fn data_gradient(&self, dy: &[f32], weight: &[f32], bias: Option<&[f32]>, dx: &mut [f32]) {
         self.check(dx.len(), weight.len(), dy.len());
         check_bias(bias, self.problem.inputs);
+        if let Some(pointwise) = Pointwise::of(self) {
+            return pointwise.data_gradient(dy, weight, bias, dx);
+        }
         let passes = Pass::all_over_output(self);
         Job::data_gradient(self, dy, weight, bias).run(&passes, dx);
     }
@@ -150,7 +158,10 @@ impl Convolution {
     /// If a slice has another length than its tensor.
     pub fn weight_gradient(&self, x: &[f32], dy: &[f32], dweight: &mut [f32]) {
         self.check(x.len(), dweight.len(), dy.len());
-        weights::gradient(self, x, dy, dweight);
+        match Pointwise::of(self) {
+            Some(pointwise) => pointwise.weight_gradient(x, dy, dweight),
+            None => weights::gradient(self, x, dy, dweight),
+        }
     }
 
     /// The gradient of the bias: the sum of each output channel.

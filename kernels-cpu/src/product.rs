@@ -26,7 +26,7 @@ pub const DEPTH: usize = 256;
 const COLUMNS: usize = 512;
 
 /// Multiplications that are worth another thread.
-const PARALLEL: usize = 1 << 22;
+pub(crate) const PARALLEL: usize = 1 << 22;
 
 /// One operand: the left one `[rows, depth]`, or the right one `[depth, columns]`.
 pub trait Operand: Sync {

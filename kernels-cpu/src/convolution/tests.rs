@@ -111,7 +111,7 @@ fn random_convolutions_equal_their_definition() {
 }
 
 /// Images that are cut into pieces: lines, planes, images.
-fn large() -> [Convolution; 9] {
+fn large() -> [Convolution; 10] {
     let of = |batch, channels: [usize; 3], input, kernel, stride, padding, dilation| {
         let [inputs, outputs, groups] = channels;
         let problem = Problem {
@@ -169,6 +169,16 @@ fn large() -> [Convolution; 9] {
             [1, 1, 3],
             plain,
             [[0, 0], [0, 0], [1, 1]],
+            plain,
+        ),
+        // One tap, and enough of it for a product of matrices.
+        of(
+            2,
+            [150, 170, 1],
+            [1, 14, 13],
+            [1; 3],
+            plain,
+            [[0, 0]; 3],
             plain,
         ),
     ]
