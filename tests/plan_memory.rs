@@ -96,8 +96,8 @@ fn base() -> Job<GptConfig> {
         recompute: Recompute::None,
         precision: Precision::Fp32,
         overlap: false,
-        // In f32 the CPU writes no scores.
         fused_attention: true,
+        cpu_kernels: true,
         ..Job::new(model, Layout::single())
     }
 }
@@ -120,10 +120,7 @@ fn agrees(name: &str, job: &Job<GptConfig>) {
             100.0 * error,
         );
         println!("{found}");
-        if error.abs() > MOST {
-            println!("OFF");
-        }
-        assert!(error.abs() < 9.0, "{found}; {:?}", planned.kinds());
+        assert!(error.abs() <= MOST, "{found}; {:?}", planned.kinds());
     }
 }
 
@@ -231,7 +228,6 @@ fn the_plan_is_what_is_allocated() {
         "bf16",
         &Job {
             precision: Precision::Bf16,
-            fused_attention: false,
             ..job.clone()
         },
     );

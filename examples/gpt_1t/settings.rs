@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use burn_frontier::device::Choice;
 use burn_frontier::models::gpt::GptConfig;
-use burn_frontier::ops::attention;
+use burn_frontier::ops::{attention, kernels};
 use burn_frontier::optim::schedule::{Decay, LearningRate};
 use burn_frontier::pipeline::schedule::Kind;
 use burn_frontier::plan::Job;
@@ -111,6 +111,7 @@ impl Settings {
             precision: self.precision,
             overlap: self.overlap,
             fused_attention: false,
+            cpu_kernels: false,
         }
     }
 
@@ -152,6 +153,8 @@ pub fn attention_of(mut job: Job<GptConfig>, device: &Choice) -> Job<GptConfig> 
     ];
     let dtype = job.precision.dtype();
     let kv_heads = model.kv_heads / tp;
-    job.fused_attention = attention::writes_no_scores(&device.of_rank(0), dtype, queries, kv_heads);
+    let device = device.of_rank(0);
+    job.fused_attention = attention::writes_no_scores(&device, dtype, queries, kv_heads);
+    job.cpu_kernels = kernels::of_the_cpu(&device, dtype);
     job
 }

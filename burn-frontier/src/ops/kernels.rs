@@ -4,6 +4,8 @@
 //! `tracing` says so once for each operation and reason. [`require`] makes a refusal an error. One switch for the process, as
 //! in [`tuning`](super::tuning).
 
+use burn::tensor::{DType, Device};
+
 use super::backends;
 use crate::device::Choice;
 use crate::error::{Error, Result};
@@ -22,6 +24,12 @@ pub fn require(device: &Choice) -> Result<()> {
         format!("{} has no kernels to require", device.name()),
         "do not require them, or take a GPU",
     ))
+}
+
+/// Whether operations of `dtype` on `device` are computed by the CPU's kernels, which keep less for the backward pass than those of a
+/// GPU.
+pub fn of_the_cpu(device: &Device, dtype: DType) -> bool {
+    backends::of(device).is_cpu(dtype)
 }
 
 /// Fails if the kernels are required and refused an operation since.

@@ -45,6 +45,9 @@ pub struct Job<M> {
     pub overlap: bool,
     /// Whether attention is one kernel that never writes its scores (arXiv 2205.14135).
     pub fused_attention: bool,
+    /// Whether the kernels are those of the CPU, which keep less for the backward pass: of the feed-forward block the argument of its
+    /// nonlinearity alone, and queries and keys before their rotation.
+    pub cpu_kernels: bool,
 }
 
 /// `tp 4 x pp 8 x dp 16, micro-batch 1, schedule 1f1b, ZeRO 1, recompute none`.
@@ -73,7 +76,7 @@ impl<M> Job<M> {
 
 impl<M: Planned> Job<M> {
     /// `model` in `layout`: 1F1B, micro-batches of one sample, one for every stage, fp16, ZeRO 1, full recompute,
-    /// overlapped reduction; scores are written to memory.
+    /// overlapped reduction; scores are written to memory, and kernels are those of a GPU.
     pub fn new(model: M, layout: Layout) -> Self {
         Self {
             global_batch: (layout.dp * layout.pp) as u64,
@@ -87,6 +90,7 @@ impl<M: Planned> Job<M> {
             precision: Precision::Fp16,
             overlap: true,
             fused_attention: false,
+            cpu_kernels: false,
         }
     }
 

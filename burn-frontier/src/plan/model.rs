@@ -156,6 +156,9 @@ pub struct Share {
     pub recompute: Recompute,
     /// Whether attention is one kernel that never writes its scores.
     pub fused_attention: bool,
+    /// Whether the kernels are those of the CPU, which keep less for the backward pass: of the feed-forward block the argument of its
+    /// nonlinearity alone, and queries and keys before their rotation.
+    pub cpu_kernels: bool,
     /// What decides what is kept for the backward pass.
     pub program: Program,
 }

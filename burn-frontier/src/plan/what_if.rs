@@ -145,6 +145,7 @@ impl<M: Planned> WhatIf<M> {
             element: job.precision.bytes(),
             recompute: job.recompute,
             fused_attention: job.fused_attention,
+            cpu_kernels: job.cpu_kernels,
             program: machine.software.program,
         }
     }

@@ -244,10 +244,28 @@ impl<'a> Sizes<'a> {
         } else {
             self.between
         };
+        if self.cpu_kernels() {
+            return self.kept_on_a_cpu(outputs);
+        }
         2.0 * self.between
             + 2.0 * outputs
             + 2.0 * self.mask(self.between)
             + (1.0 + self.key_value() + self.rotated() + 1.0 + up + activated) * self.inside
+    }
+
+    /// The same by the CPU's kernels. In half precision what is around a product is in fp32: the inputs of the norms, queries, keys,
+    /// values, and what comes of them, which the projection keeps besides as it is.
+    fn kept_on_a_cpu(&self, outputs: f64) -> f64 {
+        let (up, _) = self.widths();
+        let wide = 4.0 / self.share.element;
+        let context = if wide > 1.0 { 1.0 + wide } else { 1.0 };
+        2.0 * wide * self.between
+            + 2.0 * outputs
+            + ((1.0 + self.key_value()) * wide + context + up) * self.inside
+    }
+
+    fn cpu_kernels(&self) -> bool {
+        self.ours() && self.share.cpu_kernels
     }
 
     /// Rotated queries and keys beside the plain ones, in hidden sizes.
@@ -288,6 +306,17 @@ impl<'a> Sizes<'a> {
             // Gradients on both sides of the activation, or of the scores, beside that of the residual stream.
             let mlp = (up + activated) * self.inside;
             return recomputed + mlp.max(temporary + scores) + 2.0 * self.between;
+        }
+        if self.cpu_kernels() {
+            // The gradient of the activation's argument; its value is had again, of GELU in the argument's place. Of SwiGLU there is the
+            // gradient of the value too. What tensor-parallel ranks sum is there, and a message.
+            let again = if up > activated { 2.0 * activated } else { 0.0 };
+            let summed = if self.share.tp > 1 {
+                2.0 * self.whole
+            } else {
+                0.0
+            };
+            return recomputed + (up + again) * self.inside + 2.0 * self.between + summed;
         }
         // Ours writes the gradient of the activation's argument over that of its value (SwiGLU's is larger) when the value has
         // been let go; attention has copies of queries, keys and values when the whole feed-forward block has been.
@@ -335,6 +364,9 @@ impl<'a> Sizes<'a> {
         };
         let both = if self.share.element < 4.0 {
             3.0 * logits + weight
+        } else if self.cpu_kernels() {
+            // The gradient is written over the logits, and that of the weight where its sum lies.
+            logits
         } else {
             logits + logits.max(weight)
         };

@@ -141,6 +141,10 @@ impl Fused for Flex {
         _queries: [usize; 4],
         _kv_heads: usize,
     ) -> bool {
+        self.is_cpu(dtype)
+    }
+
+    fn is_cpu(&self, dtype: DType) -> bool {
         matches!(dtype, DType::F32 | DType::BF16)
     }
 

@@ -352,6 +352,11 @@ pub(crate) trait Fused: Sync {
         x
     }
 
+    /// Whether these are the CPU's kernels, for this type.
+    fn is_cpu(&self, _dtype: DType) -> bool {
+        false
+    }
+
     /// Makes what the backend refuses from now on an error; whether it has kernels that can.
     fn require(&self) -> bool {
         false
