@@ -12,7 +12,7 @@ mod transpose;
 
 pub use halves::{Halves, multiplies_pairs};
 pub use matrix::Matrix;
-pub use tile::{MOST_COLUMNS, MOST_ROWS, Tile};
+pub use tile::Tile;
 pub(crate) use tile::{VECTORS, many_registers};
 
 use std::ops::Range;
@@ -341,6 +341,7 @@ impl Piece<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::bf16;
 
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
         let number = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0;
@@ -439,6 +440,16 @@ mod tests {
         };
         let (a, b) = (numbers(150 * 600, 1), numbers(600 * 700, 2));
         let (left, right) = (Matrix::new(&a, 600, 1), Matrix::new(&b, 1, 700));
+        same_on_any_threads(size, &left, &right);
+        // And pairs of bf16, or what stands for them.
+        let half = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
+        let (a, b) = (half(&a), half(&b));
+        let (left, right) = (Halves::new(&a, 600, 1, 600), Halves::new(&b, 1, 700, 600));
+        let depth = Halves::places(600);
+        same_on_any_threads(Size { depth, ..size }, &left, &right);
+    }
+
+    fn same_on_any_threads(size: Size, left: &dyn Operand, right: &dyn Operand) {
         let run = |threads: usize| {
             let mut values = vec![0.0; 150 * 700];
             let out = Output {
@@ -447,11 +458,11 @@ mod tests {
                 add: false,
             };
             match threads {
-                0 => product_here(size, &left, &right, out, None),
+                0 => product_here(size, left, right, out, None),
                 n => {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
                     pool.unwrap()
-                        .install(|| product(size, &left, &right, out, None));
+                        .install(|| product(size, left, right, out, None));
                 }
             }
             values

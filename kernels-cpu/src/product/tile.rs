@@ -6,9 +6,7 @@ use super::Piece;
 use crate::prefetch::prefetch;
 
 /// The most rows that a tile has on any CPU.
-pub const MOST_ROWS: usize = 12;
-/// The most columns that a tile has on any CPU.
-pub const MOST_COLUMNS: usize = 32;
+const MOST_ROWS: usize = 12;
 
 /// Vectors that a row of a tile takes.
 pub(crate) const VECTORS: usize = 2;
